@@ -1,0 +1,76 @@
+//! The one trait between the engine and the files: [`Disk`].
+//!
+//! # Contract
+//! * Paths are relative to the database directory, levels separated by `/`, and never hold anything a user typed.
+//! * What was written is durable after [`DiskFile::sync`]; that a file exists, after [`Disk::sync_dir`] of its folder.
+//!   Nothing else is promised: unsynced bytes and names may be lost, torn or reordered by a crash.
+//! * A failed sync has an unknown outcome. Callers never retry it.
+//!
+//! # Reading order
+//! [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and fails by seed).
+
+pub mod real;
+pub mod sim;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// The files of one database directory.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Makes a file that must not exist yet, `allocate` bytes long and all zero, blocks reserved.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `StorageFull` (then no file remains), or what the system says.
+    fn create(&self, path: &str, allocate: u64) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens an existing regular file for reading.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Names and sizes of the regular files in `dir`, in no order. `""` is the database directory.
+    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>>;
+
+    /// Makes a folder; fine if it exists.
+    fn create_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Renames a file, replacing the target.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Unlinks a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Makes the names in `dir` durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Takes the directory for this process until the returned guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process, or another engine in this one, has it.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Where the directory is, for messages.
+    fn root(&self) -> std::path::PathBuf;
+}
+
+/// One open file.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`, growing the file if need be.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes everything written so far, and the file's length, durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it holds no byte.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts the file to `length` bytes.
+    fn truncate(&self, length: u64) -> io::Result<()>;
+}
