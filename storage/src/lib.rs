@@ -1,1 +1,51 @@
-//! Placeholder.
+//! The storage engine of Tagmill, a time-series database for plant telemetry. Usable alone.
+//!
+//! A *tag* is one measured point of the plant; a *sample* is its (time, value, quality). An [`Engine`] takes batches of
+//! samples, has them on disk before it acknowledges them, and reads them back by tag and time range through [`Snapshot`]s.
+//!
+//! # What it does not know
+//! SQL, networks, async runtimes. Disk and clock are handed in ([`Engine::open_on`]).
+//!
+//! # Reading order
+//! [`engine`] knows the whole flow. Then, from the disk up: [`disk`], [`encoding`], [`chunk`], [`segment`], [`wal`], [`head`],
+//! [`registry`], [`manifest`], [`scan`], [`maintenance`], [`recovery`]. The bytes of every file: `docs/format/`.
+
+mod bytes;
+mod checksum;
+mod chunk;
+pub mod disk;
+pub mod encoding;
+mod engine;
+mod error;
+mod head;
+mod ids;
+pub mod limits;
+mod maintenance;
+mod manifest;
+mod options;
+mod quality;
+mod recovery;
+mod registry;
+mod sample;
+mod scan;
+mod segment;
+mod tag;
+mod time;
+mod wal;
+
+pub use engine::{Engine, GatewayMark, Session, TagEdit};
+pub use error::{Error, Outcome, Result, SharedIo};
+pub use ids::{SegmentId, Seq};
+pub use options::Options;
+pub use quality::{Quality, Severity};
+pub use registry::gateways::{Aliases, TagSets};
+pub use registry::{Registry, StateSet};
+pub use sample::{
+    Appended, Batch, Durability, Origin, Qualities, Reject, RejectReason, ScanBlock, TagColumn,
+    Value, Values,
+};
+pub use scan::snapshot::{HeadSummary, Latest, SegmentSummary};
+pub use scan::{Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
+pub use segment::meta::SegmentKind;
+pub use tag::{Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
+pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};

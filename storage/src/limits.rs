@@ -33,7 +33,7 @@ pub const TAGS_MAX: usize = 1 << 24;
 /// Labels of one state set: codes are `u16`.
 pub const STATES_MAX: usize = 1 << 16;
 /// Bytes of one text value.
-pub const TEXT_VALUE_BYTES_MAX: usize = 1 << 20;
+pub const TEXT_VALUE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a gateway id.
 pub const GATEWAY_BYTES_MAX: usize = 128;
 /// Tags of one gateway's tag set.

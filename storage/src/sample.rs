@@ -70,7 +70,10 @@ pub fn f32_of(word: u64) -> f32 {
 }
 
 /// The state code in the low bits of a word.
-#[expect(clippy::cast_possible_truncation, reason = "a state word holds its code in the low 16 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a state word holds its code in the low 16 bits"
+)]
 pub fn state_of(word: u64) -> u16 {
     word as u16
 }
@@ -332,7 +335,7 @@ pub enum RejectReason {
     OutOfRange,
     /// Times, values, qualities or flags differ in number.
     LengthMismatch,
-    /// A text value is longer than 1 MiB.
+    /// A text value is longer than 64 KiB.
     TooLong,
 }
 
@@ -344,7 +347,7 @@ impl std::fmt::Display for RejectReason {
             Self::Future => "time is more than 5 minutes ahead of the server's clock",
             Self::OutOfRange => "time is before 1970 or after 2260",
             Self::LengthMismatch => "times, values, qualities or flags differ in number",
-            Self::TooLong => "a text value is longer than 1 MiB",
+            Self::TooLong => "a text value is longer than 64 KiB",
         })
     }
 }

@@ -51,10 +51,7 @@ impl TimeRange {
     /// The instants in both.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
-        Self {
-            start_ns: self.start_ns.max(other.start_ns),
-            end_ns: self.end_ns.min(other.end_ns),
-        }
+        Self { start_ns: self.start_ns.max(other.start_ns), end_ns: self.end_ns.min(other.end_ns) }
     }
 }
 

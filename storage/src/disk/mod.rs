@@ -27,6 +27,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens an existing regular file for reading.
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens an existing regular file for reading and writing.
+    fn open_writable(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
     /// Names and sizes of the regular files in `dir`, in no order. `""` is the database directory.
     fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>>;
 

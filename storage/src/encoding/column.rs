@@ -1,0 +1,199 @@
+//! Which encoding a column of words gets, and the byte that says so.
+//!
+//! # Contract
+//! The choice is the smallest estimate. Estimates look at two vectors of the column, at the number of runs and, where
+//! that could pay, at the distinct words; only the winner is encoded. A wrong guess costs bytes, never values.
+
+use std::ops::Range;
+
+use super::{Kind, Nesting, code, decimal, integers, ranks, raw, runs};
+use crate::bytes::{Malformed, Reader, put_u32, put_u64, put_zigzag};
+use crate::limits::VECTOR_ROWS;
+
+/// At so many rows a run, runs win without looking at anything else.
+const RUN_ROWS_SURE: usize = 16;
+/// At fewer rows a run, runs are not tried.
+const RUN_ROWS_MIN: usize = 2;
+/// Columns of fewer rows have no ranks: a dictionary would cost more than it saves.
+const RANK_ROWS_MIN: usize = 32;
+
+/// An encoding, with what the choice found out about the words on the way.
+enum Choice {
+    Integers,
+    Raw,
+    Decimal(decimal::Scale),
+    Ranks(ranks::Ranks),
+}
+
+/// Appends the code and the column.
+pub(super) fn encode(kind: Kind, words: &[u64], nesting: Nesting, out: &mut Vec<u8>) {
+    debug_assert!(words.iter().all(|&word| word <= kind.max()));
+    let run_count = runs::count_of(words);
+    if run_count <= 1 {
+        out.push(code::CONSTANT);
+        put_word(kind, words.first().copied().unwrap_or(0), out);
+        return;
+    }
+    let may_run = nesting == Nesting::Top && run_count * RUN_ROWS_MIN <= words.len();
+    if may_run && run_count * RUN_ROWS_SURE <= words.len() {
+        out.push(code::RUNS);
+        return runs::encode(kind, words, out);
+    }
+    let start = out.len();
+    let (choice, bytes_of_raw) = choose(kind, words, nesting);
+    write(kind, words, &choice, out);
+    if matches!(choice, Choice::Decimal(_)) && out.len() - start > bytes_of_raw {
+        // The vectors looked at were no fair sample.
+        replace_if_smaller(out, start, |out| write(kind, words, &Choice::Raw, out));
+    }
+    if may_run {
+        replace_if_smaller(out, start, |out| {
+            out.push(code::RUNS);
+            runs::encode(kind, words, out);
+        });
+    }
+}
+
+/// Appends the wanted rows, each of them a word of that kind.
+pub(super) fn decode_checked(
+    kind: Kind,
+    reader: &mut Reader<'_>,
+    count: usize,
+    rows: &Range<usize>,
+    out: &mut Vec<u64>,
+) -> Result<(), Malformed> {
+    let before = out.len();
+    decode(kind, reader, count, rows, Nesting::Top, out)?;
+    if kind.max() != u64::MAX && out[before..].iter().any(|&word| word > kind.max()) {
+        return Err(Malformed("value is too great for its type"));
+    }
+    Ok(())
+}
+
+/// Appends the wanted rows; their words may exceed the kind's greatest.
+#[expect(clippy::too_many_arguments, reason = "the five of every decoder, and the nesting")]
+pub(super) fn decode(
+    kind: Kind,
+    reader: &mut Reader<'_>,
+    count: usize,
+    rows: &Range<usize>,
+    nesting: Nesting,
+    out: &mut Vec<u64>,
+) -> Result<(), Malformed> {
+    match (reader.u8()?, nesting) {
+        (code::CONSTANT, _) => {
+            let word = word(kind, reader)?;
+            out.extend(std::iter::repeat_n(word, rows.len()));
+            Ok(())
+        }
+        (code::RUNS, Nesting::Top) => runs::decode(kind, reader, count, rows, out),
+        (code::RANKS, Nesting::Top | Nesting::InRuns) => {
+            ranks::decode(kind, reader, count, rows, out)
+        }
+        (code::INTEGERS, _) if !kind.is_float() => integers::decode(reader, count, rows, out),
+        (code::DECIMAL, _) if kind.is_float() => decimal::decode(kind, reader, count, rows, out),
+        (code::RAW, _) if kind.is_float() => raw::decode(kind, reader, count, rows, out),
+        _ => Err(Malformed("no such encoding for this column")),
+    }
+}
+
+/// The low half of a word that is known to fit it.
+#[expect(clippy::cast_possible_truncation, reason = "callers checked the word against its kind")]
+pub(super) fn low_u32(word: u64) -> u32 {
+    debug_assert!(word <= u64::from(u32::MAX));
+    word as u32
+}
+
+/// The encoding of the smallest estimate, and that of the plainest one.
+fn choose(kind: Kind, words: &[u64], nesting: Nesting) -> (Choice, usize) {
+    let plainest = if kind.is_float() {
+        let shift = raw::shift_of(kind, words);
+        extrapolate(words, |vector| raw::estimate(kind, shift, vector))
+    } else {
+        extrapolate(words, integers::estimate)
+    };
+    let mut least = plainest;
+    let mut choice = if kind.is_float() { Choice::Raw } else { Choice::Integers };
+    if kind.is_float()
+        && let Some(scale) = decimal::Scale::find(kind, words)
+    {
+        let bytes = extrapolate(words, |vector| decimal::estimate(scale, vector));
+        if bytes <= least {
+            (least, choice) = (bytes, Choice::Decimal(scale));
+        }
+    }
+    // Below two bits a value a dictionary cannot win.
+    let worth = least * 4 > words.len() && words.len() >= RANK_ROWS_MIN && kind != Kind::Bool;
+    if worth
+        && nesting != Nesting::InRanks
+        && let Some(ranks) = ranks::Ranks::find(kind, words, least)
+    {
+        let codes = extrapolate(ranks.codes(), integers::estimate);
+        let bytes = codes + ranks.dictionary_bytes();
+        // Gathering from a dictionary decodes slower: it must save something.
+        if bytes + least / 32 < least {
+            choice = Choice::Ranks(ranks);
+        }
+    }
+    (choice, plainest)
+}
+
+/// Bytes of the whole column, from those of its first and its middle vector.
+fn extrapolate(words: &[u64], estimate: impl Fn(&[u64]) -> usize) -> usize {
+    if words.len() <= 2 * VECTOR_ROWS {
+        return words.chunks(VECTOR_ROWS).map(estimate).sum();
+    }
+    let middle = words.len() / 2 / VECTOR_ROWS * VECTOR_ROWS;
+    let (first, second) = (&words[..VECTOR_ROWS], &words[middle..]);
+    let second = &second[..VECTOR_ROWS.min(second.len())];
+    let seen = first.len() + second.len();
+    (estimate(first) + estimate(second)) * words.len() / seen
+}
+
+fn write(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) {
+    match choice {
+        Choice::Integers => {
+            out.push(code::INTEGERS);
+            integers::encode(words, out);
+        }
+        Choice::Raw => {
+            out.push(code::RAW);
+            raw::encode(kind, words, out);
+        }
+        Choice::Decimal(scale) => {
+            out.push(code::DECIMAL);
+            decimal::encode(*scale, words, out);
+        }
+        Choice::Ranks(ranks) => {
+            out.push(code::RANKS);
+            ranks.write(out);
+        }
+    }
+}
+
+fn replace_if_smaller(out: &mut Vec<u8>, start: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    let middle = out.len();
+    write(out);
+    if out.len() - middle < middle - start {
+        out.drain(start..middle);
+    } else {
+        out.truncate(middle);
+    }
+}
+
+/// One word, in as few bytes as its kind needs.
+fn put_word(kind: Kind, word: u64, out: &mut Vec<u8>) {
+    match kind {
+        Kind::F64 => put_u64(out, word),
+        Kind::F32 => put_u32(out, low_u32(word)),
+        Kind::I64 | Kind::Bool | Kind::U16 | Kind::U32 => put_zigzag(out, word as i64),
+    }
+}
+
+fn word(kind: Kind, reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    match kind {
+        Kind::F64 => reader.u64(),
+        Kind::F32 => reader.u32().map(u64::from),
+        Kind::I64 | Kind::Bool | Kind::U16 | Kind::U32 => reader.zigzag().map(|word| word as u64),
+    }
+}

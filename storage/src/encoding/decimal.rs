@@ -1,0 +1,357 @@
+//! Decimals: floats that people and devices wrote with few digits, as integers at one power of ten.
+//!
+//! # Contract
+//! * A value is `integer / 10^power`: one IEEE division of two exact numbers, hence the very double that parsing the
+//!   decimal's text gives. No search for lucky factors, no error in the last place.
+//! * Single precision computes the same quotient in f64 and rounds it to f32; an f64 column may hold such values too,
+//!   since gateways widen what devices send as f32.
+//! * Words that do not come back exactly (-0.0, NaN, infinities, full mantissas) are kept beside, bit for bit.
+//!
+//! This arithmetic is part of the format: see docs/format/encoding.md, "Decimal".
+
+use std::ops::Range;
+
+use super::{Kind, integers, overlap, vectors};
+use crate::bytes::{Malformed, Reader, put_varint};
+use crate::limits::VECTOR_ROWS;
+use crate::sample::f32_of;
+
+/// Powers of ten that are exact in f64.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
+/// Added to an integer of magnitude up to 2^51, gives a float whose low bits are that integer: 1.5 * 2^52.
+const MAGIC: f64 = 6_755_399_441_055_744.0;
+const MAGIC_BITS: u64 = 0x4338_0000_0000_0000;
+/// Greatest magnitude of an integer.
+const INTEGER_MAX: f64 = 2_251_799_813_685_248.0;
+/// Words looked at to find the power.
+const SAMPLE_WORDS: usize = 64;
+/// Estimated bits of a word kept beside.
+const EXCEPTION_BITS: u64 = 80;
+
+/// How integers become words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// f64 word of the quotient.
+    Double = 0,
+    /// f64 word of the quotient rounded to f32.
+    Widened = 1,
+    /// f32 word of the quotient rounded to f32.
+    Single = 2,
+}
+
+/// Power of ten and target of a column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    target: Target,
+    power: u8,
+}
+
+impl Scale {
+    /// The scale that suits a sample of the words best, if any suits half of them.
+    pub(super) fn find(kind: Kind, words: &[u64]) -> Option<Self> {
+        let sample: Vec<u64> =
+            words.iter().step_by(words.len().div_ceil(SAMPLE_WORDS).max(1)).copied().collect();
+        let targets: &[Target] = match kind {
+            Kind::F32 => &[Target::Single],
+            // Only words with the low bits of their mantissa clear can have been f32.
+            _ if sample.iter().all(|word| word.trailing_zeros() >= 29) => {
+                &[Target::Double, Target::Widened]
+            }
+            _ => &[Target::Double],
+        };
+        let mut best: Option<(u64, Self)> = None;
+        for &target in targets {
+            for power in 0_u8.. {
+                let scale = Self { target, power };
+                if scale.divisor().is_none() {
+                    break;
+                }
+                let Some(bits) = scale.cost(&sample) else { continue };
+                if best.is_none_or(|(least, _)| bits < least) {
+                    best = Some((bits, scale));
+                }
+            }
+        }
+        best.map(|(_, scale)| scale)
+    }
+
+    /// Bits that the sample would take; none if half of it or more stays beside.
+    fn cost(self, sample: &[u64]) -> Option<u64> {
+        let (mut least, mut greatest, mut fitting) = (i64::MAX, i64::MIN, 0_u64);
+        for &word in sample {
+            if let Some(integer) = self.integer(word) {
+                least = least.min(integer as i64);
+                greatest = greatest.max(integer as i64);
+                fitting += 1;
+            }
+        }
+        let exceptions = sample.len() as u64 - fitting;
+        let width = super::packing::width_of(greatest.wrapping_sub(least) as u64);
+        (exceptions < fitting).then(|| fitting * u64::from(width) + exceptions * EXCEPTION_BITS)
+    }
+
+    fn divisor(self) -> Option<f64> {
+        POWERS.get(usize::from(self.power)).copied()
+    }
+
+    /// The integer that gives back `word`, if there is one.
+    fn integer(self, word: u64) -> Option<u64> {
+        let divisor = self.divisor()?;
+        let (integer, fits) = match self.target {
+            Target::Double => nearest(word, divisor, from_double, double),
+            Target::Widened => nearest(word, divisor, from_double, widened),
+            Target::Single => nearest(word, divisor, from_single, single),
+        };
+        fits.then_some(integer)
+    }
+}
+
+fn from_double(word: u64) -> f64 {
+    f64::from_bits(word)
+}
+
+fn from_single(word: u64) -> f64 {
+    f64::from(f32_of(word))
+}
+
+/// Exact float of an integer of magnitude up to 2^51; any other gives some float. Part of the format.
+#[inline]
+fn float(integer: u64) -> f64 {
+    f64::from_bits(integer.wrapping_add(MAGIC_BITS)) - MAGIC
+}
+
+/// Part of the format.
+#[inline]
+fn double(integer: u64, divisor: f64) -> u64 {
+    (float(integer) / divisor).to_bits()
+}
+
+/// Part of the format.
+#[inline]
+fn widened(integer: u64, divisor: f64) -> u64 {
+    f64::from(round_to_single(float(integer) / divisor)).to_bits()
+}
+
+/// Part of the format.
+#[inline]
+fn single(integer: u64, divisor: f64) -> u64 {
+    u64::from(round_to_single(float(integer) / divisor).to_bits())
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to nearest is what is meant")]
+fn round_to_single(value: f64) -> f32 {
+    value as f32
+}
+
+/// The integer nearest to `word * divisor`, and whether it gives the word back.
+#[inline]
+fn nearest(
+    word: u64,
+    divisor: f64,
+    value: impl Fn(u64) -> f64,
+    back: impl Fn(u64, f64) -> u64,
+) -> (u64, bool) {
+    let scaled = value(word) * divisor;
+    let integer = (scaled + MAGIC).to_bits().wrapping_sub(MAGIC_BITS);
+    (integer, scaled.abs() <= INTEGER_MAX && back(integer, divisor) == word)
+}
+
+/// Integers of one vector, and the words that have none.
+struct Vector {
+    integers: [u64; VECTOR_ROWS],
+    positions: Vec<u64>,
+    exceptions: Vec<u64>,
+}
+
+impl Vector {
+    fn empty() -> Self {
+        Self { integers: [0; VECTOR_ROWS], positions: Vec::new(), exceptions: Vec::new() }
+    }
+
+    fn fill(&mut self, scale: Scale, words: &[u64]) {
+        let divisor = scale.divisor().expect("scales are built with a power that exists");
+        match scale.target {
+            Target::Double => self.fill_with(words, |w| nearest(w, divisor, from_double, double)),
+            Target::Widened => self.fill_with(words, |w| nearest(w, divisor, from_double, widened)),
+            Target::Single => self.fill_with(words, |w| nearest(w, divisor, from_single, single)),
+        }
+    }
+
+    fn fill_with(&mut self, words: &[u64], nearest: impl Fn(u64) -> (u64, bool)) {
+        self.positions.clear();
+        self.exceptions.clear();
+        let mut all_fit = true;
+        for (integer, &word) in self.integers.iter_mut().zip(words) {
+            let (found, fits) = nearest(word);
+            *integer = found;
+            all_fit &= fits;
+        }
+        if !all_fit {
+            self.put_aside(words, nearest);
+        }
+    }
+
+    /// Moves out the words that do not come back; their places repeat a neighbour, which packs well.
+    #[cold]
+    fn put_aside(&mut self, words: &[u64], nearest: impl Fn(u64) -> (u64, bool)) {
+        let first = words.iter().map(|&word| nearest(word)).find(|(_, fits)| *fits);
+        let mut neighbour = first.map_or(0, |(integer, _)| integer);
+        for ((position, integer), &word) in (0..).zip(&mut self.integers).zip(words) {
+            if nearest(word).1 {
+                neighbour = *integer;
+            } else {
+                *integer = neighbour;
+                self.positions.push(position);
+                self.exceptions.push(word);
+            }
+        }
+    }
+}
+
+/// Appends the column: power, target, then for each vector its exceptions and its integers.
+pub(super) fn encode(scale: Scale, words: &[u64], out: &mut Vec<u8>) {
+    out.push(scale.power);
+    out.push(scale.target as u8);
+    let mut vector = Vector::empty();
+    for words in words.chunks(VECTOR_ROWS) {
+        vector.fill(scale, words);
+        put_varint(out, vector.positions.len() as u64);
+        if !vector.positions.is_empty() {
+            integers::encode_vector(&vector.positions, out);
+            integers::encode_vector(&vector.exceptions, out);
+        }
+        integers::encode_vector(&vector.integers[..words.len()], out);
+    }
+}
+
+/// Bytes of one vector of the column.
+pub(super) fn estimate(scale: Scale, words: &[u64]) -> usize {
+    let mut vector = Vector::empty();
+    vector.fill(scale, words);
+    let beside = if vector.positions.is_empty() {
+        1
+    } else {
+        2 + integers::estimate(&vector.positions) + integers::estimate(&vector.exceptions)
+    };
+    beside + integers::estimate(&vector.integers[..words.len()])
+}
+
+/// Appends the wanted rows.
+pub(super) fn decode(
+    kind: Kind,
+    reader: &mut Reader<'_>,
+    count: usize,
+    rows: &Range<usize>,
+    out: &mut Vec<u64>,
+) -> Result<(), Malformed> {
+    let power = reader.u8()?;
+    let target = match (reader.u8()?, kind) {
+        (0, Kind::F64) => Target::Double,
+        (1, Kind::F64) => Target::Widened,
+        (2, Kind::F32) => Target::Single,
+        _ => return Err(Malformed("decimals have an unknown target")),
+    };
+    let scale = Scale { target, power };
+    let divisor = scale.divisor().ok_or(Malformed("decimals have too great a power of ten"))?;
+    let mut buffer = [0; VECTOR_ROWS];
+    for (start, len) in vectors(count) {
+        let wanted = overlap(rows, start, len);
+        let exceptions = reader.length(len)?;
+        if wanted.is_empty() {
+            for _ in 0..if exceptions > 0 { 2 } else { 0 } {
+                integers::skip_vector(reader, exceptions)?;
+            }
+            integers::skip_vector(reader, len)?;
+            continue;
+        }
+        let mut aside = Reader::new(&[]);
+        if exceptions > 0 {
+            aside = reader.clone();
+            integers::skip_vector(reader, exceptions)?;
+            integers::skip_vector(reader, exceptions)?;
+        }
+        let vector = &mut buffer[..len];
+        integers::decode_vector(reader, vector)?;
+        let before = out.len();
+        let integers = vector[wanted.clone()].iter();
+        match target {
+            Target::Double => out.extend(integers.map(|&integer| double(integer, divisor))),
+            Target::Widened => out.extend(integers.map(|&integer| widened(integer, divisor))),
+            Target::Single => out.extend(integers.map(|&integer| single(integer, divisor))),
+        }
+        if exceptions > 0 {
+            put_back(&mut aside, exceptions, len, &wanted, &mut out[before..])?;
+        }
+    }
+    Ok(())
+}
+
+/// Overwrites the words of one vector that were kept aside; `words` are its wanted rows.
+#[inline(never)]
+fn put_back(
+    reader: &mut Reader<'_>,
+    exceptions: usize,
+    len: usize,
+    wanted: &Range<usize>,
+    words: &mut [u64],
+) -> Result<(), Malformed> {
+    let (mut positions, mut values) = ([0; VECTOR_ROWS], [0; VECTOR_ROWS]);
+    integers::decode_vector(reader, &mut positions[..exceptions])?;
+    integers::decode_vector(reader, &mut values[..exceptions])?;
+    for (&position, &value) in positions[..exceptions].iter().zip(&values) {
+        let position = usize::try_from(position).ok().filter(|&position| position < len);
+        let position = position.ok_or(Malformed("exception lies outside its vector"))?;
+        if wanted.contains(&position) {
+            words[position - wanted.start] = value;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_the_double_its_text_parses_to() {
+        for (power, divisor) in POWERS.into_iter().enumerate() {
+            assert_eq!(divisor, format!("1e{power}").parse::<f64>().unwrap());
+            for integer in [0_i64, 1, 7, 2_035, -99_999, 1_234_567_890_123, -(1 << 51), 1 << 51] {
+                let text = format!("{integer}e-{power}");
+                let want: f64 = text.parse().unwrap();
+                assert_eq!(f64::from_bits(double(integer as u64, divisor)), want, "{text}");
+                let scale = Scale { target: Target::Double, power: u8::try_from(power).unwrap() };
+                if integer.unsigned_abs() < 1 << 50 {
+                    assert_eq!(scale.integer(want.to_bits()), Some(integer as u64), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_division_cannot_give_has_no_integer() {
+        let scale = Scale { target: Target::Double, power: 2 };
+        for value in [-0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 5e-324, 1e300, 0.125] {
+            assert_eq!(scale.integer(value.to_bits()), None, "{value}");
+        }
+        assert_eq!(scale.integer(0.0_f64.to_bits()), Some(0));
+    }
+
+    #[test]
+    fn the_power_and_the_target_are_found() {
+        let words = |f: fn(u32) -> f64| (0..500).map(|i| f(i).to_bits()).collect::<Vec<_>>();
+        let scale = Scale::find(Kind::F64, &words(|i| f64::from(i * 7) / 100.0)).unwrap();
+        assert_eq!((scale.target, scale.power), (Target::Double, 2));
+        let scale = Scale::find(Kind::F64, &words(|i| f64::from(i as f32 / 1_000.0))).unwrap();
+        assert_eq!((scale.target, scale.power), (Target::Widened, 3));
+        let singles: Vec<u64> =
+            (0..500_u16).map(|i| u64::from((f32::from(i) / 10.0).to_bits())).collect();
+        let scale = Scale::find(Kind::F32, &singles).unwrap();
+        assert_eq!((scale.target, scale.power), (Target::Single, 1));
+        assert!(Scale::find(Kind::F64, &words(|i| f64::from(i).sqrt().sin())).is_none());
+    }
+}

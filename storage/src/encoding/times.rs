@@ -1,0 +1,82 @@
+//! Source times: strictly ascending nanoseconds.
+//!
+//! # Contract
+//! * Regular times are a start and a step, no bytes a row.
+//! * Others are their distance from the first in units of their common divisor (most clocks tick in milliseconds), as
+//!   integer vectors: deltas, or deviations from a line where a scan is regular but jitters.
+//! * Decoded times ascend strictly, or the bytes are refused: callers search them.
+
+use std::ops::Range;
+
+use super::{code, integers};
+use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
+
+const NOT_ASCENDING: Malformed = Malformed("times do not ascend");
+
+/// Appends the code and the column.
+pub(super) fn encode(times: &[i64], out: &mut Vec<u8>) {
+    assert!(times.is_sorted_by(|a, b| a < b), "times ascend strictly");
+    let first = times.first().copied().unwrap_or(0);
+    let step = times.get(1).map_or(1, |second| second.wrapping_sub(first) as u64);
+    if times.array_windows().all(|[a, b]| b.wrapping_sub(*a) as u64 == step) {
+        out.push(code::TIMES_STEP);
+        put_zigzag(out, first);
+        put_varint(out, step);
+        return;
+    }
+    let tick =
+        times.array_windows().fold(0, |tick, [a, b]| divisor(b.wrapping_sub(*a) as u64, tick));
+    let ticks: Vec<u64> = if tick == 1 {
+        times.iter().map(|time| time.wrapping_sub(first) as u64).collect()
+    } else {
+        times.iter().map(|time| time.wrapping_sub(first) as u64 / tick).collect()
+    };
+    out.push(code::TIMES_DELTA);
+    put_zigzag(out, first);
+    put_varint(out, tick);
+    integers::encode(&ticks, out);
+}
+
+/// Appends the wanted rows.
+pub(super) fn decode(
+    reader: &mut Reader<'_>,
+    count: usize,
+    rows: &Range<usize>,
+    out: &mut Vec<i64>,
+) -> Result<(), Malformed> {
+    let before = out.len();
+    match reader.u8()? {
+        code::TIMES_STEP => {
+            let first = reader.zigzag()?;
+            let step = reader.varint()?;
+            let span = step.checked_mul(count.saturating_sub(1) as u64);
+            if span.and_then(|span| first.checked_add_unsigned(span)).is_none() || step == 0 {
+                return Err(NOT_ASCENDING);
+            }
+            let time = |row| first.wrapping_add((step * row as u64) as i64);
+            out.extend(rows.clone().map(time));
+            Ok(())
+        }
+        code::TIMES_DELTA => {
+            let first = reader.zigzag()?;
+            let tick = reader.varint()?;
+            integers::for_each(reader, count, rows, |ticks| {
+                out.extend(
+                    ticks.iter().map(|ticks| first.wrapping_add(ticks.wrapping_mul(tick) as i64)),
+                );
+                Ok(())
+            })?;
+            let ascend = out[before..].array_windows().fold(true, |all, [a, b]| all & (a < b));
+            if ascend { Ok(()) } else { Err(NOT_ASCENDING) }
+        }
+        _ => Err(Malformed("no such encoding for times")),
+    }
+}
+
+/// Greatest common divisor; of 0 and `b` it is `b`.
+fn divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}

@@ -1,0 +1,352 @@
+//! What the engine's threads share: the View and its swap, the queue, the log, reserved tags.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::head::latest::Entry as LatestEntry;
+use crate::head::tombstone::Tombstone;
+use crate::ids::Seq;
+use crate::options::Options;
+use crate::registry::Change;
+use crate::sample::{Appended, Durability, Reject};
+use crate::scan::snapshot::View;
+use crate::scan::{ScanRequest, Snapshot, TagSelection};
+use crate::tag::{Tag, TagId};
+use crate::time::Clock;
+use crate::wal::record::{Content, Payload};
+use crate::wal::writer::WalWriter;
+
+/// Called once with what became of a record, on the committer's thread.
+pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// A record on its way to the log.
+pub(crate) struct Entry {
+    pub(crate) content: Content,
+    /// `None` for a barrier, which writes nothing.
+    pub(crate) payload: Option<Payload>,
+    pub(crate) durability: Durability,
+    pub(crate) accepted: u64,
+    pub(crate) rejects: Vec<Reject>,
+    pub(crate) done: Done,
+}
+
+impl Entry {
+    /// A record of this content, encoded here; empty content makes a barrier.
+    pub(crate) fn of(content: Content, durability: Durability) -> Self {
+        let payload = (content != Content::default()).then(|| content.encode());
+        let (accepted, rejects) = (0, Vec::new());
+        Self { content, payload, durability, accepted, rejects, done: Box::new(|_| {}) }
+    }
+
+    pub(crate) fn head_bytes(&self) -> u64 {
+        self.content.run.as_ref().map_or(0, crate::head::run::Run::bytes)
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("accepted", &self.accepted).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    is_closed: bool,
+}
+
+/// Tags that have an id but no durable definition yet.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) by_name: HashMap<Arc<str>, TagId>,
+    pub(crate) by_id: HashMap<TagId, Tag>,
+    pub(crate) next_id: u32,
+}
+
+/// State that changes together with the View.
+#[derive(Debug, Default)]
+pub(crate) struct Install {
+    /// Durable registry changes that `registry.log` does not hold yet.
+    pub(crate) unlogged: Vec<(Seq, Change)>,
+    /// Monotonic time when the oldest unfolded run was published.
+    pub(crate) unfolded_since_ns: Option<u64>,
+    /// Monotonic time when the oldest unsealed run was published.
+    pub(crate) unsealed_since_ns: Option<u64>,
+}
+
+/// Shared by the engine's threads.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+    pub(crate) incarnation: u64,
+    pub(crate) edits: Mutex<()>,
+    pub(crate) pending: Mutex<Pending>,
+    pub(crate) install: Mutex<Install>,
+    view: RwLock<Arc<View>>,
+    pub(crate) sessions: Mutex<super::gateways::Sessions>,
+    queue: Mutex<Queue>,
+    queue_filled: Condvar,
+    queued_bytes: AtomicU64,
+    room: Mutex<()>,
+    room_made: Condvar,
+    pub(crate) wal: Mutex<WalWriter>,
+    /// Held until the last thread is gone.
+    _directory_lock: Box<dyn Send + Sync + std::fmt::Debug>,
+}
+
+/// A lock whose holder panicked still guards consistent state: every critical section replaces whole values.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The guard of the directory lock, of which nothing is asked but to live.
+struct Held(#[expect(dead_code, reason = "dropping it frees the directory")] Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        wal: WalWriter,
+        start: Start,
+    ) -> Self {
+        let Start { incarnation, view, unlogged, directory_lock } = start;
+        let next_id = u32::try_from(view.registry.len()).unwrap_or(u32::MAX);
+        let now = clock.monotonic_ns();
+        let since = (!view.head.runs.is_empty()).then_some(now);
+        let install = Install { unlogged, unfolded_since_ns: since, unsealed_since_ns: since };
+        Self {
+            disk,
+            clock,
+            options,
+            incarnation,
+            edits: Mutex::default(),
+            pending: Mutex::new(Pending { next_id, ..Pending::default() }),
+            install: Mutex::new(install),
+            view: RwLock::new(Arc::new(view)),
+            sessions: Mutex::default(),
+            queue: Mutex::default(),
+            queue_filled: Condvar::new(),
+            queued_bytes: AtomicU64::new(0),
+            room: Mutex::default(),
+            room_made: Condvar::new(),
+            wal: Mutex::new(wal),
+            _directory_lock: Box::new(Held(directory_lock)),
+        }
+    }
+
+    /// The current View.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the next View. The caller holds `install`.
+    pub(crate) fn swap(&self, next: View) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    /// Puts a record in the queue once the head has room for it.
+    pub(crate) fn enqueue(&self, entry: Entry) {
+        let bytes = entry.head_bytes();
+        if bytes > 0
+            && let Err(busy) = self.wait_for_room()
+        {
+            return (entry.done)(Err(busy));
+        }
+        let mut queue = lock(&self.queue);
+        if queue.is_closed {
+            drop(queue);
+            return (entry.done)(Err(Error::Closed));
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.entries.push_back(entry);
+        drop(queue);
+        self.queue_filled.notify_one();
+    }
+
+    /// Bytes the head holds, and those on their way to it.
+    pub(crate) fn head_bytes(&self) -> u64 {
+        self.view().head.bytes + self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    fn wait_for_room(&self) -> Result<()> {
+        let limit_bytes = self.options.head_bytes;
+        let deadline = Instant::now() + self.options.busy_wait;
+        let mut guard = lock(&self.room);
+        loop {
+            let used_bytes = self.head_bytes();
+            if used_bytes < limit_bytes {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Busy { used_bytes, limit_bytes });
+            }
+            // Looks again now and then by itself, so that a notice that came before the wait costs little.
+            let nap = left.min(Duration::from_millis(20));
+            let waited = self.room_made.wait_timeout(guard, nap);
+            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Wakes appends that wait for room.
+    pub(crate) fn room_was_made(&self) {
+        self.room_made.notify_all();
+    }
+
+    /// Takes queued records, up to about `bytes_max` of payload; waits up to `patience` for the first. `None` once the
+    /// queue is closed and empty.
+    pub(crate) fn take_queued(&self, bytes_max: usize, patience: Duration) -> Option<Vec<Entry>> {
+        let mut queue = lock(&self.queue);
+        if queue.entries.is_empty() && !queue.is_closed {
+            let waited = self.queue_filled.wait_timeout(queue, patience);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if queue.entries.is_empty() && queue.is_closed {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while bytes < bytes_max
+            && let Some(entry) = queue.entries.pop_front()
+        {
+            bytes += entry.payload.as_ref().map_or(0, |payload| payload.bytes.len());
+            taken.push(entry);
+        }
+        Some(taken)
+    }
+
+    /// Notes that a record of these head bytes has left the queue, for the head or for nothing.
+    pub(crate) fn left_queue(&self, bytes: u64) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Refuses further records; those queued are still written.
+    pub(crate) fn close_queue(&self) {
+        lock(&self.queue).is_closed = true;
+        self.queue_filled.notify_all();
+    }
+
+    /// Whether no further records are taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.queue).is_closed
+    }
+
+    /// Writes the log's final mark.
+    pub(crate) fn close_log(&self) -> Result<()> {
+        lock(&self.wal).close()
+    }
+
+    /// Makes durable records visible, in one swap.
+    pub(crate) fn publish(&self, records: Vec<(Seq, Content)>) {
+        if records.is_empty() {
+            return;
+        }
+        let mut pending = lock(&self.pending);
+        let mut install = lock(&self.install);
+        let mut view = View::clone(&self.view());
+        let mut stale = Vec::new();
+        for (seq, mut content) in records {
+            for change in content.changes.drain(..) {
+                match &change {
+                    Change::Define(tag) => {
+                        pending.by_id.remove(&tag.id);
+                        pending.by_name.remove(&tag.name);
+                    }
+                    Change::Edit { name: Some(name), .. } => {
+                        pending.by_name.remove(name);
+                    }
+                    _ => {}
+                }
+                view.apply_change(&change);
+                install.unlogged.push((seq, change));
+            }
+            if content.run.is_some() {
+                let now = self.clock.monotonic_ns();
+                install.unfolded_since_ns.get_or_insert(now);
+                install.unsealed_since_ns.get_or_insert(now);
+            }
+            view.apply(seq, content, &mut stale);
+        }
+        view.renew_latest(&stale);
+        self.swap(view);
+    }
+}
+
+/// What recovery hands to a new core.
+pub(crate) struct Start {
+    pub(crate) incarnation: u64,
+    pub(crate) view: View,
+    pub(crate) unlogged: Vec<(Seq, Change)>,
+    pub(crate) directory_lock: Box<dyn Send + Sync>,
+}
+
+impl View {
+    /// Takes a registry change.
+    pub(crate) fn apply_change(&mut self, change: &Change) {
+        self.registry.apply(change);
+        if matches!(change, Change::Aliases { .. } | Change::TagSet { .. }) {
+            Arc::make_mut(&mut self.gateways).apply(change);
+        }
+    }
+
+    /// Takes a durable record whose changes were taken before. Tags whose latest sample a delete may have hidden are
+    /// added to `stale`.
+    pub(crate) fn apply(&mut self, seq: Seq, content: Content, stale: &mut Vec<TagId>) {
+        assert!(self.durable_seq < seq, "record {seq} published after {}", self.durable_seq);
+        self.durable_seq = seq;
+        if let Some(origin) = &content.origin {
+            Arc::make_mut(&mut self.gateways).advance(origin);
+        }
+        if let Some(delete) = content.delete {
+            let hides = |tag: &&TagId| {
+                let latest = self.latest.get(**tag);
+                latest.is_some_and(|entry| delete.range.contains(entry.time_ns))
+            };
+            stale.extend(delete.tags.iter().filter(hides));
+            let (tags, range, who) = (delete.tags, delete.range, delete.who);
+            self.tombstones = self.tombstones.with(Tombstone { seq, tags, range, who });
+        }
+        if let Some(mut run) = content.run.filter(|run| !run.times.is_empty()) {
+            (run.min_seq, run.max_seq) = (seq, seq);
+            self.latest.observe(&run);
+            self.head.push(Arc::new(run));
+        }
+    }
+
+    /// Finds the latest samples of tags anew. A tag whose newest chunk cannot be read shows none.
+    pub(crate) fn renew_latest(&mut self, tags: &[TagId]) {
+        if tags.is_empty() {
+            return;
+        }
+        let snapshot = Snapshot { view: Arc::new(self.clone()) };
+        for tag in tags {
+            let only = TagSelection::Only(Arc::from([*tag]));
+            let mut request = ScanRequest::new(only, crate::time::TimeRange::ALL);
+            (request.descending, request.limit) = (true, Some(1));
+            let newest = snapshot.scan(request).next().and_then(Result::ok);
+            let entry = newest.and_then(|batch| {
+                let value = batch.values.get(0)?;
+                let text = match &value {
+                    crate::sample::Value::Text(text) => Some(Arc::clone(text)),
+                    _ => None,
+                };
+                let (time_ns, quality) = (*batch.times.first()?, batch.qualities.at(0).0);
+                Some(LatestEntry { time_ns, word: value.to_word(), quality, text })
+            });
+            self.latest.set(*tag, entry);
+        }
+    }
+}

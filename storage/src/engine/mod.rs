@@ -1,0 +1,230 @@
+//! The engine: the one place that knows the whole flow, from a batch to a durable record to a readable view.
+//!
+//! ```text
+//! caller threads: check, resolve, encode ──queue──> committer: write, sync, publish, answer
+//!                                                       │ View (one swap)
+//!                 maintenance: fold, seal ──────────────┘ <── snapshots, scans (any thread)
+//! ```
+//!
+//! # Contract
+//! * What [`Engine::append`] has answered `durable` is on disk and in every later [`Snapshot`], and stays.
+//! * Nothing is visible before it is durable. One [`Snapshot`] is one instant.
+//! * Every call may be made from any thread. None is async; those that wait for the disk say so.
+//!
+//! # Locks, in the order they may be taken
+//! 1 `edits` (one tag edit at a time), 2 `pending` (reserved tags), 3 `install` (making the next View), 4 `view` (the swap),
+//! 5 `sessions`, `queue`, `room`, `wal` (each alone). No lock but `wal` and `edits` is held over I/O.
+//!
+//! # Reading order
+//! this file (the surface), [`prepare`] (batch to record), [`committer`], [`core`] (shared state, publishing).
+
+mod committer;
+pub(crate) mod core;
+mod gateways;
+mod prepare;
+mod tags;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use crate::disk::Disk;
+use crate::disk::real::RealDisk;
+use crate::error::{Error, Result};
+use crate::ids::{SegmentId, Seq};
+use crate::maintenance::{self, Request};
+use crate::options::Options;
+use crate::sample::{Appended, Batch, Durability};
+use crate::scan::Snapshot;
+use crate::tag::TagId;
+use crate::time::{Clock, SystemClock, TimeRange};
+use crate::wal::record::{Content, Delete};
+use core::{Core, Done, Entry};
+
+pub use gateways::{GatewayMark, Session};
+pub use tags::TagEdit;
+
+/// An open database directory. Share it as `Arc<Engine>`.
+///
+/// ```
+/// use tagmill_storage::*;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("plant");
+/// let engine = Engine::open(&path, Options::default())?;
+/// let tag = engine.define(&[TagDefinition::new("U1/TI-101.PV", ValueType::F64)])?[0];
+/// let column = TagColumn {
+///     tag,
+///     times: vec![1_000_000_000, 2_000_000_000],
+///     values: Values::F64(vec![20.5, 21.0]),
+///     qualities: Qualities::GOOD,
+/// };
+/// engine.append(Batch { columns: vec![column], ..Batch::default() })?; // on disk when it returns
+/// assert_eq!(engine.snapshot().latest(tag).unwrap().value, Value::F64(21.0));
+/// # Ok::<(), tagmill_storage::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Engine {
+    core: Arc<Core>,
+    committer: Option<JoinHandle<()>>,
+    maintenance: Option<JoinHandle<()>>,
+    requests: mpsc::SyncSender<Request>,
+}
+
+impl Engine {
+    /// Opens the database in `path`, or makes one there if [`Options::create`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it, [`Error::Corrupt`] and [`Error::TooNew`] if it cannot be read,
+    /// [`Error::Invalid`] if there is none and none shall be made.
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        let disk = RealDisk::open(path, options.create)
+            .map_err(|e| Error::io("open database directory", path, e))?;
+        Self::open_on(Arc::new(disk), Arc::new(SystemClock::default()), options)
+    }
+
+    /// Opens a database on a disk and clock of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options) -> Result<Self> {
+        options.check()?;
+        let (core, ledger) = crate::recovery::open(disk, clock, options)?;
+        let core = Arc::new(core);
+        let (requests, inbox) = mpsc::sync_channel(64);
+        let committer = spawn("tagmill-commit", {
+            let core = Arc::clone(&core);
+            move || committer::run(&core)
+        })?;
+        let maintenance = spawn("tagmill-maintain", {
+            let core = Arc::clone(&core);
+            move || maintenance::run(&core, ledger, &inbox)
+        })?;
+        let (committer, maintenance) = (Some(committer), Some(maintenance));
+        Ok(Self { core, committer, maintenance, requests })
+    }
+
+    /// Random number of this database, new after a restore: gateways begin a new epoch when it changes.
+    pub fn incarnation(&self) -> u64 {
+        self.core.incarnation
+    }
+
+    /// One consistent view of everything durable. Cheap.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { view: self.core.view() }
+    }
+
+    /// Writes a batch and waits until the disk has it (or, with [`Durability::Interval`], until it is written).
+    ///
+    /// Samples that cannot be taken are listed in [`Appended::rejects`]; the rest is taken.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::DiskFull`], [`Error::Io`]: nothing was written. [`Error::Gap`], [`Error::Fenced`]: of
+    /// batches with an origin. [`Error::Poisoned`]: unknown. [`Error::Invalid`]: no samples and no origin, or too many.
+    pub fn append(&self, batch: Batch) -> Result<Appended> {
+        wait_for(|done| self.submit(batch, done))
+    }
+
+    /// Writes a batch and calls `done` on the committer's thread with what became of it: keep that short.
+    ///
+    /// Does not wait for the disk, but waits up to [`Options::busy_wait`] for room in the head. Batches of one thread are
+    /// committed in the order of their submission.
+    pub fn submit(&self, batch: Batch, done: Done) {
+        match prepare::entry(&self.core, batch) {
+            Ok(entry) => self.core.enqueue(Entry { done, ..entry }),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Waits until everything submitted before is durable, [`Durability::Interval`] batches included.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Closed`].
+    pub fn sync(&self) -> Result<Seq> {
+        let entry = Entry::of(Content::default(), Durability::Synced);
+        let appended = wait_for(|done| self.core.enqueue(Entry { done, ..entry }))?;
+        Ok(appended.seq)
+    }
+
+    /// Moves the head into segments now, and waits until they are installed. Gives their ids.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`]: the head stays and the log still covers it.
+    pub fn seal(&self) -> Result<Vec<SegmentId>> {
+        self.sync()?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.requests.send(Request::Seal(reply)).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
+    }
+
+    /// Deletes every sample of `tags` in `range` that is older than this call; visible when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown tag or an empty range; else as [`Self::append`].
+    pub fn delete(&self, tags: &[TagId], range: TimeRange, who: &str) -> Result<Seq> {
+        if range.is_empty() {
+            return Err(Error::Invalid(format!(
+                "the range {range} is empty: end must be after start"
+            )));
+        }
+        let mut tags = tags.to_vec();
+        tags.sort_unstable();
+        tags.dedup();
+        let view = self.core.view();
+        if let Some(unknown) = tags.iter().find(|tag| view.registry.get(**tag).is_none()) {
+            return Err(Error::Invalid(format!("there is no tag {unknown}")));
+        }
+        if tags.is_empty() {
+            return Err(Error::Invalid("a delete needs at least one tag".into()));
+        }
+        let delete = Delete { tags: tags.into(), range, who: Arc::from(who) };
+        self.write(Content { delete: Some(delete), ..Content::default() })
+    }
+
+    /// Writes the final mark and ends the threads.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if the last sync failed.
+    pub fn close(mut self) -> Result<()> {
+        self.stop()
+    }
+
+    /// Writes one record that holds no samples, and waits until it is durable.
+    fn write(&self, content: Content) -> Result<Seq> {
+        let entry = Entry::of(content, Durability::Synced);
+        let appended = wait_for(|done| self.core.enqueue(Entry { done, ..entry }))?;
+        Ok(appended.seq)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let Some(committer) = self.committer.take() else { return Ok(()) };
+        self.core.close_queue();
+        let committed = committer.join().map_err(|_| Error::Closed);
+        // A full inbox means that maintenance is awake: it sees the closed queue by itself.
+        let _woken = self.requests.try_send(Request::Stop);
+        let maintained = self.maintenance.take().map_or(Ok(()), JoinHandle::join);
+        committed.and(maintained.map_err(|_| Error::Closed))?;
+        self.core.close_log()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A poisoned log was reported to those whose writes it concerned.
+        let _reported = self.stop();
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(body).map_err(|e| Error::io("start thread", name, e))
+}
+
+/// Runs `submit` with a callback and waits for its answer.
+fn wait_for(submit: impl FnOnce(Done)) -> Result<Appended> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    submit(Box::new(move |result| {
+        let _receiver_waits_below = reply.send(result);
+    }));
+    answer.recv().unwrap_or(Err(Error::Closed))
+}

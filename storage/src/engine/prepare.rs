@@ -1,0 +1,73 @@
+//! A batch becomes a record, on the caller's thread: checked, sorted, encoded, and with it the definitions of tags that
+//! are not durable yet.
+
+use std::collections::HashMap;
+
+use super::core::{Core, Entry, lock};
+use crate::error::{Error, Result};
+use crate::head::block;
+use crate::limits;
+use crate::registry::Change;
+use crate::sample::Batch;
+use crate::tag::{Tag, TagId};
+use crate::wal::record::Content;
+
+/// The record of a batch, ready for the queue.
+pub(super) fn entry(core: &Core, batch: Batch) -> Result<Entry> {
+    let samples = batch.len();
+    if samples == 0 && batch.origin.is_none() {
+        return Err(Error::Invalid("the batch holds no sample: send at least one".into()));
+    }
+    if samples > limits::BATCH_SAMPLES_MAX {
+        let most = limits::BATCH_SAMPLES_MAX;
+        let why = format!("the batch holds {samples} samples, at most {most} are taken: split it");
+        return Err(Error::Invalid(why));
+    }
+    let view = core.view();
+    let reserved = reserved_tags(core, &view.registry, &batch);
+    let type_of = |tag: TagId| {
+        let known = view.registry.get(tag).map(AsRef::as_ref).or_else(|| reserved.get(&tag));
+        known.filter(|tag| !tag.is_deleted()).map(|tag| tag.value_type)
+    };
+    let prepared = block::prepare(&batch, core.clock.wall_ns(), &type_of);
+    let used = prepared.run.spans.iter().filter_map(|span| reserved.get(&span.tag));
+    let changes = used.map(|tag| Change::Define(tag.clone())).collect();
+    let has_rows = !prepared.run.times.is_empty();
+    let run = has_rows.then_some(prepared.run);
+    if run.is_none() && batch.origin.is_none() {
+        // Everything was refused: nothing to write, and the caller learns why.
+        let mut barrier = Entry::of(Content::default(), batch.durability);
+        barrier.rejects = prepared.rejects;
+        return Ok(barrier);
+    }
+    let content = Content { origin: batch.origin, changes, delete: None, run };
+    let mut entry = Entry::of(content, batch.durability);
+    if entry.payload.as_ref().is_some_and(|p| p.raw_bytes > limits::RECORD_BYTES_MAX) {
+        return Err(Error::Invalid("the batch takes more than 64 MiB: split it".into()));
+    }
+    entry.accepted = prepared.accepted;
+    entry.rejects = prepared.rejects;
+    Ok(entry)
+}
+
+/// The batch's tags that are reserved but not yet durable.
+fn reserved_tags(
+    core: &Core,
+    registry: &crate::registry::Registry,
+    batch: &Batch,
+) -> HashMap<TagId, Tag> {
+    let columns = batch.columns.iter().map(|column| column.tag);
+    let scans = batch.scans.iter().flat_map(|scan| scan.tags.iter().copied());
+    let unknown: Vec<TagId> =
+        columns.chain(scans).filter(|tag| registry.get(*tag).is_none()).collect();
+    if unknown.is_empty() {
+        return HashMap::new();
+    }
+    let pending = lock(&core.pending);
+    let newest = core.view(); // a tag leaves `pending` in the same critical section that makes it visible
+    let known = |tag: TagId| match newest.registry.get(tag) {
+        Some(tag) => Some(Tag::clone(tag)),
+        None => pending.by_id.get(&tag).cloned(),
+    };
+    unknown.into_iter().filter_map(|tag| Some((tag, known(tag)?))).collect()
+}

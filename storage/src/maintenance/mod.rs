@@ -1,0 +1,84 @@
+//! Work behind the scenes: folding small runs, sealing the head into segments.
+//!
+//! # Contract
+//! * One thread does all of it, so installs never compete. Nothing it does changes what a query answers.
+//! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
+//!
+//! # Reading order
+//! [`plan`] (what to do, pure), [`fold`], [`seal`].
+
+mod fold;
+mod plan;
+pub(crate) mod seal;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use crate::engine::core::{Core, lock};
+use crate::error::Result;
+use crate::ids::SegmentId;
+use plan::{Situation, Task};
+use seal::Ledger;
+
+/// What the engine asks of its maintenance thread.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Seal now and say which segments came of it.
+    Seal(SyncSender<Result<Vec<SegmentId>>>),
+    /// Look whether the engine was closed.
+    Stop,
+}
+
+/// How often the thread looks around by itself.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a failed seal rests before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Works until the engine closes.
+pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
+    let mut rest_until: Option<Instant> = None;
+    loop {
+        match inbox.recv_timeout(TICK) {
+            Ok(Request::Seal(reply)) => {
+                let result = seal::seal(core, &mut ledger);
+                core.room_was_made();
+                let _asker_may_be_gone = reply.send(result);
+            }
+            Ok(Request::Stop) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if core.is_closed() {
+            return;
+        }
+        let may_seal = rest_until.is_none_or(|until| Instant::now() >= until);
+        match plan::plan(&situation(core), &core.options) {
+            Task::Seal if may_seal => {
+                let failed = seal::seal(core, &mut ledger).is_err();
+                rest_until = failed.then(|| Instant::now() + RETRY);
+                core.room_was_made();
+            }
+            Task::Fold => fold::fold(core),
+            Task::Seal | Task::Rest => {}
+        }
+    }
+}
+
+fn situation(core: &Core) -> Situation {
+    let now_ns = core.clock.monotonic_ns();
+    let age =
+        |since: Option<u64>| since.map(|since| Duration::from_nanos(now_ns.saturating_sub(since)));
+    let install = lock(&core.install);
+    let (unfolded_age, unsealed_age) =
+        (age(install.unfolded_since_ns), age(install.unsealed_since_ns));
+    drop(install);
+    let view = core.view();
+    Situation {
+        head_bytes: core.head_bytes(),
+        wal_bytes: lock(&core.wal).bytes(),
+        has_rows: !view.head.runs.is_empty(),
+        unfolded_runs: view.head.runs.len() - view.head.folded,
+        unfolded_rows: view.head.unfolded_rows(),
+        unfolded_age,
+        unsealed_age,
+    }
+}

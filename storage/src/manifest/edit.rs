@@ -1,0 +1,100 @@
+//! One edit of the manifest, and its bytes: `docs/format/manifest.md`.
+
+use std::sync::Arc;
+
+use crate::bytes::{Malformed, Reader, put_varint};
+use crate::head::tombstone::Tombstone;
+use crate::ids::{SegmentId, Seq};
+use crate::registry::change::{count, put_text, text};
+use crate::segment::meta::SegmentMeta;
+use crate::wal::record::{Delete, delete, put_delete};
+
+/// What must survive when the log up to the floor is gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    /// Every sample of records up to here is in segments; replay takes samples only of later records.
+    pub(crate) floor: Seq,
+    /// Registry, marks and tombstones below are those after this record; replay takes changes only of later records.
+    pub(crate) state_seq: Seq,
+    /// The next segment's id.
+    pub(crate) next_segment: SegmentId,
+    /// Length of the valid part of `registry.log`.
+    pub(crate) registry_bytes: u64,
+    /// Number of the file with latest samples and newest sealed times; 0 if there is none yet.
+    pub(crate) latest_file: u64,
+    /// Gateways and their durable marks: name, epoch, seq.
+    pub(crate) marks: Vec<(Arc<str>, u64, u64)>,
+    /// Deletes that may still hide rows of segments.
+    pub(crate) tombstones: Vec<Arc<Tombstone>>,
+}
+
+/// One atomic change of the live segments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Edit {
+    pub(crate) remove: Vec<SegmentId>,
+    pub(crate) add: Vec<SegmentMeta>,
+    pub(crate) state: State,
+}
+
+impl Edit {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.remove.len() as u64);
+        for id in &self.remove {
+            put_varint(out, id.0);
+        }
+        put_varint(out, self.add.len() as u64);
+        for meta in &self.add {
+            meta.encode(out);
+        }
+        let state = &self.state;
+        put_varint(out, state.floor.0);
+        put_varint(out, state.state_seq.0);
+        put_varint(out, state.next_segment.0);
+        put_varint(out, state.registry_bytes);
+        put_varint(out, state.latest_file);
+        put_varint(out, state.marks.len() as u64);
+        for (gateway, epoch, seq) in &state.marks {
+            put_text(out, gateway);
+            put_varint(out, *epoch);
+            put_varint(out, *seq);
+        }
+        put_varint(out, state.tombstones.len() as u64);
+        for tombstone in &state.tombstones {
+            put_varint(out, tombstone.seq.0);
+            let Tombstone { tags, range, who, .. } = tombstone.as_ref();
+            let (tags, who) = (Arc::clone(tags), Arc::clone(who));
+            put_delete(out, &Delete { tags, range: *range, who });
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let removed = count(reader, 1)?;
+        let remove: Result<Vec<_>, _> = (0..removed).map(|_| reader.varint()).collect();
+        let remove = remove?.into_iter().map(SegmentId).collect();
+        let added = count(reader, 8)?;
+        let add = (0..added).map(|_| SegmentMeta::decode(reader)).collect::<Result<_, _>>()?;
+        let mut state = State {
+            floor: Seq(reader.varint()?),
+            state_seq: Seq(reader.varint()?),
+            next_segment: SegmentId(reader.varint()?),
+            registry_bytes: reader.varint()?,
+            latest_file: reader.varint()?,
+            ..State::default()
+        };
+        for _ in 0..count(reader, 3)? {
+            state.marks.push((text(reader)?, reader.varint()?, reader.varint()?));
+        }
+        for _ in 0..count(reader, 5)? {
+            let seq = Seq(reader.varint()?);
+            if state.tombstones.last().is_some_and(|last| last.seq >= seq) {
+                return Err(Malformed("tombstones are out of order"));
+            }
+            let Delete { tags, range, who } = delete(reader)?;
+            state.tombstones.push(Arc::new(Tombstone { seq, tags, range, who }));
+        }
+        if reader.remaining() > 0 {
+            return Err(Malformed("the edit is longer than its content"));
+        }
+        Ok(Self { remove, add, state })
+    }
+}

@@ -1,0 +1,259 @@
+//! Which segments live, and what else must survive when the log before them is trimmed.
+//!
+//! # Contract
+//! * An edit is atomic and durable when [`Manifest::commit`] returns; the commit point of seals and compactions.
+//! * A failed write or sync has an unknown outcome: the manifest is then poisoned until reopened.
+//! * Each open begins a new file with one edit that says everything, so a torn tail is never appended to.
+//!
+//! # What it does not know
+//! What segments hold. It stores their [`SegmentMeta`] and hands them back.
+//!
+//! # Reading order
+//! [`edit`] (one edit's bytes), [`version`] (the live segments), [`checkpoint`] (latest samples and newest sealed times). Bytes: `docs/format/manifest.md`.
+
+pub(crate) mod checkpoint;
+pub(crate) mod edit;
+pub(crate) mod version;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bytes::Reader;
+use crate::checksum::crc32;
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+use crate::ids::{SegmentId, Seq};
+use crate::segment::meta::SegmentMeta;
+use edit::{Edit, State};
+
+const MAGIC: [u8; 8] = *b"TMMAN\r\n\x1a";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 64;
+const FRAME_HEADER_BYTES: usize = 16;
+/// Above this length the next edit begins a new file.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+const EDIT_BYTES_MAX: usize = 1 << 30;
+
+/// The open manifest.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    disk: Arc<dyn Disk>,
+    file: Arc<dyn DiskFile>,
+    path: String,
+    number: u64,
+    incarnation: u64,
+    identity: u64,
+    offset: u64,
+    edits: u64,
+    is_poisoned: bool,
+}
+
+/// What the manifest of an existing database says.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) number: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) segments: BTreeMap<SegmentId, SegmentMeta>,
+    pub(crate) state: State,
+    /// Every manifest file found; needless once a new one is durable.
+    pub(crate) files: Vec<String>,
+}
+
+impl Manifest {
+    /// Begins manifest file `number` with one edit that says everything, and makes it durable.
+    pub(crate) fn create(
+        disk: &Arc<dyn Disk>,
+        number: u64,
+        incarnation: u64,
+        everything: &Edit,
+    ) -> Result<Self> {
+        let path = path(number);
+        let identity = crate::ids::random();
+        let file = disk.create(&path, 0).map_err(|e| Error::io("create manifest", &path, e))?;
+        let mut bytes = header(identity, number, incarnation).to_vec();
+        put_frame(&mut bytes, identity, 0, everything);
+        let written = file.write_at(0, &bytes).and_then(|()| file.sync());
+        if let Err(error) = written.and_then(|()| disk.sync_dir("")) {
+            return match disk.remove(&path) {
+                Ok(()) | Err(_) => Err(Error::io("write manifest", &path, error)),
+            };
+        }
+        let offset = bytes.len() as u64;
+        let disk = Arc::clone(disk);
+        let (edits, is_poisoned) = (1, false);
+        Ok(Self { disk, file, path, number, incarnation, identity, offset, edits, is_poisoned })
+    }
+
+    /// Makes `edit` durable. `everything` is asked for when a new file is due.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when the outcome is unknown.
+    pub(crate) fn commit(&mut self, edit: &Edit, everything: impl FnOnce() -> Edit) -> Result<()> {
+        let poisoned = || Error::Poisoned { since: edit.state.state_seq };
+        if self.is_poisoned {
+            return Err(poisoned());
+        }
+        if self.offset > FILE_BYTES_MAX {
+            let next = Self::create(&self.disk, self.number + 1, self.incarnation, &everything())?;
+            let old = std::mem::replace(self, next);
+            // Left behind if this fails; the next open prefers the newer file and unlinks this one.
+            return match old.disk.remove(&old.path) {
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, self.identity, self.edits, edit);
+        let written = self.file.write_at(self.offset, &bytes).and_then(|()| self.file.sync());
+        if written.is_err() {
+            self.is_poisoned = true;
+            return Err(poisoned());
+        }
+        self.offset += bytes.len() as u64;
+        self.edits += 1;
+        Ok(())
+    }
+
+    /// Reads the newest manifest of a database; `None` if there is none.
+    pub(crate) fn load(disk: &Arc<dyn Disk>) -> Result<Option<Loaded>> {
+        let names = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|(name, _)| parse_name(name)).collect();
+        numbers.sort_unstable();
+        let files: Vec<String> = numbers.iter().map(|number| path(*number)).collect();
+        let mut first_error = None;
+        for number in numbers.into_iter().rev() {
+            match read(disk, number, &files) {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error @ (Error::Io { .. } | Error::TooNew { .. })) => return Err(error),
+                // A crash while a new file was begun: the one before it still says everything.
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(None), Err)
+    }
+}
+
+/// Name of manifest file `number`.
+fn path(number: u64) -> String {
+    format!("manifest-{number:016x}.log")
+}
+
+fn parse_name(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("manifest-")?.strip_suffix(".log")?;
+    if number.len() == 16 { u64::from_str_radix(number, 16).ok() } else { None }
+}
+
+fn header(identity: u64, number: u64, incarnation: u64) -> [u8; HEADER_BYTES] {
+    let mut out = [0; HEADER_BYTES];
+    out[0..8].copy_from_slice(&MAGIC);
+    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    out[16..24].copy_from_slice(&identity.to_le_bytes());
+    out[24..32].copy_from_slice(&number.to_le_bytes());
+    out[32..40].copy_from_slice(&incarnation.to_le_bytes());
+    let crc = crc32(0, &out[..60]);
+    out[60..64].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn put_frame(out: &mut Vec<u8>, identity: u64, number: u64, edit: &Edit) {
+    let mut payload = Vec::new();
+    edit.encode(&mut payload);
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let length = u32::try_from(payload.len()).expect("an edit is far below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&payload);
+    let crc = crc32(identity, &out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    out.resize(out.len().next_multiple_of(8), 0);
+}
+
+fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
+    let path = path(number);
+    let io = |e| Error::io("read manifest", &path, e);
+    let file = disk.open(&path).map_err(io)?;
+    let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; length];
+    file.read_at(0, &mut bytes).map_err(io)?;
+    let bad = |offset: usize, why: &str| Error::corrupt("manifest", &path, offset as u64, why);
+    let mut reader = Reader::new(bytes.get(..HEADER_BYTES).ok_or_else(|| bad(0, "too short"))?);
+    let short = |_| bad(0, "too short");
+    if reader.array::<8>().map_err(short)? != MAGIC {
+        return Err(bad(0, "magic does not match"));
+    }
+    let version = reader.u16().map_err(short)?;
+    reader.take(6).map_err(short)?;
+    let identity = reader.u64().map_err(short)?;
+    let said_number = reader.u64().map_err(short)?;
+    let incarnation = reader.u64().map_err(short)?;
+    reader.take(20).map_err(short)?;
+    if reader.u32().map_err(short)? != crc32(0, &bytes[..60]) {
+        return Err(bad(0, "checksum of the header does not match"));
+    }
+    if version > VERSION {
+        return Err(Error::TooNew { path: path.into(), found: version, supported: VERSION });
+    }
+    if said_number != number {
+        return Err(bad(0, "the file has another's name"));
+    }
+    let mut loaded = Loaded {
+        number,
+        incarnation,
+        segments: BTreeMap::new(),
+        state: State::default(),
+        files: files.to_vec(),
+    };
+    let (mut at, mut edits) = (HEADER_BYTES, 0u64);
+    while let Some((found, payload, end)) = frame(&bytes, at, identity).filter(|f| f.0 == edits) {
+        let edit = Edit::decode(&mut Reader::new(payload)).map_err(|why| bad(at, why.0))?;
+        loaded.apply(edit).map_err(|why| bad(at, why))?;
+        (at, edits) = (end, found + 1);
+    }
+    if edits == 0 {
+        return Err(bad(at, "the first edit does not verify"));
+    }
+    let rest = (at..bytes.len()).step_by(8);
+    if rest.filter_map(|at| frame(&bytes, at, identity)).any(|(found, ..)| found > edits) {
+        return Err(bad(at, "an edit in the middle does not verify: restore a backup"));
+    }
+    Ok(loaded)
+}
+
+impl Loaded {
+    fn apply(&mut self, edit: Edit) -> Result<(), &'static str> {
+        for id in &edit.remove {
+            self.segments.remove(id).ok_or("an edit removes a segment that is not there")?;
+        }
+        for meta in edit.add {
+            if self.segments.insert(meta.id, meta).is_some() {
+                return Err("an edit adds a segment twice");
+            }
+        }
+        if edit.state.floor < self.state.floor {
+            return Err("an edit lowers the floor");
+        }
+        self.state = edit.state;
+        Ok(())
+    }
+
+    /// Greatest seq that segments hold.
+    pub(crate) fn floor(&self) -> Seq {
+        self.state.floor
+    }
+}
+
+/// The good frame at `at`: its number, its payload, and where the next begins.
+fn frame(bytes: &[u8], at: usize, identity: u64) -> Option<(u64, &[u8], usize)> {
+    let header = bytes.get(at..at.checked_add(FRAME_HEADER_BYTES)?)?;
+    let mut reader = Reader::new(header);
+    let (crc, length, number) = (reader.u32().ok()?, reader.u32().ok()?, reader.u64().ok()?);
+    let length = length as usize;
+    if length == 0 || length > EDIT_BYTES_MAX {
+        return None;
+    }
+    let end = at + FRAME_HEADER_BYTES + length;
+    let covered = bytes.get(at + 4..end)?;
+    let padding = bytes.get(end..end.next_multiple_of(8))?;
+    let holds = crc32(identity, covered) == crc && padding.iter().all(|byte| *byte == 0);
+    holds.then(|| (number, &bytes[at + FRAME_HEADER_BYTES..end], end.next_multiple_of(8)))
+}

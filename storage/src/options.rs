@@ -1,0 +1,50 @@
+//! How an engine is opened. Few knobs, units in their names, checked once.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// How an engine is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Make the directory and an empty database if there is none.
+    pub create: bool,
+    /// Memory of the head. A seal starts at half of it; at all of it appends wait.
+    pub head_bytes: u64,
+    /// Bytes of log since the last seal at which the next one starts; bounds the time a restart takes.
+    pub wal_bytes: u64,
+    /// Age of the oldest unsealed sample at which a seal starts.
+    pub seal_age: Duration,
+    /// How long an append waits for room in the head before it is refused as busy.
+    pub busy_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create: true,
+            head_bytes: 1 << 30,
+            wal_bytes: 512 << 20,
+            seal_age: Duration::from_secs(4 * 3_600),
+            busy_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Options {
+    /// Refuses values with which the engine cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.head_bytes < 64 << 10 {
+            return Err(Error::Invalid("head_bytes must be at least 64 KiB".into()));
+        }
+        if self.wal_bytes < 64 << 10 {
+            return Err(Error::Invalid("wal_bytes must be at least 64 KiB".into()));
+        }
+        Ok(())
+    }
+
+    /// Length of one log file: an eighth of the log, so that trimming frees most of it.
+    pub(crate) fn wal_file_bytes(&self) -> u64 {
+        (self.wal_bytes / 8).clamp(16 << 10, 64 << 20)
+    }
+}

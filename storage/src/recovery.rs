@@ -1,0 +1,292 @@
+//! From whatever a crash or a close left to an open engine: `docs/recovery.md`.
+//!
+//! # Contract
+//! * Every crash state opens without a manual step. What is damaged beyond that is named, and nothing is changed then.
+//! * Memory stays below the running limits: the head is sealed while the log is replayed, when it must be.
+//! * Nothing is shown or acknowledged before the records it rests on are durable in files of this open.
+//! * Old log and manifest files are never appended to: their content is taken over by new ones first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::engine::core::{Core, Start};
+use crate::error::{Error, Result};
+use crate::head::run::Run;
+use crate::ids::{SegmentId, Seq};
+use crate::limits::FOLD_ROWS;
+use crate::maintenance::seal::{self, Ledger, snapshot_edit};
+use crate::manifest::checkpoint::{self, SealedUntil, raise};
+use crate::manifest::edit::State;
+use crate::manifest::version::Version;
+use crate::manifest::{Loaded, Manifest};
+use crate::options::Options;
+use crate::registry::gateways::Gateways;
+use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
+use crate::scan::snapshot::View;
+use crate::segment::Segment;
+use crate::time::Clock;
+use crate::wal::file::FileHeader;
+use crate::wal::replay::{Listing, LogFile};
+use crate::wal::writer::{self, ClosedFile, WalWriter};
+
+/// Opens a database directory and brings its log into memory.
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+) -> Result<(Core, Ledger)> {
+    let directory_lock = disk.lock().map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Locked { path: disk.root() },
+        _ => Error::io("lock database directory", disk.root(), error),
+    })?;
+    let loaded = match Manifest::load(&disk)? {
+        Some(loaded) => loaded,
+        None => begin(&disk, &options)?,
+    };
+    check_files(&disk, &loaded)?;
+    let incarnation = loaded.incarnation;
+    let (mut view, mut unlogged) = (View::default(), Vec::new());
+    let registry_log = RegistryLog::load(&disk, loaded.state.registry_bytes, |change| {
+        view.apply_change(&change);
+    })?;
+    let open = |meta: &_| Arc::new(Segment::new(Arc::clone(&disk), Clone::clone(meta)));
+    view.version = Version::new(loaded.segments.values().map(open).collect());
+    view.durable_seq = loaded.floor();
+    view.tombstones = crate::head::tombstone::Tombstones::new(loaded.state.tombstones.clone());
+    let marks = Arc::make_mut(&mut view.gateways);
+    for (gateway, epoch, seq) in &loaded.state.marks {
+        Gateways::restore(marks, Arc::clone(gateway), *epoch, *seq);
+    }
+    let sealed_until = read_checkpoint(&disk, &loaded, &mut view)?;
+    let number = loaded.number + 1;
+    let everything = snapshot_edit(&view.version, &loaded.state);
+    let manifest = Manifest::create(&disk, number, incarnation, &everything)?;
+    remove_all(&disk, loaded.files.iter());
+    let ledger = Ledger { manifest, registry_log, sealed_until, state: loaded.state };
+
+    let listing = Listing::read(&disk)?;
+    let wal = WalWriter::new(
+        Arc::clone(&disk),
+        incarnation,
+        options.wal_file_bytes(),
+        view.durable_seq,
+        Vec::new(),
+    );
+    let start =
+        Start { incarnation, view, unlogged: std::mem::take(&mut unlogged), directory_lock };
+    let core = Core::new(disk, clock, options, wal, start);
+    let mut replay = Replay { core, ledger, closed: Vec::new(), unfolded_rows: 0 };
+    replay.run(listing)?;
+    Ok((replay.core, replay.ledger))
+}
+
+/// Makes an empty database, or says why not.
+fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
+    let root = disk.root();
+    let refuse = |why: &str| Err(Error::Invalid(format!("{}: {why}", root.display())));
+    if !options.create {
+        return refuse("there is no database here, and none was asked to be made");
+    }
+    let io = |e| Error::io("make folders", root.clone(), e);
+    for folder in [crate::wal::file::DIR, "segments", "trash"] {
+        disk.create_dir(folder).map_err(io)?;
+    }
+    let has_data = ["segments", crate::wal::file::DIR]
+        .iter()
+        .any(|folder| disk.list(folder).is_ok_and(|files| !files.is_empty()));
+    if has_data {
+        return refuse("segments or logs are here, but no manifest names them: restore a backup");
+    }
+    let identity = crate::ids::random();
+    RegistryLog::create(disk, identity)?;
+    let state = State {
+        next_segment: SegmentId(1),
+        registry_bytes: REGISTRY_HEADER_BYTES,
+        ..State::default()
+    };
+    disk.sync_dir("").map_err(io)?;
+    let incarnation = crate::ids::random();
+    let (segments, files) = (BTreeMap::new(), Vec::new());
+    Ok(Loaded { number: 0, incarnation, segments, state, files })
+}
+
+/// Moves files that no manifest names to the trash, and checks that those it names are there in full length.
+fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<()> {
+    let io = |e| Error::io("list", "segments", e);
+    let present: BTreeMap<String, u64> = disk
+        .list("segments")
+        .map_err(io)?
+        .into_iter()
+        .map(|(n, b)| (format!("segments/{n}"), b))
+        .collect();
+    let mut named = BTreeMap::new();
+    for meta in loaded.segments.values() {
+        let path = meta.path();
+        match present.get(&path) {
+            None => {
+                return Err(Error::corrupt(
+                    "segment",
+                    path,
+                    0,
+                    "the file is missing: restore a backup",
+                ));
+            }
+            Some(bytes) if *bytes != meta.file_bytes => {
+                let why =
+                    format!("the file has {bytes} bytes, the manifest says {}", meta.file_bytes);
+                return Err(Error::corrupt("segment", path, 0, why));
+            }
+            Some(_) => named.insert(path, ()),
+        };
+    }
+    let orphans = present.keys().filter(|path| !named.contains_key(*path));
+    for path in orphans {
+        let name = path.trim_start_matches("segments/");
+        disk.rename(path, &format!("trash/{name}")).map_err(io)?;
+    }
+    let root = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
+    let checkpoints = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
+    let needless = checkpoints.filter(|number| *number != loaded.state.latest_file);
+    let needless: Vec<String> = needless.map(checkpoint::path).collect();
+    remove_all(disk, needless.iter());
+    Ok(())
+}
+
+/// Latest samples and newest sealed times, from the checkpoint or, where that does not verify, from the segments.
+fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Result<SealedUntil> {
+    if loaded.state.latest_file == 0 {
+        return Ok(SealedUntil::new());
+    }
+    match checkpoint::read(disk, loaded.state.latest_file) {
+        Ok((latest, sealed_until)) => {
+            view.latest = latest;
+            Ok(sealed_until)
+        }
+        Err(Error::Corrupt { .. }) => {
+            let mut sealed_until = SealedUntil::new();
+            for segment in view.version.segments() {
+                segment.for_each_tag(&mut |tag, _, last_ns, _| {
+                    raise(&mut sealed_until, tag, last_ns);
+                })?;
+            }
+            let tags: Vec<_> = view.registry.iter().map(|tag| tag.id).collect();
+            view.renew_latest(&tags);
+            Ok(sealed_until)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Best effort: what stays is needless, and the next open tries again.
+fn remove_all<'a>(disk: &Arc<dyn Disk>, paths: impl Iterator<Item = &'a String>) {
+    for path in paths {
+        match disk.remove(path) {
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// The log on its way into memory.
+struct Replay {
+    core: Core,
+    ledger: Ledger,
+    closed: Vec<ClosedFile>,
+    unfolded_rows: usize,
+}
+
+impl Replay {
+    fn run(&mut self, listing: Listing) -> Result<()> {
+        let disk = Arc::clone(&self.core.disk);
+        let floor = self.ledger.state.floor;
+        let replayed = listing.replay(&disk, floor, |file| self.take(file))?;
+        let last_seq = replayed.last.as_ref().map_or(floor, |file| file.last_seq.max(floor));
+        self.closed.pop(); // the last file is taken over below
+        let mut wal = WalWriter::new(
+            Arc::clone(&disk),
+            self.core.incarnation,
+            self.core.options.wal_file_bytes(),
+            last_seq,
+            std::mem::take(&mut self.closed),
+        );
+        let mut needless = replayed.needless;
+        if let Some(last) = replayed.last {
+            if last.last_seq > self.ledger.state.floor {
+                take_over(&disk, &last, self.core.options.wal_file_bytes(), &mut wal)?;
+            }
+            needless.push(last.path);
+        }
+        for path in &needless {
+            disk.remove(path).map_err(|e| Error::io("remove old log file", path, e))?;
+        }
+        if !needless.is_empty() {
+            let dir = crate::wal::file::DIR;
+            disk.sync_dir(dir).map_err(|e| Error::io("sync folder", dir, e))?;
+        }
+        *crate::engine::core::lock(&self.core.wal) = wal;
+        Ok(())
+    }
+
+    fn take(&mut self, file: &LogFile) -> Result<()> {
+        for (offset, frame, payload) in file.frames() {
+            if frame.seq <= self.core.view().durable_seq {
+                continue; // in segments, and its changes in the registry file
+            }
+            let content = file.content(offset, &frame, payload)?;
+            self.unfolded_rows += content.run.as_ref().map_or(0, |run| run.times.len());
+            self.core.publish(vec![(frame.seq, content)]);
+            if self.unfolded_rows >= FOLD_ROWS {
+                self.fold();
+            }
+            if self.core.head_bytes() >= self.core.options.head_bytes / 2 {
+                seal::seal(&self.core, &mut self.ledger)?;
+            }
+        }
+        let (path, last_seq) = (file.path.clone(), file.last_seq);
+        self.closed.push(ClosedFile { path, last_seq, bytes: file.used_bytes() });
+        Ok(())
+    }
+
+    /// Folds what was replayed since the last time.
+    fn fold(&mut self) {
+        self.unfolded_rows = 0;
+        let mut view = View::clone(&self.core.view());
+        let first = view.head.folded;
+        let inputs = view.head.runs[first..].to_vec();
+        let folded = Run::fold(&inputs, &view.tombstones);
+        let folded = (!folded.times.is_empty()).then(|| Arc::new(folded));
+        view.head.replace(first, inputs.len(), folded);
+        self.core.swap(view);
+    }
+}
+
+/// Copies the records of the log's last file into a new one, which the writer goes on with.
+fn take_over(
+    disk: &Arc<dyn Disk>,
+    last: &LogFile,
+    file_bytes: u64,
+    wal: &mut WalWriter,
+) -> Result<()> {
+    let identity = crate::ids::random();
+    let header = FileHeader { identity, ..last.header };
+    let mut bytes = Vec::new();
+    for (_, frame, payload) in last.frames() {
+        frame.put(identity, payload, &mut bytes);
+    }
+    let offset = crate::wal::file::HEADER_BYTES as u64;
+    let end = offset + bytes.len() as u64;
+    let refused = |error| match error {
+        Error::Poisoned { .. } => {
+            let other = std::io::Error::other("a write or sync of the new log file failed");
+            Error::io("take over the log", header.path(), other)
+        }
+        error => error,
+    };
+    let file = writer::create(disk, &header, file_bytes.max(end)).map_err(refused)?;
+    let copied = file.write_at(offset, &bytes).and_then(|()| file.sync());
+    copied.map_err(|e| Error::io("take over the log", header.path(), e))?;
+    wal.adopt(header, file, end);
+    Ok(())
+}
+
+const _: () = assert!(Seq(0).0 == 0, "record numbers begin at 1: 0 means none");

@@ -1,0 +1,179 @@
+//! The View: everything a reader may see at one instant, swapped as a whole.
+
+use std::sync::Arc;
+
+use crate::head::Head;
+use crate::head::latest::LatestTable;
+use crate::head::tombstone::Tombstones;
+use crate::ids::{SegmentId, Seq};
+use crate::manifest::version::Version;
+use crate::quality::Quality;
+use crate::registry::Registry;
+use crate::registry::gateways::Gateways;
+use crate::sample::Value;
+use crate::scan::{Scan, ScanRequest, TagSelection};
+use crate::segment::meta::SegmentKind;
+use crate::tag::{TagId, ValueType};
+
+/// What is durable and visible. Immutable; the committer and maintenance replace it under one mutex.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) head: Head,
+    pub(crate) version: Version,
+    pub(crate) tombstones: Tombstones,
+    pub(crate) registry: Registry,
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) latest: LatestTable,
+    /// The newest durable record: nothing beyond it is in here.
+    pub(crate) durable_seq: Seq,
+}
+
+/// One View, pinned: what it shows never changes. Cheap to make and to clone; holds files and memory while it lives.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(crate) view: Arc<View>,
+}
+
+/// The current value of a tag: the sample of its greatest time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latest {
+    /// Source time.
+    pub time_ns: i64,
+    /// What was stored, whatever its quality.
+    pub value: Value,
+    /// Its quality.
+    pub quality: Quality,
+}
+
+/// A live segment, as `system.segments` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentSummary {
+    /// Its number.
+    pub id: SegmentId,
+    /// Base or late.
+    pub kind: SegmentKind,
+    /// UTC day of its first sample.
+    pub partition: String,
+    /// `raw`, or the tier's resolution.
+    pub tier: &'static str,
+    /// Earliest source time.
+    pub first_ns: i64,
+    /// Latest source time.
+    pub last_ns: i64,
+    /// Samples stored.
+    pub rows: u64,
+    /// Length of its file.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Tags with samples in it.
+    pub tags: u64,
+    /// First record whose samples are in it.
+    pub min_seq: Seq,
+    /// Last record whose samples are in it.
+    pub max_seq: Seq,
+    /// File, relative to the database directory.
+    pub file: String,
+}
+
+/// What the head holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadSummary {
+    /// Samples.
+    pub rows: u64,
+    /// Memory, about.
+    pub bytes: u64,
+    /// Sorted runs.
+    pub runs: usize,
+}
+
+impl Snapshot {
+    /// The newest durable record in it.
+    pub fn seq(&self) -> Seq {
+        self.view.durable_seq
+    }
+
+    /// Tags and state sets.
+    pub fn registry(&self) -> &Registry {
+        &self.view.registry
+    }
+
+    /// The tag's current value: the sample of the greatest time, of equal times the newest. `None` without samples.
+    pub fn latest(&self, tag: TagId) -> Option<Latest> {
+        let known = self.registry().get(tag).filter(|tag| !tag.is_deleted())?;
+        let entry = self.view.latest.get(tag)?;
+        let value = match (&entry.text, known.value_type) {
+            (Some(text), ValueType::Text) => Value::Text(Arc::clone(text)),
+            (_, value_type) => Value::from_word(value_type, entry.word),
+        };
+        Some(Latest { time_ns: entry.time_ns, value, quality: Quality(entry.quality) })
+    }
+
+    /// Reads samples.
+    ///
+    /// # Panics
+    /// If the request's tags do not ascend.
+    pub fn scan(&self, request: ScanRequest) -> Scan {
+        Scan::new(self.clone(), request)
+    }
+
+    /// Live segments, oldest seal first.
+    pub fn segments(&self) -> Vec<SegmentSummary> {
+        let metas = self.view.version.segments().iter().map(|segment| segment.meta());
+        let summary = |meta: &crate::segment::meta::SegmentMeta| SegmentSummary {
+            id: meta.id,
+            kind: meta.kind,
+            partition: crate::segment::name::day_of(meta.first_ns),
+            tier: crate::segment::name::tier_name(meta.tier),
+            first_ns: meta.first_ns,
+            last_ns: meta.last_ns,
+            rows: meta.rows,
+            bytes: meta.file_bytes,
+            chunks: u64::from(meta.chunks),
+            tags: u64::from(meta.tags),
+            min_seq: meta.min_seq,
+            max_seq: meta.max_seq,
+            file: meta.path(),
+        };
+        metas.map(summary).collect()
+    }
+
+    /// What the head holds.
+    pub fn head(&self) -> HeadSummary {
+        let head = &self.view.head;
+        HeadSummary { rows: head.rows(), bytes: head.bytes, runs: head.runs.len() }
+    }
+
+    /// An upper bound of the rows a scan may give, from spans and directories, without decoding. A segment whose directory
+    /// cannot be read counts whole.
+    pub fn estimate_rows(&self, request: &ScanRequest) -> u64 {
+        let range = request.range;
+        let mut rows = 0;
+        for segment in self.view.version.segments() {
+            let meta = segment.meta();
+            if !range.overlaps_span(meta.first_ns, meta.last_ns) {
+                continue;
+            }
+            rows += match (&request.tags, segment.directory()) {
+                (TagSelection::Only(tags), Ok(directory)) => {
+                    let of_tag = |tag: &TagId| -> u64 {
+                        let found = directory.find(*tag, range);
+                        found.map(|chunk| u64::from(directory.entry(chunk).rows)).sum()
+                    };
+                    tags.iter().map(of_tag).sum::<u64>().min(meta.rows)
+                }
+                _ => meta.rows,
+            };
+        }
+        for run in &self.view.head.runs {
+            rows += match &request.tags {
+                TagSelection::All => run.times.len() as u64,
+                TagSelection::Only(tags) => {
+                    let spans = tags.iter().filter_map(|tag| run.span(*tag));
+                    spans.map(|span| run.rows_in(span, range).len() as u64).sum()
+                }
+            };
+        }
+        request.limit.map_or(rows, |limit| rows.min(limit))
+    }
+}

@@ -1,0 +1,333 @@
+//! Header and footer of a segment file, and the columns of its directory.
+//!
+//! Both blocks follow from [`SegmentMeta`], so reading them means comparing them with what the manifest expects, field
+//! by field. The tables here and in `docs/format/segment.md` are compared by a test.
+
+use crate::bytes::{put_i64, put_u16, put_u32, put_u64};
+use crate::checksum::crc32;
+use crate::segment::SegmentMeta;
+
+/// First bytes of a segment file. CR LF and EOF catch transfers that treat the file as text.
+pub(crate) const MAGIC: [u8; 8] = *b"TMSEG\r\n\x1A";
+/// First bytes of the footer.
+pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"TMSEGEND";
+/// Newest version of the format this build writes and reads.
+pub(crate) const VERSION: u16 = 1;
+
+/// Length of the header. Together with the place of version and checksum it stays the same in all versions.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Length of the footer.
+pub(crate) const FOOTER_BYTES: usize = 64;
+/// The directory begins at a multiple of this, after zero bytes.
+pub(crate) const DIRECTORY_ALIGN: u64 = 8;
+
+/// A field of a block, or a column of the directory (whose offset is that within one entry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Field {
+    /// As the format page calls it.
+    pub name: &'static str,
+    /// From the start of the block.
+    pub offset: usize,
+    /// In bytes.
+    pub size: usize,
+}
+
+const fn field(name: &'static str, offset: usize, size: usize) -> Field {
+    Field { name, offset, size }
+}
+
+/// The header, row for row as in the format page.
+pub(crate) const HEADER: [Field; 12] = [
+    field("magic", 0, 8),
+    field("version", 8, 2),
+    field("flags", 10, 2),
+    field("kind", 12, 1),
+    field("tier", 13, 1),
+    field("reserved", 14, 2),
+    field("identity", 16, 8),
+    field("id", 24, 8),
+    field("min_seq", 32, 8),
+    field("max_seq", 40, 8),
+    field("first_ns", 48, 8),
+    field("reserved", 56, 4),
+];
+const HEADER_CRC: Field = field("crc32", 60, 4);
+
+/// The footer, row for row as in the format page.
+pub(crate) const FOOTER: [Field; 9] = [
+    field("magic", 0, 8),
+    field("directory_offset", 8, 8),
+    field("directory_bytes", 16, 8),
+    field("rows", 24, 8),
+    field("last_ns", 32, 8),
+    field("chunks", 40, 4),
+    field("tags", 44, 4),
+    field("directory_crc", 48, 4),
+    field("reserved", 52, 8),
+];
+const FOOTER_CRC: Field = field("crc32", 60, 4);
+
+/// Columns of the directory, widest first so that each stays aligned.
+pub(crate) mod column {
+    use super::{Field, field};
+
+    pub(crate) const FIRST_NS: Field = field("first_ns", 0, 8);
+    pub(crate) const LAST_NS: Field = field("last_ns", 8, 8);
+    pub(crate) const TIMES_OFFSET: Field = field("times_offset", 16, 8);
+    pub(crate) const BODY_OFFSET: Field = field("body_offset", 24, 8);
+    pub(crate) const MIN: Field = field("min", 32, 8);
+    pub(crate) const MAX: Field = field("max", 40, 8);
+    pub(crate) const SUM: Field = field("sum", 48, 8);
+    pub(crate) const FIRST: Field = field("first", 56, 8);
+    pub(crate) const LAST: Field = field("last", 64, 8);
+    pub(crate) const FIRST_TAG: Field = field("first_tag", 72, 4);
+    pub(crate) const LAST_TAG: Field = field("last_tag", 76, 4);
+    pub(crate) const ROWS: Field = field("rows", 80, 4);
+    pub(crate) const TIMES_BYTES: Field = field("times_bytes", 84, 4);
+    pub(crate) const TIMES_CRC: Field = field("times_crc", 88, 4);
+    pub(crate) const BODY_BYTES: Field = field("body_bytes", 92, 4);
+    pub(crate) const BODY_CRC: Field = field("body_crc", 96, 4);
+    pub(crate) const VALUES_BYTES: Field = field("values_bytes", 100, 4);
+    pub(crate) const GOOD: Field = field("good", 104, 4);
+    pub(crate) const UNCERTAIN: Field = field("uncertain", 108, 4);
+    pub(crate) const BAD: Field = field("bad", 112, 4);
+    pub(crate) const NON_FINITE: Field = field("non_finite", 116, 4);
+    pub(crate) const VALUE_TYPE: Field = field("value_type", 120, 1);
+    pub(crate) const FLAGS: Field = field("flags", 121, 1);
+}
+
+/// The directory's columns in file order.
+pub(crate) const DIRECTORY: [Field; 23] = [
+    column::FIRST_NS,
+    column::LAST_NS,
+    column::TIMES_OFFSET,
+    column::BODY_OFFSET,
+    column::MIN,
+    column::MAX,
+    column::SUM,
+    column::FIRST,
+    column::LAST,
+    column::FIRST_TAG,
+    column::LAST_TAG,
+    column::ROWS,
+    column::TIMES_BYTES,
+    column::TIMES_CRC,
+    column::BODY_BYTES,
+    column::BODY_CRC,
+    column::VALUES_BYTES,
+    column::GOOD,
+    column::UNCERTAIN,
+    column::BAD,
+    column::NON_FINITE,
+    column::VALUE_TYPE,
+    column::FLAGS,
+];
+/// Bytes of one directory entry, over all columns.
+pub(crate) const ENTRY_BYTES: usize = 122;
+
+const _: () = assert!(is_contiguous(&HEADER, HEADER_CRC.offset), "header has a gap");
+const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
+const _: () = assert!(is_contiguous(&FOOTER, FOOTER_CRC.offset), "footer has a gap");
+const _: () = assert!(FOOTER_CRC.offset + FOOTER_CRC.size == FOOTER_BYTES);
+const _: () = assert!(is_contiguous(&DIRECTORY, ENTRY_BYTES), "directory has a gap");
+
+const fn is_contiguous(fields: &[Field], total: usize) -> bool {
+    let (mut next, mut i) = (0, 0);
+    while i < fields.len() {
+        if fields[i].offset != next {
+            return false;
+        }
+        next += fields[i].size;
+        i += 1;
+    }
+    next == total
+}
+
+/// Why a header or footer is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Damaged, or of another file.
+    Corrupt {
+        /// From the start of the block.
+        offset: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// Valid, but of this newer version.
+    TooNew(u16),
+}
+
+impl Refusal {
+    fn at(field: Field, why: impl Into<String>) -> Self {
+        Self::Corrupt { offset: field.offset, why: why.into() }
+    }
+}
+
+/// The header of this segment's file.
+pub(crate) fn encode_header(meta: &SegmentMeta) -> [u8; HEADER_BYTES] {
+    let mut out = MAGIC.to_vec();
+    put_u16(&mut out, VERSION);
+    put_u16(&mut out, 0);
+    out.extend_from_slice(&[meta.kind.code(), meta.tier, 0, 0]);
+    put_u64(&mut out, meta.identity);
+    put_u64(&mut out, meta.id.0);
+    put_u64(&mut out, meta.min_seq.0);
+    put_u64(&mut out, meta.max_seq.0);
+    put_i64(&mut out, meta.first_ns);
+    put_u32(&mut out, 0);
+    seal(meta.identity, &mut out)
+}
+
+/// The footer of this segment's file.
+pub(crate) fn encode_footer(meta: &SegmentMeta) -> [u8; FOOTER_BYTES] {
+    let mut out = FOOTER_MAGIC.to_vec();
+    put_u64(&mut out, meta.directory_offset);
+    put_u64(&mut out, meta.directory_bytes());
+    put_u64(&mut out, meta.rows);
+    put_i64(&mut out, meta.last_ns);
+    put_u32(&mut out, meta.chunks);
+    put_u32(&mut out, meta.tags);
+    put_u32(&mut out, meta.directory_crc);
+    put_u64(&mut out, 0);
+    seal(meta.identity, &mut out)
+}
+
+/// Ends a block with its checksum.
+fn seal<const N: usize>(identity: u64, out: &mut Vec<u8>) -> [u8; N] {
+    put_u32(out, crc32(identity, out));
+    out.as_slice().try_into().expect("the const asserts above add up")
+}
+
+/// Compares a header with the one the manifest expects.
+pub(crate) fn check_header(meta: &SegmentMeta, found: &[u8; HEADER_BYTES]) -> Result<(), Refusal> {
+    let [magic, version, .., identity, id, _, _, _, _] = HEADER;
+    if part(found, magic) != MAGIC {
+        return Err(Refusal::at(magic, "this is not a segment file"));
+    }
+    // The checksum comes first, under the identity found: a valid header of another file is worth saying so.
+    check_crc(number(found, identity), found, HEADER_CRC)?;
+    if number(found, version) > u64::from(VERSION) {
+        return Err(Refusal::TooNew(u16::try_from(number(found, version)).unwrap_or(u16::MAX)));
+    }
+    if number(found, identity) != meta.identity {
+        let why = format!(
+            "the file is one of segment {}, identity {:016x}; the manifest expects segment {}, identity {:016x}",
+            number(found, id),
+            number(found, identity),
+            meta.id.0,
+            meta.identity
+        );
+        return Err(Refusal::at(identity, why));
+    }
+    check_fields(&HEADER, &encode_header(meta), found)
+}
+
+/// Compares a footer with the one the manifest expects.
+pub(crate) fn check_footer(meta: &SegmentMeta, found: &[u8; FOOTER_BYTES]) -> Result<(), Refusal> {
+    if part(found, FOOTER[0]) != FOOTER_MAGIC {
+        return Err(Refusal::at(FOOTER[0], "the file does not end with a segment footer"));
+    }
+    check_crc(meta.identity, found, FOOTER_CRC)?;
+    check_fields(&FOOTER, &encode_footer(meta), found)
+}
+
+fn check_crc(identity: u64, found: &[u8], crc: Field) -> Result<(), Refusal> {
+    if number(found, crc) == u64::from(crc32(identity, &found[..crc.offset])) {
+        return Ok(());
+    }
+    Err(Refusal::at(crc, "its checksum differs"))
+}
+
+fn check_fields(fields: &[Field], want: &[u8], found: &[u8]) -> Result<(), Refusal> {
+    for &field in fields {
+        if part(want, field) != part(found, field) {
+            let why = format!("{} differs from what the manifest says", field.name);
+            return Err(Refusal::at(field, why));
+        }
+    }
+    Ok(())
+}
+
+fn part(block: &[u8], field: Field) -> &[u8] {
+    &block[field.offset..field.offset + field.size]
+}
+
+/// An unsigned field of at most 8 bytes.
+fn number(block: &[u8], field: Field) -> u64 {
+    let mut wide = [0; 8];
+    wide[..field.size].copy_from_slice(part(block, field));
+    u64::from_le_bytes(wide)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::meta::tests::example;
+
+    #[test]
+    fn blocks_check_against_their_own_meta_only() {
+        let meta = example();
+        assert_eq!(check_header(&meta, &encode_header(&meta)), Ok(()));
+        assert_eq!(check_footer(&meta, &encode_footer(&meta)), Ok(()));
+        let mut other = example();
+        other.identity += 1;
+        other.rows += 1;
+        assert!(check_header(&meta, &encode_header(&other)).is_err());
+        assert!(check_footer(&meta, &encode_footer(&other)).is_err());
+        other.identity = meta.identity;
+        other.max_seq.0 += 1;
+        let Err(Refusal::Corrupt { offset: 40, why }) = check_header(&meta, &encode_header(&other))
+        else {
+            panic!("another seq range was taken");
+        };
+        assert!(why.contains("max_seq"), "{why}");
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let meta = example();
+        let mut header = encode_header(&meta);
+        header[8] = 2;
+        assert!(matches!(check_header(&meta, &header), Err(Refusal::Corrupt { .. })));
+        let crc = crc32(meta.identity, &header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(check_header(&meta, &header), Err(Refusal::TooNew(2)));
+    }
+
+    #[test]
+    fn unknown_flags_and_reserved_bytes_are_refused() {
+        let meta = example();
+        for position in [10, 14, 56] {
+            let mut header = encode_header(&meta);
+            header[position] = 1;
+            let crc = crc32(meta.identity, &header[..60]);
+            header[60..].copy_from_slice(&crc.to_le_bytes());
+            assert!(check_header(&meta, &header).is_err(), "byte {position}");
+        }
+    }
+
+    /// Rows of the tables under `heading`: (offset, size, field).
+    fn documented(heading: &str) -> Vec<(usize, usize, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/format/segment.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let section = page.split("\n## ").find(|part| part.starts_with(heading)).unwrap();
+        let rows = section.lines().filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let [_, offset, size, _, name, ..] = cells[..] else { return None };
+            Some((offset.parse().ok()?, size.parse().ok()?, name.to_owned()))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_format_page_agrees() {
+        let check = |heading: &str, fields: &[Field]| {
+            let want: Vec<_> =
+                fields.iter().map(|f| (f.offset, f.size, f.name.to_owned())).collect();
+            assert_eq!(documented(heading), want, "table of {heading}");
+        };
+        check("Header", &[&HEADER[..], &[HEADER_CRC]].concat());
+        check("Footer", &[&FOOTER[..], &[FOOTER_CRC]].concat());
+        check("Directory", &DIRECTORY);
+    }
+}

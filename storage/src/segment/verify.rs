@@ -1,0 +1,98 @@
+//! Reads every byte of a segment again and says what is wrong with it.
+//!
+//! Beyond checksums it decodes each chunk, computes its statistics anew and compares: a fault of an encoder is found
+//! here, not by a query.
+
+use crate::chunk::{ChunkEntry, SeriesBuf, Statistics, reader};
+use crate::error::{Error, Result};
+use crate::segment::{ChunkIndex, Directory, Segment};
+use crate::time::TimeRange;
+
+impl Segment {
+    /// Verifies every byte.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; see [`Self::verify_each`] for all of them.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let mut first = None;
+        self.verify_each(&mut |error| first = first.take().or(Some(error)));
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Verifies every byte and reports each thing that is wrong: each bad chunk with its tags and times. Without a
+    /// valid header, footer and directory it cannot go on.
+    pub(crate) fn verify_each(&self, report: &mut dyn FnMut(Error)) {
+        let directory = self.open_file().and_then(|file| self.load_directory(file.as_ref()));
+        let directory = match directory {
+            Ok(directory) => directory,
+            Err(error) => return report(error),
+        };
+        let mut bad_chunks = 0;
+        for index in directory.indices() {
+            if let Err(error) = self.verify_chunk(&directory, index) {
+                bad_chunks += 1;
+                report(error);
+            }
+        }
+        if bad_chunks == 0
+            && let Err(error) = self.verify_tags()
+        {
+            report(error);
+        }
+    }
+
+    fn verify_chunk(&self, directory: &Directory, index: ChunkIndex) -> Result<()> {
+        let entry = directory.entry(index);
+        let mut buffer = Vec::new();
+        let mut rows = SeriesBuf::new(entry.first_tag, entry.value_type);
+        if entry.packed {
+            let mut packed = self.read_packed(&entry, &mut buffer)?;
+            let bytes = self.read(&entry, entry.body, &mut buffer)?;
+            packed
+                .decode_body(&entry, bytes)
+                .map_err(|why| self.malformed(&entry, entry.body, why))?;
+            packed.copy(0..entry.len(), (true, true), &mut rows);
+        } else {
+            let bytes = self.read(&entry, entry.times, &mut buffer)?;
+            let decoded = reader::decode_times(&entry, bytes, TimeRange::ALL, &mut rows.times)
+                .map_err(|why| self.malformed(&entry, entry.times, why))?;
+            let bytes = self.read(&entry, entry.body, &mut buffer)?;
+            reader::decode_body(&entry, bytes, decoded, (true, true), &mut rows)
+                .map_err(|why| self.malformed(&entry, entry.body, why))?;
+        }
+        self.verify_rows(&entry, &rows)
+    }
+
+    fn verify_rows(&self, entry: &ChunkEntry, rows: &SeriesBuf) -> Result<()> {
+        let wrong = |why: &str| Err(self.corrupt(entry.to_string(), entry.times.offset, why));
+        if rows.len() != entry.len() || rows.qualities.len() != rows.len() {
+            return wrong("it decodes to another number of rows than the directory says");
+        }
+        if Statistics::of(entry.value_type, &rows.words, &rows.qualities) != entry.statistics {
+            return wrong("its statistics differ from those the directory says");
+        }
+        Ok(())
+    }
+
+    /// No tag in two places, and as many tags as the manifest says.
+    fn verify_tags(&self) -> Result<()> {
+        let (mut tags, mut last, mut repeated) = (0_u64, None, None);
+        self.for_each_tag(&mut |tag, _, _, _| {
+            if last.is_some_and(|last| tag <= last) {
+                repeated = Some(tag);
+            }
+            last = Some(tag);
+            tags += 1;
+        })?;
+        let offset = self.meta().directory_offset;
+        if let Some(tag) = repeated {
+            let why = format!("tag {tag} has chunks in two places");
+            return Err(self.corrupt("segment directory", offset, why));
+        }
+        if tags != u64::from(self.meta().tags) {
+            let why = format!("{tags} tags, the manifest says {}", self.meta().tags);
+            return Err(self.corrupt("segment directory", offset, why));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Writes one segment file from front to back.
+//!
+//! # Contract
+//! * Tags come in ascending order, each with all its samples in time order; the same input gives the same bytes.
+//! * Memory is bounded by the write buffer, one packed chunk per value type and the directory.
+//! * The file counts only once the manifest names it. After an error the caller removes it.
+//!
+//! # What it does not know
+//! Why these samples go together, and whether others win over them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::checksum::crc32;
+use crate::chunk::builder::{Columns, PackedBuilder, piece_rows};
+use crate::chunk::{ChunkEntry, Series};
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+use crate::segment::layout::{
+    DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
+};
+use crate::segment::{SegmentKind, SegmentMeta, directory};
+use crate::tag::{TagId, ValueType};
+use crate::{SegmentId, Seq};
+
+/// Bytes collected before they go to the disk.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A segment file being written.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    file: Arc<dyn DiskFile>,
+    /// For messages.
+    path: PathBuf,
+    /// Complete but for the figures known at the end.
+    meta: SegmentMeta,
+    /// Bytes not on the disk yet; they go to `written`.
+    buffer: Vec<u8>,
+    written: u64,
+    last_tag: Option<TagId>,
+    columns: Columns,
+    /// One per value type, in the order of the type numbers.
+    packed: [PackedBuilder; ValueType::ALL.len()],
+    entries: Vec<ChunkEntry>,
+}
+
+impl SegmentWriter {
+    /// Makes the file of a raw segment. `identity` is random, `first_ns` not after the first sample.
+    ///
+    /// # Errors
+    /// If the file exists or the disk refuses.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        id: SegmentId,
+        kind: SegmentKind,
+        identity: u64,
+        seqs: (Seq, Seq),
+        first_ns: i64,
+    ) -> Result<Self> {
+        assert!(seqs.0 <= seqs.1, "a segment's seqs ascend");
+        let meta = SegmentMeta {
+            id,
+            kind,
+            tier: 0,
+            identity,
+            min_seq: seqs.0,
+            max_seq: seqs.1,
+            first_ns,
+            last_ns: first_ns,
+            rows: 0,
+            chunks: 0,
+            tags: 0,
+            file_bytes: 0,
+            directory_offset: 0,
+            directory_crc: 0,
+        };
+        let path = disk.root().join(meta.path());
+        let file = disk
+            .create(&meta.path(), 0)
+            .map_err(|source| Error::io("create segment", &path, source))?;
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES + BUFFER_BYTES / 4);
+        buffer.extend_from_slice(&encode_header(&meta));
+        Ok(Self {
+            file,
+            path,
+            meta,
+            buffer,
+            written: 0,
+            last_tag: None,
+            columns: Columns::default(),
+            packed: ValueType::ALL.map(PackedBuilder::new),
+            entries: Vec::new(),
+        })
+    }
+
+    /// Whether nothing was pushed yet: such a segment cannot be finished.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.meta.rows == 0
+    }
+
+    /// Bytes the file has so far, without the rows still being collected, directory and footer.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Takes all samples of one tag, greater than every tag pushed before. A tag without samples is left out.
+    ///
+    /// # Errors
+    /// If the disk refuses; the writer is then of no further use.
+    ///
+    /// # Panics
+    /// If tags do not ascend, columns differ in length, or a sample is older than the segment.
+    pub(crate) fn push(&mut self, series: Series<'_>) -> Result<()> {
+        series.check();
+        let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) else {
+            return Ok(());
+        };
+        assert!(self.last_tag.is_none_or(|last| last < series.tag), "tags must ascend");
+        assert!(self.meta.first_ns <= first_ns, "a sample is older than its segment");
+        assert!(first_ns <= last_ns, "times must ascend");
+        self.last_tag = Some(series.tag);
+        self.meta.last_ns = self.meta.last_ns.max(last_ns);
+        self.meta.rows += series.len() as u64;
+        self.meta.tags += 1;
+        if PackedBuilder::takes(series) {
+            let slot = slot_of(series.value_type);
+            if !self.packed[slot].has_room(series) {
+                self.put_packed(slot)?;
+            }
+            self.packed[slot].push(series);
+            return Ok(());
+        }
+        let mut from = 0;
+        while from < series.len() {
+            let left = series.slice(from..series.len());
+            let rows = piece_rows(left);
+            let entry = self.columns.encode(left.slice(0..rows));
+            self.put_chunk(entry)?;
+            from += rows;
+        }
+        Ok(())
+    }
+
+    /// Writes directory and footer and syncs the file, but not its folder.
+    ///
+    /// # Errors
+    /// If the disk refuses, or nothing was pushed. The caller then removes the file.
+    pub(crate) fn finish(mut self) -> Result<SegmentMeta> {
+        if self.is_empty() {
+            return Err(Error::Invalid("a segment must hold at least one sample".into()));
+        }
+        for slot in 0..self.packed.len() {
+            self.put_packed(slot)?;
+        }
+        self.entries.sort_by_key(directory::order);
+        self.meta.directory_offset = self.bytes().next_multiple_of(DIRECTORY_ALIGN);
+        self.meta.chunks = u32::try_from(self.entries.len())
+            .map_err(|_| Error::Invalid("a segment has at most 2^32 chunks".into()))?;
+        let padding = self.meta.directory_offset - self.bytes();
+        self.buffer.extend((0..padding).map(|_| 0));
+        let start = self.buffer.len();
+        directory::encode(&self.entries, &mut self.buffer);
+        self.meta.directory_crc = crc32(self.meta.identity, &self.buffer[start..]);
+        self.meta.file_bytes = self.bytes() + FOOTER_BYTES as u64;
+        self.buffer.extend_from_slice(&encode_footer(&self.meta));
+        self.flush()?;
+        assert_eq!(self.written, self.meta.file_bytes, "the file has the length its meta says");
+        assert!(self.meta.directory_offset >= HEADER_BYTES as u64, "chunks follow the header");
+        self.file.sync().map_err(|source| Error::io("sync segment", &self.path, source))?;
+        Ok(self.meta)
+    }
+
+    fn put_packed(&mut self, slot: usize) -> Result<()> {
+        match self.packed[slot].encode(&mut self.columns) {
+            Some(entry) => self.put_chunk(entry),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the chunk in `columns` and notes where it lies.
+    fn put_chunk(&mut self, mut entry: ChunkEntry) -> Result<()> {
+        let identity = self.meta.identity;
+        entry.times.offset = self.bytes();
+        entry.times.crc = crc32(identity, &self.columns.times);
+        self.buffer.extend_from_slice(&self.columns.times);
+        entry.body.offset = self.bytes();
+        entry.body.crc = crc32(identity, &self.columns.body);
+        self.buffer.extend_from_slice(&self.columns.body);
+        self.entries.push(entry);
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file
+            .write_at(self.written, &self.buffer)
+            .map_err(|source| Error::io("write segment", &self.path, source))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+/// Position of a type in a table of all types.
+pub(crate) fn slot_of(value_type: ValueType) -> usize {
+    usize::from(value_type.code()) - 1
+}
+
+const _: () = {
+    let mut slot = 0;
+    while slot < ValueType::ALL.len() {
+        assert!(ValueType::ALL[slot].code() as usize == slot + 1, "type numbers count from 1");
+        slot += 1;
+    }
+};

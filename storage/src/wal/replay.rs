@@ -1,0 +1,215 @@
+//! Reads the log back after a crash or a close.
+//!
+//! # Contract
+//! * Records come once each, in seq order, without a hole, from the first the log holds.
+//! * A bad record that any later frame or file header calls durable is rot: [`Error::Corrupt`] names the range.
+//!   Otherwise it is where a crash tore the tail: the log ends before it.
+//! * Nothing is written here; [`super::super::recovery`] makes the new file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::file::{BadHeader, DIR, FRAME_HEADER_BYTES, FileHeader, Frame, HEADER_BYTES, Kind};
+use super::record::Content;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+
+/// One log file, read and checked.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    pub(crate) path: String,
+    pub(crate) header: FileHeader,
+    bytes: Vec<u8>,
+    /// End of the last good frame.
+    end: usize,
+    pub(crate) last_seq: Seq,
+}
+
+impl LogFile {
+    /// Good frames with their payloads, in seq order.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = (usize, Frame, &[u8])> {
+        let mut at = HEADER_BYTES;
+        std::iter::from_fn(move || {
+            let rest = self.bytes.get(at..self.end)?;
+            let (frame, payload) = Frame::read(rest, self.header.identity)?;
+            let offset = at;
+            at += frame.bytes();
+            (frame.kind == Kind::Record).then_some((offset, frame, payload))
+        })
+    }
+
+    /// What a frame's payload says.
+    pub(crate) fn content(&self, offset: usize, frame: &Frame, payload: &[u8]) -> Result<Content> {
+        Content::decode(frame.seq, payload, frame.raw_bytes as usize).map_err(|why| {
+            let what = format!("log record {}", frame.seq);
+            Error::corrupt(what, &self.path, offset as u64, why.0)
+        })
+    }
+
+    /// Bytes of the file up to the end of its last good frame.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.end as u64
+    }
+}
+
+/// Names of the log's files.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Ascending by first seq; files of one first seq are copies of which one is the fuller.
+    groups: BTreeMap<Seq, Vec<(String, u64)>>,
+}
+
+impl Listing {
+    pub(crate) fn read(disk: &Arc<dyn Disk>) -> Result<Self> {
+        let names = disk.list(DIR).map_err(|e| Error::io("list", DIR, e))?;
+        let mut groups: BTreeMap<Seq, Vec<(String, u64)>> = BTreeMap::new();
+        for (name, _) in names {
+            if let Some((first, identity)) = FileHeader::parse_name(&name) {
+                groups.entry(first).or_default().push((format!("{DIR}/{name}"), identity));
+            }
+        }
+        Ok(Self { groups })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Reads the files one after the other and hands each to `take`, then says which file is the last, if there is any,
+    /// and which files are needless copies. `floor` is the greatest seq that segments hold: the log must reach back to it.
+    pub(crate) fn replay(
+        self,
+        disk: &Arc<dyn Disk>,
+        floor: Seq,
+        mut take: impl FnMut(&LogFile) -> Result<()>,
+    ) -> Result<Replayed> {
+        let mut needless = Vec::new();
+        let mut last: Option<LogFile> = None;
+        let groups: Vec<_> = self.groups.into_iter().collect();
+        for (number, (first_seq, copies)) in groups.iter().enumerate() {
+            let next = groups.get(number + 1).map(|(seq, _)| *seq);
+            let Some(file) = fullest(disk, copies, *first_seq, next, &mut needless)? else {
+                continue;
+            };
+            let expected = last.as_ref().map_or(floor.next(), |last| last.last_seq.next());
+            let fits = if last.is_some() { *first_seq == expected } else { *first_seq <= expected };
+            if !fits {
+                let why = format!("starts at record {first_seq}, expected {expected}");
+                return Err(Error::corrupt("log: records are missing", &file.path, 0, why));
+            }
+            take(&file)?;
+            last = Some(file);
+        }
+        Ok(Replayed { last, needless })
+    }
+}
+
+/// What a replay leaves to do.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    /// The last file, whose records the next one takes over.
+    pub(crate) last: Option<LogFile>,
+    /// Files that hold nothing of their own.
+    pub(crate) needless: Vec<String>,
+}
+
+/// Of files with one first seq (a crash between copying the last file and unlinking it leaves two) the one that reaches
+/// furthest. `next` is the first seq of the file after them: up to there every record was durable.
+fn fullest(
+    disk: &Arc<dyn Disk>,
+    copies: &[(String, u64)],
+    first_seq: Seq,
+    next: Option<Seq>,
+    needless: &mut Vec<String>,
+) -> Result<Option<LogFile>> {
+    let mut best: Option<LogFile> = None;
+    let mut failed = None;
+    for (path, identity) in copies {
+        match read(disk, path, *identity, first_seq) {
+            Ok(Some(file)) => {
+                let is_fuller = best.as_ref().is_none_or(|best| file.last_seq > best.last_seq);
+                let loser = if is_fuller { best.replace(file) } else { Some(file) };
+                needless.extend(loser.map(|file| file.path));
+            }
+            Ok(None) => needless.push(path.clone()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    let durable = next.map(|seq| Seq(seq.0 - 1));
+    match (best, durable, failed) {
+        (Some(file), Some(durable), _) if file.last_seq >= durable => Ok(Some(file)),
+        (_, _, Some(error)) => Err(error),
+        (Some(file), Some(durable), None) => {
+            let what = format!("log records {} to {durable}", file.last_seq.next());
+            Err(Error::corrupt(what, &file.path, file.used_bytes(), rot()))
+        }
+        (best, None, None) => Ok(best),
+        (None, Some(_), None) => Ok(None), // the gap shows at the next file
+    }
+}
+
+/// Reads one file; `None` if a crash left it without a header, so that nothing in it was ever acknowledged.
+fn read(
+    disk: &Arc<dyn Disk>,
+    path: &str,
+    identity: u64,
+    first_seq: Seq,
+) -> Result<Option<LogFile>> {
+    let bytes = read_all(disk, path)?;
+    let header = match FileHeader::decode(&bytes, identity) {
+        Ok(header) => header,
+        Err(BadHeader::TooNew(found)) => {
+            let supported = super::file::VERSION;
+            return Err(Error::TooNew { path: path.into(), found, supported });
+        }
+        Err(BadHeader::Corrupt(_)) if later_frame(&bytes, 0, identity).is_none() => {
+            return Ok(None);
+        }
+        Err(BadHeader::Corrupt(why)) => {
+            return Err(Error::corrupt("log file header", path, 0, why));
+        }
+    };
+    if header.first_seq != first_seq || header.identity != identity {
+        return Err(Error::corrupt("log file header", path, 0, "the file has another's name"));
+    }
+    let (mut at, mut expected) = (HEADER_BYTES, first_seq);
+    loop {
+        match Frame::read(bytes.get(at..).unwrap_or_default(), identity) {
+            Some((frame, _)) if frame.kind == Kind::Record && frame.seq == expected => {
+                at += frame.bytes();
+                expected = expected.next();
+            }
+            Some((frame, _)) if frame.kind == Kind::Close && frame.seq.next() == expected => break,
+            _ => break,
+        }
+    }
+    if let Some(frame) = later_frame(&bytes, at, identity)
+        && frame.synced_seq >= expected
+    {
+        let what = format!("log records {expected} to {}", frame.synced_seq);
+        return Err(Error::corrupt(what, path, at as u64, rot()));
+    }
+    let last_seq = Seq(expected.0 - 1);
+    Ok(Some(LogFile { path: path.into(), header, bytes, end: at, last_seq }))
+}
+
+fn rot() -> &'static str {
+    "these records were durable and now do not verify: the disk has changed them; restore a backup"
+}
+
+/// The good frame from `start` on that calls the most durable.
+fn later_frame(bytes: &[u8], start: usize, identity: u64) -> Option<Frame> {
+    let starts = (start..bytes.len().saturating_sub(FRAME_HEADER_BYTES - 1)).step_by(8);
+    let frames = starts.filter_map(|at| Frame::read(&bytes[at..], identity));
+    frames.map(|(frame, _)| frame).max_by_key(|frame| frame.synced_seq)
+}
+
+fn read_all(disk: &Arc<dyn Disk>, path: &str) -> Result<Vec<u8>> {
+    let io = |e| Error::io("read log file", path, e);
+    let file = disk.open(path).map_err(io)?;
+    let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; length];
+    file.read_at(0, &mut bytes).map_err(io)?;
+    Ok(bytes)
+}
