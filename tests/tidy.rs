@@ -88,6 +88,20 @@ const BANNED: &[(&str, &str, &[&str], &str)] = &[
     ("#[ignore", "", &[], "make it fast, or make it a soak command"),
 ];
 
+/// Crates whose types meet in one call: two versions of one would not fit together. `*` = and its relatives.
+const ONE_VERSION: &[&str] = &[
+    "arrow",
+    "arrow-*",
+    "datafusion",
+    "datafusion-*",
+    "object_store",
+    "parquet",
+    "prost",
+    "tonic",
+];
+/// Where every dependency comes from.
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
 /// Names that say nothing about what a module owns.
 const VAGUE_NAMES: &[&str] =
     &["util", "utils", "common", "helper", "helpers", "manager", "managers", "misc"];
@@ -123,6 +137,13 @@ fn every_dependency_has_a_line_in_the_decisions() {
     let names: Vec<_> = dependencies(&root).into_iter().map(|found| found.name).collect();
     assert!(names.len() > 20, "the root manifest lists its versions: found only {names:?}");
     report(undecided(&names, &decisions));
+}
+
+#[test]
+fn the_lock_file_holds_one_version_of_each_family() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock is committed");
+    assert!(lock.contains("name = \"datafusion\""), "Cargo.lock does not look like ours");
+    report(lock_offences(&lock));
 }
 
 #[test]
@@ -255,6 +276,29 @@ fn undecided(names: &[String], decisions: &str) -> Vec<String> {
         .filter(|name| !decisions.contains(&format!("| `{name}` |")))
         .map(|name| format!("Cargo.toml:1: {name} has no line in docs/decisions: say why it is in"))
         .collect()
+}
+
+fn lock_offences(lock: &str) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    let mut offences = Vec::new();
+    let mut name = "";
+    for (number, line) in lock.lines().enumerate() {
+        let value = line.split('"').nth(1).unwrap_or_default();
+        if line.starts_with("name = ") {
+            name = value;
+            let single = ONE_VERSION.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == *pattern,
+            });
+            if single && !taken.insert(name) {
+                offences.push(format!("Cargo.lock:{}: a second {name}: unite them", number + 1));
+            }
+        }
+        if line.starts_with("source = ") && value != REGISTRY {
+            offences.push(format!("Cargo.lock:{}: {name} is not from crates.io", number + 1));
+        }
+    }
+    offences
 }
 
 /// `inside` is a path below `storage/src`.
@@ -815,6 +859,13 @@ fn self_test_decisions() {
     assert_eq!(undecided(&names, "| `zstd` | compression |").len(), 1);
     let numbers = ["0001-a.md".to_owned(), "0001-b.md".to_owned(), "notes.md".to_owned()];
     assert_eq!(number_offences(&numbers).len(), 2);
+}
+
+#[test]
+fn self_test_lock_file() {
+    let bad = "name = \"arrow-ipc\"\nname = \"syn\"\nname = \"syn\"\nname = \"arrow-ipc\"\n\
+               source = \"git+https://example.org/arrow\"\n";
+    assert_eq!(lines_of(&lock_offences(bad)), [4, 5]);
 }
 
 #[test]

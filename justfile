@@ -1,0 +1,32 @@
+# Shortcuts. Nothing needs `just`: each recipe is one command that can be typed by hand; `.ci/run` does without.
+
+# What one runs before a commit: format, lints, house rules, links of the documentation.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo test -p tagmill-tests --test tidy --locked
+    cargo doc --workspace --no-deps --locked
+
+# Every test, as the README says it; `just test wal` runs those whose name holds "wal".
+test *FILTER:
+    cargo test --workspace --locked -- {{FILTER}}
+
+# Every crash test again, from the seed a failure printed.
+crash SEED:
+    TAGMILL_SEED={{SEED}} cargo test -p tagmill-tests --test suite --locked -- --nocapture crash
+
+# Writes the golden files that are missing. A released one never changes: delete nothing here.
+golden:
+    UPDATE_GOLDEN=1 cargo test -p tagmill-tests --test suite --locked -- golden
+
+# One benchmark, e.g. `just bench ingest`.
+bench NAME *ARGS:
+    cargo bench -p tagmill-benches --bench {{NAME}} --locked -- {{ARGS}}
+
+# The plant in a box: server, simulator, five questions; stays up until Ctrl-C.
+demo *ARGS:
+    cargo run --release --locked -- demo {{ARGS}}
+
+# What must pass before a merge.
+ci *STEPS:
+    .ci/run {{STEPS}}
