@@ -52,23 +52,28 @@ const WITHOUT: &[(&str, &[&str], &str)] = &[
     ("tagmill-client", &["datafusion", "arrow", "clap"], "a gateway embeds it: keep it small"),
 ];
 
-/// Order of knowledge inside `storage`: a module may use only names to its left, `|` in the drawing of ARCHITECTURE.md
-/// separates the lines here. Names defined in `lib.rs` itself are free; what it re-exports counts as its module.
+/// Order of knowledge inside `storage`: a module may use only names of lines above its own, and names to its left.
+/// `a::b` gives a submodule a place of its own. Names defined in `lib.rs` itself are free; what it re-exports counts as
+/// the module it comes from.
 const STORAGE_ORDER: &[&[&str]] = &[
     &["ids", "limits", "time", "quality", "tag", "sample", "error", "options"],
     &["bytes", "checksum", "disk"],
     &["encoding"],
     &["chunk"],
-    &["wal", "head", "segment"],
-    &["registry", "manifest", "tier"],
-    &["scan", "maintenance", "recovery", "backup", "parquet"],
+    &["registry", "head", "segment", "wal", "manifest", "tier"],
+    &["scan"],
+    // What the engine's threads share. They get it handed in, so it stands before them.
+    &["engine::core"],
+    &["maintenance", "recovery", "backup", "parquet"],
     &["engine"],
 ];
-/// Left of each other, and strangers all the same: (user, used, why).
+/// Allowed by the order, and strangers all the same: (user, used, why).
 const STORAGE_STRANGERS: &[(&str, &str, &str)] = &[
-    ("head", "wal", "the engine turns records into blocks"),
-    ("segment", "wal", "a segment is written from series, whoever made them"),
+    ("head", "registry", "a row knows its tag by number"),
+    ("segment", "registry", "a row knows its tag by number"),
     ("segment", "head", "a segment is written from series, whoever made them"),
+    ("wal", "segment", "the log and the segments meet in the engine only"),
+    ("scan", "wal", "what is visible is in the View, not in the log"),
 ];
 
 /// Words that may not stand in code: (word, under, except in, instead).
@@ -76,7 +81,6 @@ const BANNED: &[(&str, &str, &[&str], &str)] = &[
     ("std::fs", "storage/src/", &["storage/src/disk/real.rs"], "go through Disk"),
     ("fs::", "storage/src/", &["storage/src/disk/real.rs"], "go through Disk"),
     ("SystemTime::now", "storage/src/", &["storage/src/time.rs"], "ask Clock::wall_ns"),
-    ("Instant::now", "storage/src/", &["storage/src/time.rs"], "ask Clock::monotonic_ns"),
     ("println!", "storage/src/", &[], "return it"),
     ("println!", "query/src/", &[], "return it"),
     ("println!", "proto/", &[], "return it"),
@@ -137,6 +141,28 @@ fn every_dependency_has_a_line_in_the_decisions() {
     let names: Vec<_> = dependencies(&root).into_iter().map(|found| found.name).collect();
     assert!(names.len() > 20, "the root manifest lists its versions: found only {names:?}");
     report(undecided(&names, &decisions));
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let sources = sources();
+    let mut offences = Vec::new();
+    for manifest in manifests() {
+        let folder = manifest.path.trim_end_matches("Cargo.toml");
+        // `proto/client` is a crate of its own inside `proto`.
+        let inside = |path: &str| {
+            let inner = path.strip_prefix(folder);
+            inner.is_some_and(|inner| folder.contains("client") || !inner.starts_with("client/"))
+        };
+        let texts =
+            sources.iter().filter(|file| inside(&file.path)).map(|file| code_of(&file.text));
+        offences.extend(unused_offences(
+            &manifest.path,
+            &manifest.text,
+            &texts.collect::<String>(),
+        ));
+    }
+    report(offences);
 }
 
 #[test]
@@ -224,6 +250,21 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
+fn examples_in_documents_are_files_that_run() {
+    let mut offences = Vec::new();
+    for file in files(&["md"]) {
+        for Excerpt { line, source, text } in excerpts(&file.text) {
+            let original = fs::read_to_string(root().join(&source)).unwrap_or_default();
+            if !original.contains(&text) || text.trim().is_empty() {
+                let path = &file.path;
+                offences.push(format!("{path}:{line}: not what {source} says: copy it again"));
+            }
+        }
+    }
+    report(offences);
+}
+
+#[test]
 fn decisions_have_numbers_of_their_own() {
     let names: Vec<_> = files(&["md"])
         .into_iter()
@@ -278,6 +319,17 @@ fn undecided(names: &[String], decisions: &str) -> Vec<String> {
         .collect()
 }
 
+fn unused_offences(path: &str, toml: &str, sources: &str) -> Vec<String> {
+    let used = |name: &str| has_word(sources, &name.replace('-', "_"));
+    dependencies(toml)
+        .into_iter()
+        .filter(|Dependency { name, .. }| !used(name))
+        .map(|Dependency { line, name, .. }| {
+            format!("{path}:{line}: {name} is not used: remove it")
+        })
+        .collect()
+}
+
 fn lock_offences(lock: &str) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let mut offences = Vec::new();
@@ -303,32 +355,33 @@ fn lock_offences(lock: &str) -> Vec<String> {
 
 /// `inside` is a path below `storage/src`.
 fn module_offences(inside: &str, source: &str, exports: &BTreeMap<String, String>) -> Vec<String> {
-    let parts: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
-    let own = parts[0];
-    let Some(own_place) = place(own) else {
+    let mut home: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
+    if home.last() == Some(&"mod") {
+        home.pop();
+    }
+    let Some((own_place, own)) = place(&home) else {
+        let unknown = home[0];
         return vec![format!(
-            "storage/src/{inside}:1: unknown module {own}: give it a place in STORAGE_ORDER"
+            "storage/src/{inside}:1: unknown module {unknown}: give it a place in STORAGE_ORDER"
         )];
     };
-    let depth = if parts.last() == Some(&"mod") { parts.len() - 1 } else { parts.len() };
     let mut offences = Vec::new();
-    for (line, name) in crate_names(&without_tests(&code_of(source)), depth) {
+    let code = without_tests(&code_of(source));
+    for (line, path) in used_paths(&code, &home) {
         let at = format!("storage/src/{inside}:{line}");
-        if name == "*" {
+        if path[0] == "*" {
             offences.push(format!("{at}: glob over the crate root: name what is used"));
             continue;
         }
-        let used = if place(&name).is_some() { Some(&name) } else { exports.get(&name) };
-        let Some(used) = used.filter(|used| *used != own) else { continue };
-        match place(used) {
-            None => offences.push(format!("{at}: {used} has no place in STORAGE_ORDER")),
-            Some(used_place) if used_place > own_place => offences.push(format!(
-                "{at}: {own} looks right, to {used}: move the code, or hand {used} in from the engine"
-            )),
-            Some(_) => {}
+        let exported = exports.get(path[0]).map(|module| module.split("::").collect::<Vec<_>>());
+        let Some((used_place, used)) = place(&exported.unwrap_or(path)) else { continue };
+        if used_place > own_place {
+            offences.push(format!(
+                "{at}: {own} may not know {used}: move the code, or hand in what it needs"
+            ));
         }
         for (user, stranger, why) in STORAGE_STRANGERS {
-            if *user == own && stranger == used {
+            if *user == own && *stranger == used {
                 offences.push(format!("{at}: {own} may not know {used}: {why}"));
             }
         }
@@ -448,6 +501,30 @@ fn links(markdown: &str) -> Vec<(usize, String)> {
                 found.push((number + 1, path.to_owned()));
             }
         }
+    }
+    found
+}
+
+#[derive(Debug, PartialEq)]
+struct Excerpt {
+    line: usize,
+    source: String,
+    text: String,
+}
+
+/// Code blocks that follow a line `<!-- from path -->`.
+fn excerpts(markdown: &str) -> Vec<Excerpt> {
+    let mut found = Vec::new();
+    let mut lines = markdown.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let mark = line.strip_prefix("<!-- from ").and_then(|rest| rest.strip_suffix(" -->"));
+        let Some(source) = mark else { continue };
+        let block = lines.by_ref().skip_while(|(_, line)| line.is_empty()).skip(1);
+        let text = block
+            .map(|(_, line)| line)
+            .take_while(|line| !line.starts_with("```"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        found.push(Excerpt { line: number + 1, source: source.to_owned(), text });
     }
     found
 }
@@ -597,9 +674,9 @@ fn tokens(code: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// Names directly under the crate root that `code` mentions, by `crate::` or by enough `super::`.
-/// `depth` = how many modules deep the file is.
-fn crate_names(code: &str, depth: usize) -> Vec<(usize, String)> {
+/// Paths from the crate root that `code` mentions, by `crate::` or by `super::`: their first two names at most.
+/// `home` is the module the code is in.
+fn used_paths<'a>(code: &'a str, home: &[&'a str]) -> Vec<(usize, Vec<&'a str>)> {
     let tokens = tokens(code);
     let word = |at: usize| tokens.get(at).map_or("", |(_, word)| *word);
     let mut found = Vec::new();
@@ -612,41 +689,57 @@ fn crate_names(code: &str, depth: usize) -> Vec<(usize, String)> {
             next += 2;
         }
         if word(at) == "crate" && word(at + 1) == "::" {
-            next = at + 2;
-        } else if supers == 0 || supers < depth {
-            at = next.max(at + 1);
-            continue;
+            at = take_paths(&tokens, at + 2, &[], &mut found);
+        } else if supers > 0 {
+            let base = &home[..home.len().saturating_sub(supers)];
+            at = take_paths(&tokens, next, base, &mut found);
+        } else {
+            at += 1;
         }
-        if word(next) == "{" {
-            next = group_names(&tokens, next, &mut found);
-        } else if let Some((line, name)) = tokens.get(next) {
-            found.push((*line, (*name).to_owned()));
-        }
-        at = next + 1;
     }
     found
 }
 
-/// First word of each entry of the `{..}` group that opens at `open`; gives the place of its `}`.
-fn group_names(tokens: &[(usize, &str)], open: usize, found: &mut Vec<(usize, String)>) -> usize {
-    let mut depth = 0_usize;
-    let mut at = open;
-    while let Some((line, word)) = tokens.get(at) {
-        match *word {
-            "{" => depth += 1,
-            "}" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        let begins = at == open + 1 || tokens[at - 1].1 == ",";
-        if depth == 1 && begins && !matches!(*word, "self" | "{" | "}") {
-            found.push((*line, (*word).to_owned()));
-        }
-        at += 1;
+/// Adds the paths of the use tree at `at`, which continues `base`; gives the place after what was understood.
+fn take_paths<'a>(
+    tokens: &[(usize, &'a str)],
+    at: usize,
+    base: &[&'a str],
+    found: &mut Vec<(usize, Vec<&'a str>)>,
+) -> usize {
+    let word = |at: usize| tokens.get(at).map_or("", |(_, word)| *word);
+    let line = tokens.get(at).map_or(0, |(line, _)| *line);
+    if base.len() >= 2 {
+        found.push((line, base.to_vec()));
+        return at + 1;
     }
-    at
+    if word(at) != "{" {
+        let own = matches!(word(at), "self" | "");
+        let path: Vec<&str> = base.iter().copied().chain((!own).then(|| word(at))).collect();
+        let deeper = !own && word(at + 1) == "::" && path.len() < 2;
+        if deeper {
+            return take_paths(tokens, at + 2, &path, found);
+        }
+        if !path.is_empty() {
+            found.push((line, path));
+        }
+        return at + 1;
+    }
+    let mut next = at + 1;
+    while !matches!(word(next), "}" | "") {
+        next = take_paths(tokens, next, base, found);
+        let mut depth = 0_usize;
+        while !(depth == 0 && matches!(word(next), "," | "}" | "")) {
+            match word(next) {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                _ => {}
+            }
+            next += 1;
+        }
+        next += usize::from(word(next) == ",");
+    }
+    next + 1
 }
 
 /// What `lib.rs` re-exports: name -> the module it comes from.
@@ -663,17 +756,28 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
         let words: Vec<&str> =
             tokens[at + 1..].iter().map(|token| token.1).take_while(|word| *word != ";").collect();
         at += words.len() + 1;
-        let mut names = words.into_iter().filter(|word| word.starts_with(char::is_alphabetic));
-        let Some(module) = names.find(|word| !matches!(*word, "crate" | "self")) else { continue };
-        if place(module).is_some() {
+        let mut names = words
+            .into_iter()
+            .filter(|word| word.starts_with(char::is_alphabetic))
+            .skip_while(|word| matches!(*word, "crate" | "self"))
+            .peekable();
+        let Some(first) = names.next() else { continue };
+        let second = names.peek().copied().unwrap_or_default();
+        if let Some((_, module)) = place(&[first, second]) {
             found.extend(names.map(|name| (name.to_owned(), module.to_owned())));
         }
     }
     found
 }
 
-fn place(module: &str) -> Option<usize> {
-    STORAGE_ORDER.iter().copied().flatten().position(|name| *name == module)
+/// Where in [`STORAGE_ORDER`] a path belongs, and the name it has there.
+fn place(path: &[&str]) -> Option<(usize, &'static str)> {
+    let find = |name: &str| {
+        let mut all = STORAGE_ORDER.iter().copied().flatten().enumerate();
+        all.find(|(_, listed)| **listed == name).map(|(place, listed)| (place, *listed))
+    };
+    let submodule = path.get(..2).and_then(|pair| find(&pair.join("::")));
+    submodule.or_else(|| path.first().and_then(|first| find(first)))
 }
 
 // ---- reading TOML, markdown, lines ----------------------------------------------------------------------------------
@@ -854,6 +958,15 @@ fn self_test_versions() {
 }
 
 #[test]
+fn self_test_unused_dependencies() {
+    let toml = "[dependencies]\ntokio-stream.workspace = true\nzstd.workspace = true\n";
+    assert_eq!(
+        lines_of(&unused_offences("a/Cargo.toml", toml, "use tokio_stream::wrappers;")),
+        [3]
+    );
+}
+
+#[test]
 fn self_test_decisions() {
     let names = ["zstd".to_owned(), "left-pad".to_owned(), "tagmill".to_owned()];
     assert_eq!(undecided(&names, "| `zstd` | compression |").len(), 1);
@@ -888,12 +1001,18 @@ fn self_test_module_arrows() {
                use crate::*;\n\
                #[cfg(test)]\nmod tests { use crate::engine::Engine; }\n";
     let found = module_offences("wal/record.rs", bad, &exports);
-    assert_eq!(lines_of(&found), [2, 2, 4, 6, 8], "{found:#?}");
-    let strangers = module_offences("segment/mod.rs", "use crate::wal::Wal;\n", &exports);
-    assert_eq!(lines_of(&strangers), [1]);
-    assert_eq!(lines_of(&module_offences("segment/mod.rs", "use super::scan;\n", &exports)), [1]);
-    assert_eq!(lines_of(&module_offences("time.rs", "use super::engine::X;\n", &exports)), [1]);
-    assert_eq!(lines_of(&module_offences("novel.rs", "", &exports)), [1]);
+    assert_eq!(lines_of(&found), [2, 2, 2, 4, 6, 8], "{found:#?}");
+    let offences = |inside: &str, source: &str| module_offences(inside, source, &exports).len();
+    assert_eq!(offences("segment/mod.rs", "use crate::head::{Head, run};\n"), 2);
+    assert_eq!(offences("segment/mod.rs", "use super::scan;\n"), 1);
+    assert_eq!(offences("time.rs", "use super::engine::X;\n"), 1);
+    assert_eq!(offences("novel.rs", ""), 1);
+    // A submodule with a place of its own.
+    assert_eq!(offences("maintenance/seal.rs", "use crate::engine::core::{Core, lock};\n"), 0);
+    assert_eq!(offences("maintenance/seal.rs", "use crate::engine::{core::Core, tags};\n"), 1);
+    assert_eq!(offences("engine/core.rs", "use super::gateways::Sessions;\n"), 1);
+    assert_eq!(offences("engine/core.rs", "use crate::{scan::View, ids::{Seq, SegmentId}};\n"), 0);
+    assert_eq!(offences("engine/tags.rs", "use super::core::Core;\nuse super::Engine;\n"), 0);
 }
 
 #[test]
@@ -908,7 +1027,7 @@ fn self_test_headers_and_sizes() {
 
 #[test]
 fn self_test_banned_words() {
-    let bad = "use std::fs::File;\nfn f() { unsafe { g() } }\nlet now = Instant::now();\n\
+    let bad = "use std::fs::File;\nfn f() { unsafe { g() } }\nlet now = SystemTime::now();\n\
                println!(\"unsafe\"); // unsafe\n#[cfg(test)]\nmod tests {\n\
                #[test]\n#[ignore = \"slow\"]\nfn t() { std::fs::read(p); }\n}\n";
     let mut found = lines_of(&banned_offences("storage/src/wal/mod.rs", bad));
@@ -956,6 +1075,18 @@ fn self_test_links() {
     let found = links(text);
     let want = [(1, "x.md"), (1, "y.md"), (5, "g.png")];
     assert_eq!(found, want.map(|(line, target)| (line, target.to_owned())));
+}
+
+#[test]
+fn self_test_excerpts() {
+    let text = "a\n<!-- from x/y.rs -->\n\n```rust\nlet a;\n\nlet b;\n```\nc\n<!-- from z.rs -->\n```\n```\n";
+    let want = [(2, "x/y.rs", "let a;\n\nlet b;\n"), (10, "z.rs", "")];
+    let want = want.map(|(line, source, text)| Excerpt {
+        line,
+        source: source.to_owned(),
+        text: text.to_owned(),
+    });
+    assert_eq!(excerpts(text), want);
 }
 
 #[test]
