@@ -65,5 +65,5 @@ mod tests {
     }
 
     /// The formats hold this value: a change of it is a change of every format.
-    const PINNED: u32 = 0;
+    const PINNED: u32 = 0x0C3D_212B;
 }

@@ -25,7 +25,7 @@ impl Default for Options {
             create: true,
             head_bytes: 1 << 30,
             wal_bytes: 512 << 20,
-            seal_age: Duration::from_secs(4 * 3_600),
+            seal_age: Duration::from_hours(4),
             busy_wait: Duration::from_secs(5),
         }
     }

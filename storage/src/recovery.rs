@@ -6,7 +6,7 @@
 //! * Nothing is shown or acknowledged before the records it rests on are durable in files of this open.
 //! * Old log and manifest files are never appended to: their content is taken over by new ones first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::disk::Disk;
@@ -120,7 +120,7 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<()> {
         .into_iter()
         .map(|(n, b)| (format!("segments/{n}"), b))
         .collect();
-    let mut named = BTreeMap::new();
+    let mut named = BTreeSet::new();
     for meta in loaded.segments.values() {
         let path = meta.path();
         match present.get(&path) {
@@ -137,10 +137,10 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<()> {
                     format!("the file has {bytes} bytes, the manifest says {}", meta.file_bytes);
                 return Err(Error::corrupt("segment", path, 0, why));
             }
-            Some(_) => named.insert(path, ()),
+            Some(_) => named.insert(path),
         };
     }
-    let orphans = present.keys().filter(|path| !named.contains_key(*path));
+    let orphans = present.keys().filter(|path| !named.contains(*path));
     for path in orphans {
         let name = path.trim_start_matches("segments/");
         disk.rename(path, &format!("trash/{name}")).map_err(io)?;
@@ -255,7 +255,7 @@ impl Replay {
         let inputs = view.head.runs[first..].to_vec();
         let folded = Run::fold(&inputs, &view.tombstones);
         let folded = (!folded.times.is_empty()).then(|| Arc::new(folded));
-        view.head.replace(first, inputs.len(), folded);
+        view.head.replace(first, inputs.len(), folded.as_ref());
         self.core.swap(view);
     }
 }

@@ -43,7 +43,7 @@ impl Value {
         match value_type {
             ValueType::F64 => Self::F64(f64::from_bits(word)),
             ValueType::F32 => Self::F32(f32_of(word)),
-            ValueType::I64 => Self::I64(word as i64),
+            ValueType::I64 => Self::I64(word.cast_signed()),
             ValueType::Bool => Self::Bool(word != 0),
             ValueType::State => Self::State(state_of(word)),
             ValueType::Text => Self::Text(Arc::from("")),
@@ -55,7 +55,7 @@ impl Value {
         match self {
             Self::F64(value) => value.to_bits(),
             Self::F32(value) => u64::from(value.to_bits()),
-            Self::I64(value) => *value as u64,
+            Self::I64(value) => value.cast_unsigned(),
             Self::Bool(value) => u64::from(*value),
             Self::State(code) => u64::from(*code),
             Self::Text(_) => 0,
@@ -65,7 +65,7 @@ impl Value {
 
 /// The f32 in the low half of a word.
 #[expect(clippy::cast_possible_truncation, reason = "an f32 word holds its bits in the low half")]
-pub fn f32_of(word: u64) -> f32 {
+pub(crate) fn f32_of(word: u64) -> f32 {
     f32::from_bits(word as u32)
 }
 
@@ -74,7 +74,7 @@ pub fn f32_of(word: u64) -> f32 {
     clippy::cast_possible_truncation,
     reason = "a state word holds its code in the low 16 bits"
 )]
-pub fn state_of(word: u64) -> u16 {
+pub(crate) fn state_of(word: u64) -> u16 {
     word as u16
 }
 
@@ -172,7 +172,7 @@ impl Values {
         match value_type {
             ValueType::F64 => Self::F64(words.into_iter().map(f64::from_bits).collect()),
             ValueType::F32 => Self::F32(words.into_iter().map(f32_of).collect()),
-            ValueType::I64 => Self::I64(words.into_iter().map(|w| w as i64).collect()),
+            ValueType::I64 => Self::I64(words.into_iter().map(u64::cast_signed).collect()),
             ValueType::Bool => Self::Bool(words.into_iter().map(|w| w != 0).collect()),
             ValueType::State => Self::State(words.into_iter().map(state_of).collect()),
             ValueType::Text => Self::Text(texts),

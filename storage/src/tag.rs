@@ -129,29 +129,32 @@ pub struct TagAttributes {
 impl TagAttributes {
     /// Takes from `other` what is not said here: how a gateway's definition meets what people have edited.
     pub fn fill_from(&mut self, other: &Self) {
-        fn fill<T: Clone>(mine: &mut Option<T>, theirs: &Option<T>) {
+        fn fill<T: Clone>(mine: &mut Option<T>, theirs: Option<&T>) {
             if mine.is_none() {
-                mine.clone_from(theirs);
+                *mine = theirs.cloned();
             }
         }
-        fill(&mut self.description, &other.description);
-        fill(&mut self.unit, &other.unit);
-        fill(&mut self.stepped, &other.stepped);
-        fill(&mut self.range_low, &other.range_low);
-        fill(&mut self.range_high, &other.range_high);
-        fill(&mut self.max_gap_ns, &other.max_gap_ns);
-        fill(&mut self.uncertain_usable, &other.uncertain_usable);
-        fill(&mut self.rollover, &other.rollover);
-        fill(&mut self.jitter, &other.jitter);
-        fill(&mut self.reset_value, &other.reset_value);
-        fill(&mut self.retention, &other.retention);
-        fill(&mut self.state_set, &other.state_set);
+        fill(&mut self.description, other.description.as_ref());
+        fill(&mut self.unit, other.unit.as_ref());
+        fill(&mut self.stepped, other.stepped.as_ref());
+        fill(&mut self.range_low, other.range_low.as_ref());
+        fill(&mut self.range_high, other.range_high.as_ref());
+        fill(&mut self.max_gap_ns, other.max_gap_ns.as_ref());
+        fill(&mut self.uncertain_usable, other.uncertain_usable.as_ref());
+        fill(&mut self.rollover, other.rollover.as_ref());
+        fill(&mut self.jitter, other.jitter.as_ref());
+        fill(&mut self.reset_value, other.reset_value.as_ref());
+        fill(&mut self.retention, other.retention.as_ref());
+        fill(&mut self.state_set, other.state_set.as_ref());
         for (key, value) in &other.labels {
             self.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
 
-    /// Why these attributes are refused, if they are.
+    /// Whether these attributes can be stored.
+    ///
+    /// # Errors
+    /// Why not.
     pub fn check(&self) -> Result<(), &'static str> {
         let texts = [&self.description, &self.unit, &self.retention, &self.state_set];
         let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
@@ -225,10 +228,13 @@ impl Tag {
     }
 }
 
-/// Why `name` cannot name a tag, if it cannot.
+/// Whether `name` can name a tag.
 ///
 /// A name has 1 to 512 bytes in 1 to 32 levels separated by `/`, none of them empty, `.` or `..`, no control or
 /// direction-changing characters, and no space at its ends.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("a tag name must not be empty");

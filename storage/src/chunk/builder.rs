@@ -195,8 +195,8 @@ impl PackedBuilder {
         for more in &self.more_rows {
             let rows = usize::try_from(*more).expect("counted in usize") + 1;
             let (run, others) = rest.split_at(rows);
-            starts.push(run[0].wrapping_sub(base_ns) as u64);
-            steps.extend(run.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]) as u64));
+            starts.push(run[0].wrapping_sub(base_ns).cast_unsigned());
+            steps.extend(run.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]).cast_unsigned()));
             rest = others;
         }
         let unit_ns = unit_of(starts.iter().chain(&steps));

@@ -93,7 +93,7 @@ impl Statistics {
             }
         }
         if self.good > 0 {
-            (self.min, self.max, self.sum) = (min as u64, max as u64, sum as f64);
+            (self.min, self.max, self.sum) = (min.cast_unsigned(), max.cast_unsigned(), sum as f64);
         }
     }
 }
@@ -115,11 +115,10 @@ mod tests {
         let statistics = of_floats(&values, &[bad, good, good, good, good, good, unsure]);
         assert_eq!((statistics.good, statistics.uncertain, statistics.bad), (5, 1, 1));
         assert_eq!((statistics.non_finite, statistics.finite()), (2, 3));
-        assert_eq!(f64::from_bits(statistics.min), -1.0);
-        assert_eq!(f64::from_bits(statistics.max), 7.0);
-        assert_eq!(statistics.sum, 8.0);
+        assert_eq!((statistics.min, statistics.max), ((-1.0_f64).to_bits(), 7_f64.to_bits()));
+        assert_eq!(statistics.sum.to_bits(), 8_f64.to_bits());
         assert!(f64::from_bits(statistics.first).is_nan());
-        assert_eq!(f64::from_bits(statistics.last), 7.0);
+        assert_eq!(statistics.last, 7_f64.to_bits());
     }
 
     #[test]
@@ -130,16 +129,17 @@ mod tests {
 
     #[test]
     fn integers_keep_their_extremes() {
-        let words = [i64::MIN as u64, 5, i64::MAX as u64, i64::MAX as u64];
+        let words = [i64::MIN, 5, i64::MAX, i64::MAX].map(i64::cast_unsigned);
         let statistics = Statistics::of(ValueType::I64, &words, &[0; 4]);
         assert_eq!((statistics.min as i64, statistics.max as i64), (i64::MIN, i64::MAX));
-        assert_eq!(statistics.sum, (i128::from(i64::MAX) + 4) as f64);
+        let want = (i128::from(i64::MAX) + 4) as f64;
+        assert_eq!(statistics.sum.to_bits(), want.to_bits());
     }
 
     #[test]
     fn infinities_alone_leave_no_extremes() {
         let statistics = of_floats(&[f64::INFINITY, f64::NEG_INFINITY], &[Quality::GOOD; 2]);
         assert_eq!((statistics.finite(), statistics.min, statistics.max), (0, 0, 0));
-        assert_eq!(statistics.sum, 0.0);
+        assert_eq!(statistics.sum.to_bits(), 0);
     }
 }

@@ -199,11 +199,11 @@ impl Engine {
     fn stop(&mut self) -> Result<()> {
         let Some(committer) = self.committer.take() else { return Ok(()) };
         self.core.close_queue();
-        let committed = committer.join().map_err(|_| Error::Closed);
+        let joined = committer.join().map_err(|_| Error::Closed);
         // A full inbox means that maintenance is awake: it sees the closed queue by itself.
         let _woken = self.requests.try_send(Request::Stop);
-        let maintained = self.maintenance.take().map_or(Ok(()), JoinHandle::join);
-        committed.and(maintained.map_err(|_| Error::Closed))?;
+        let ended = self.maintenance.take().map_or(Ok(()), JoinHandle::join);
+        joined.and(ended.map_err(|_| Error::Closed))?;
         self.core.close_log()
     }
 }

@@ -102,16 +102,15 @@ impl Engine {
         let mut codes = Vec::with_capacity(labels.len());
         for label in labels {
             check_label(label)?;
-            let code = match known.code(label) {
-                Some(code) => code,
-                None => {
-                    let full = || Error::Invalid(format!("state set {set} has 65536 states"));
-                    let code = known.free_code().ok_or_else(full)?;
-                    known.extend(&[(code, Arc::from(label.as_str()))]);
-                    new.push((code, Arc::from(label.as_str())));
-                    code
-                }
-            };
+            if let Some(code) = known.code(label) {
+                codes.push(code);
+                continue;
+            }
+            let full = || Error::Invalid(format!("state set {set} has 65536 states"));
+            let code = known.free_code().ok_or_else(full)?;
+            let labelled = (code, Arc::from(label.as_str()));
+            known.extend(std::slice::from_ref(&labelled));
+            new.push(labelled);
             codes.push(code);
         }
         self.write_states(set, new)?;

@@ -160,7 +160,7 @@ impl Work {
         match values {
             Values::F64(v) => to.extend(times, v.iter().map(|x| x.to_bits()), quality),
             Values::F32(v) => to.extend(times, v.iter().map(|x| u64::from(x.to_bits())), quality),
-            Values::I64(v) => to.extend(times, v.iter().map(|x| *x as u64), quality),
+            Values::I64(v) => to.extend(times, v.iter().map(|x| x.cast_unsigned()), quality),
             Values::Bool(v) => to.extend(times, v.iter().map(|x| u64::from(*x)), quality),
             Values::State(v) => to.extend(times, v.iter().map(|x| u64::from(*x)), quality),
             Values::Text(_) => return false,
@@ -221,8 +221,8 @@ fn word_of(value_type: ValueType, value: f64, quality: Quality) -> Option<u64> {
             let is_exact = value.is_nan() || f64::from(narrow).to_bits() == value.to_bits();
             is_exact.then(|| u64::from(narrow.to_bits()))
         }
-        ValueType::I64 => is_whole.then_some(value as i64 as u64),
-        ValueType::Bool => (value == 0.0 || value == 1.0).then_some(value as u64),
+        ValueType::I64 => is_whole.then_some((value as i64).cast_unsigned()),
+        ValueType::Bool => (is_whole && (0.0..=1.0).contains(&value)).then_some(value as u64),
         ValueType::State => {
             (is_whole && (0.0..=f64::from(u16::MAX)).contains(&value)).then_some(value as u64)
         }

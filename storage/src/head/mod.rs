@@ -38,10 +38,10 @@ impl Head {
     }
 
     /// Puts `folded` in the place of the runs it was made of, `count` runs from `first` on.
-    pub(crate) fn replace(&mut self, first: usize, count: usize, folded: Option<Arc<Run>>) {
-        let removed = self.runs.splice(first..first + count, folded.clone());
+    pub(crate) fn replace(&mut self, first: usize, count: usize, folded: Option<&Arc<Run>>) {
+        let removed = self.runs.splice(first..first + count, folded.cloned());
         let removed_bytes: u64 = removed.map(|run| run.bytes()).sum();
-        self.bytes = self.bytes - removed_bytes + folded.as_ref().map_or(0, |run| run.bytes());
+        self.bytes = self.bytes - removed_bytes + folded.map_or(0, |run| run.bytes());
         if first + count >= self.folded {
             self.folded = first + usize::from(folded.is_some());
         } else {
@@ -64,10 +64,5 @@ impl Head {
     /// Rows in runs that were not folded yet.
     pub(crate) fn unfolded_rows(&self) -> usize {
         self.runs[self.folded..].iter().map(|run| run.times.len()).sum()
-    }
-
-    /// Greatest seq held.
-    pub(crate) fn max_seq(&self) -> Option<Seq> {
-        self.runs.last().map(|run| run.max_seq)
     }
 }

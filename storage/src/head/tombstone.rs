@@ -38,10 +38,6 @@ impl Tombstones {
         self.list.iter()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
     /// Whether any could hide rows of something whose greatest seq is `max_seq`.
     pub(crate) fn any_after(&self, max_seq: Seq) -> bool {
         self.list.last().is_some_and(|newest| newest.seq > max_seq)

@@ -23,7 +23,7 @@ pub(super) fn fold(core: &Core) {
     let mut next = View::clone(&core.view());
     let same = next.head.runs[first..].iter().zip(inputs).all(|(now, then)| Arc::ptr_eq(now, then));
     assert!(same, "only maintenance removes runs from the head");
-    next.head.replace(first, inputs.len(), folded);
+    next.head.replace(first, inputs.len(), folded.as_ref());
     let is_all_folded = next.head.runs.len() == next.head.folded;
     install.unfolded_since_ns = (!is_all_folded).then(|| core.clock.monotonic_ns());
     core.swap(next);

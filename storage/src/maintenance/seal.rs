@@ -77,7 +77,6 @@ fn write_and_commit(
     disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
     let state = State {
         floor: view.durable_seq,
-        state_seq: view.durable_seq,
         next_segment: ledger.state.next_segment,
         registry_bytes,
         latest_file,

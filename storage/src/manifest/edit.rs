@@ -12,10 +12,9 @@ use crate::wal::record::{Delete, delete, put_delete};
 /// What must survive when the log up to the floor is gone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
-    /// Every sample of records up to here is in segments; replay takes samples only of later records.
+    /// Every sample of records up to here is in segments, and every change in the registry file and below: replay takes
+    /// only later records.
     pub(crate) floor: Seq,
-    /// Registry, marks and tombstones below are those after this record; replay takes changes only of later records.
-    pub(crate) state_seq: Seq,
     /// The next segment's id.
     pub(crate) next_segment: SegmentId,
     /// Length of the valid part of `registry.log`.
@@ -48,7 +47,6 @@ impl Edit {
         }
         let state = &self.state;
         put_varint(out, state.floor.0);
-        put_varint(out, state.state_seq.0);
         put_varint(out, state.next_segment.0);
         put_varint(out, state.registry_bytes);
         put_varint(out, state.latest_file);
@@ -75,7 +73,6 @@ impl Edit {
         let add = (0..added).map(|_| SegmentMeta::decode(reader)).collect::<Result<_, _>>()?;
         let mut state = State {
             floor: Seq(reader.varint()?),
-            state_seq: Seq(reader.varint()?),
             next_segment: SegmentId(reader.varint()?),
             registry_bytes: reader.varint()?,
             latest_file: reader.varint()?,

@@ -89,7 +89,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Poisoned`] when the outcome is unknown.
     pub(crate) fn commit(&mut self, edit: &Edit, everything: impl FnOnce() -> Edit) -> Result<()> {
-        let poisoned = || Error::Poisoned { since: edit.state.state_seq };
+        let poisoned = || Error::Poisoned { since: edit.state.floor };
         if self.is_poisoned {
             return Err(poisoned());
         }

@@ -18,6 +18,7 @@ const MAGIC: [u8; 8] = *b"TMREG\r\n\x1a";
 const VERSION: u16 = 1;
 pub(crate) const HEADER_BYTES: u64 = 64;
 const FRAME_HEADER_BYTES: usize = 16;
+const _: () = assert!(HEADER_BYTES == 64);
 /// Changes of one frame; more are split.
 const FRAME_CHANGES: usize = 4_096;
 
@@ -37,7 +38,7 @@ impl RegistryLog {
             disk.remove(PATH).map_err(io)?; // of a creation that crashed before its manifest
         }
         let file = disk.create(PATH, 0).map_err(io)?;
-        let mut header = [0; HEADER_BYTES as usize];
+        let mut header = [0; 64];
         header[0..8].copy_from_slice(&MAGIC);
         header[8..10].copy_from_slice(&VERSION.to_le_bytes());
         header[16..24].copy_from_slice(&identity.to_le_bytes());
@@ -99,7 +100,9 @@ impl RegistryLog {
             let start = bytes.len();
             let at = valid + start as u64;
             let mut payload = Vec::new();
-            group.iter().for_each(|change| change.encode(&mut payload));
+            for change in group {
+                change.encode(&mut payload);
+            }
             let narrow = |n: usize| u32::try_from(n).map_err(|_| too_large());
             bytes.extend_from_slice(&[0; 4]);
             bytes.extend_from_slice(&narrow(payload.len())?.to_le_bytes());

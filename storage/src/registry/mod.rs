@@ -67,11 +67,6 @@ impl Registry {
         self.states.get(set).map(AsRef::as_ref)
     }
 
-    /// Every state set with its name, in no order.
-    pub(crate) fn state_sets(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<StateSet>)> {
-        self.states.iter()
-    }
-
     /// The label of a state tag's code, if its set has one.
     pub fn state_label(&self, tag: &Tag, code: u16) -> Option<&Arc<str>> {
         self.states(tag.state_set())?.label(code)

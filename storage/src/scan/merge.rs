@@ -13,8 +13,8 @@ use crate::chunk::series::SeriesBuf;
 use crate::error::Result;
 use crate::head::run::{Run, index};
 use crate::ids::Seq;
-use crate::segment::SegmentCursor;
 use crate::segment::directory::ChunkIndex;
+use crate::segment::{Segment, SegmentCursor};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
@@ -24,7 +24,7 @@ pub(super) struct Cursors(Vec<SegmentCursor>);
 
 impl Cursors {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        Self(snapshot.view.version.segments().iter().map(|segment| segment.cursor()).collect())
+        Self(snapshot.view.version.segments().iter().map(Segment::cursor).collect())
     }
 }
 

@@ -57,8 +57,8 @@ pub(crate) fn order(entry: &ChunkEntry) -> (bool, u8, TagId, i64) {
 fn cell_of(entry: &ChunkEntry, column: Field) -> u64 {
     let statistics = &entry.statistics;
     match column {
-        column::FIRST_NS => entry.first_ns as u64,
-        column::LAST_NS => entry.last_ns as u64,
+        column::FIRST_NS => entry.first_ns.cast_unsigned(),
+        column::LAST_NS => entry.last_ns.cast_unsigned(),
         column::TIMES_OFFSET => entry.times.offset,
         column::BODY_OFFSET => entry.body.offset,
         column::MIN => statistics.min,

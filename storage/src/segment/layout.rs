@@ -124,6 +124,8 @@ pub(crate) const DIRECTORY: [Field; 23] = [
 ];
 /// Bytes of one directory entry, over all columns.
 pub(crate) const ENTRY_BYTES: usize = 122;
+/// Chunks of one segment: its directory stays below 4 GiB.
+pub(crate) const CHUNKS_MAX: usize = u32::MAX as usize / ENTRY_BYTES;
 
 const _: () = assert!(is_contiguous(&HEADER, HEADER_CRC.offset), "header has a gap");
 const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::bytes::{Malformed, Reader};
-use crate::segment::layout::{ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
+use crate::segment::layout::{CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
 use crate::segment::name::{self, SegmentName};
 use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
@@ -146,7 +146,7 @@ impl SegmentMeta {
         name::is_tier(self.tier)
             && self.min_seq <= self.max_seq
             && self.first_ns <= self.last_ns
-            && self.chunks > 0
+            && (1..=CHUNKS_MAX).contains(&(self.chunks as usize))
             && self.tags > 0
             && u64::from(self.tags) <= self.rows
             && self.directory_offset >= HEADER_BYTES as u64

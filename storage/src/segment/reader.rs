@@ -43,6 +43,11 @@ impl Segment {
         Self { disk, meta, opened: OnceLock::new() }
     }
 
+    /// The same segment, not opened yet.
+    pub(super) fn reopened(&self) -> Self {
+        Self::new(Arc::clone(&self.disk), self.meta.clone())
+    }
+
     /// What the manifest knows of it.
     pub(crate) fn meta(&self) -> &SegmentMeta {
         &self.meta
@@ -152,7 +157,7 @@ impl Segment {
     }
 
     /// The file, freshly opened, after its length, header and footer were checked.
-    pub(crate) fn open_file(&self) -> Result<Arc<dyn DiskFile>> {
+    fn open_file(&self) -> Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(&self.meta.path()).map_err(|source| {
             if source.kind() == io::ErrorKind::NotFound {
                 return self.corrupt("segment", 0, "the file is missing");
@@ -177,7 +182,7 @@ impl Segment {
     }
 
     /// The directory, freshly read and checked.
-    pub(crate) fn load_directory(&self, file: &dyn DiskFile) -> Result<Directory> {
+    fn load_directory(&self, file: &dyn DiskFile) -> Result<Directory> {
         let meta = &self.meta;
         let offset = meta.directory_offset;
         let bytes = u32::try_from(meta.directory_bytes())

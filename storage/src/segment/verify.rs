@@ -22,20 +22,21 @@ impl Segment {
     /// Verifies every byte and reports each thing that is wrong: each bad chunk with its tags and times. Without a
     /// valid header, footer and directory it cannot go on.
     pub(crate) fn verify_each(&self, report: &mut dyn FnMut(Error)) {
-        let directory = self.open_file().and_then(|file| self.load_directory(file.as_ref()));
-        let directory = match directory {
+        // Anew, and not through a file opened long ago: what counts is what the name leads to now.
+        let fresh = self.reopened();
+        let directory = match fresh.directory() {
             Ok(directory) => directory,
             Err(error) => return report(error),
         };
         let mut bad_chunks = 0;
         for index in directory.indices() {
-            if let Err(error) = self.verify_chunk(&directory, index) {
+            if let Err(error) = fresh.verify_chunk(&directory, index) {
                 bad_chunks += 1;
                 report(error);
             }
         }
         if bad_chunks == 0
-            && let Err(error) = self.verify_tags()
+            && let Err(error) = fresh.verify_tags()
         {
             report(error);
         }

@@ -17,7 +17,7 @@ use crate::chunk::{ChunkEntry, Series};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::segment::layout::{
-    DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
+    CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
 };
 use crate::segment::{SegmentKind, SegmentMeta, directory};
 use crate::tag::{TagId, ValueType};
@@ -155,7 +155,9 @@ impl SegmentWriter {
         self.entries.sort_by_key(directory::order);
         self.meta.directory_offset = self.bytes().next_multiple_of(DIRECTORY_ALIGN);
         self.meta.chunks = u32::try_from(self.entries.len())
-            .map_err(|_| Error::Invalid("a segment has at most 2^32 chunks".into()))?;
+            .ok()
+            .filter(|_| self.entries.len() <= CHUNKS_MAX)
+            .ok_or_else(|| Error::Invalid(format!("a segment has at most {CHUNKS_MAX} chunks")))?;
         let padding = self.meta.directory_offset - self.bytes();
         self.buffer.extend((0..padding).map(|_| 0));
         let start = self.buffer.len();

@@ -72,10 +72,6 @@ impl Listing {
         Ok(Self { groups })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
     /// Reads the files one after the other and hands each to `take`, then says which file is the last, if there is any,
     /// and which files are needless copies. `floor` is the greatest seq that segments hold: the log must reach back to it.
     pub(crate) fn replay(

@@ -70,11 +70,6 @@ impl WalWriter {
         self.written
     }
 
-    /// Greatest seq known to be durable.
-    pub(crate) fn synced(&self) -> Seq {
-        self.synced
-    }
-
     /// Bytes of log, those that a seal would free included.
     pub(crate) fn bytes(&self) -> u64 {
         let closed: u64 = self.closed.iter().map(|file| file.bytes).sum();
