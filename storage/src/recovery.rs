@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::engine::core::{Core, Start};
+use crate::engine::core::{Core, Start, lock};
 use crate::error::{Error, Result};
 use crate::head::run::Run;
 use crate::ids::{SegmentId, Seq};
@@ -92,21 +92,27 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     for folder in [crate::wal::file::DIR, "segments", "trash"] {
         disk.create_dir(folder).map_err(io)?;
     }
-    let has_data = ["segments", crate::wal::file::DIR]
-        .iter()
-        .any(|folder| disk.list(folder).is_ok_and(|files| !files.is_empty()));
-    if has_data {
+    let has_segments = !disk.list("segments").map_err(io)?.is_empty();
+    if has_segments || Listing::read(disk)?.discard_empty(disk)? {
         return refuse("segments or logs are here, but no manifest names them: restore a backup");
     }
-    let identity = crate::ids::random();
-    RegistryLog::create(disk, identity)?;
+    RegistryLog::create(disk, crate::ids::random())?;
+    let incarnation = crate::ids::random();
+    let header = FileHeader {
+        identity: crate::ids::random(),
+        first_seq: Seq(1),
+        synced_seq: Seq(0),
+        incarnation,
+        length: options.wal_file_bytes(),
+    };
+    // Before the manifest: from its first moment on a database has a log file.
+    writer::create(disk, &header)?;
     let state = State {
         next_segment: SegmentId(1),
         registry_bytes: REGISTRY_HEADER_BYTES,
         ..State::default()
     };
     disk.sync_dir("").map_err(io)?;
-    let incarnation = crate::ids::random();
     let (segments, files) = (BTreeMap::new(), Vec::new());
     Ok(Loaded { number: 0, incarnation, segments, state, files })
 }
@@ -200,7 +206,8 @@ impl Replay {
         let disk = Arc::clone(&self.core.disk);
         let floor = self.ledger.state.floor;
         let replayed = listing.replay(&disk, floor, |file| self.take(file))?;
-        let last_seq = replayed.last.as_ref().map_or(floor, |file| file.last_seq.max(floor));
+        let last = replayed.last;
+        let last_seq = last.last_seq.max(self.ledger.state.floor);
         self.closed.pop(); // the last file is taken over below
         let mut wal = WalWriter::new(
             Arc::clone(&disk),
@@ -209,21 +216,22 @@ impl Replay {
             last_seq,
             std::mem::take(&mut self.closed),
         );
-        let mut needless = replayed.needless;
-        if let Some(last) = replayed.last {
-            if last.last_seq > self.ledger.state.floor {
-                take_over(&disk, &last, self.core.options.wal_file_bytes(), &mut wal)?;
-            }
-            needless.push(last.path);
+        let identity = crate::ids::random();
+        let length = self.core.options.wal_file_bytes();
+        let mut header = FileHeader { identity, length, ..last.header };
+        let taken = (last.last_seq > self.ledger.state.floor).then_some(&last);
+        if taken.is_none() {
+            (header.first_seq, header.synced_seq) = (last_seq.next(), last_seq);
         }
-        for path in &needless {
+        begin_file(&disk, header, taken, &mut wal)?;
+        for path in replayed.needless.iter().chain([&last.path]) {
             disk.remove(path).map_err(|e| Error::io("remove old log file", path, e))?;
         }
-        if !needless.is_empty() {
-            let dir = crate::wal::file::DIR;
-            disk.sync_dir(dir).map_err(|e| Error::io("sync folder", dir, e))?;
-        }
-        *crate::engine::core::lock(&self.core.wal) = wal;
+        let dir = crate::wal::file::DIR;
+        disk.sync_dir(dir).map_err(|e| Error::io("sync folder", dir, e))?;
+        *lock(&self.core.wal) = wal;
+        let known = self.core.view().registry.len();
+        lock(&self.core.pending).next_id = u32::try_from(known).unwrap_or(u32::MAX);
         Ok(())
     }
 
@@ -260,21 +268,20 @@ impl Replay {
     }
 }
 
-/// Copies the records of the log's last file into a new one, which the writer goes on with.
-fn take_over(
+/// Makes the log file that the writer goes on with, and copies the records of `taken` into it.
+fn begin_file(
     disk: &Arc<dyn Disk>,
-    last: &LogFile,
-    file_bytes: u64,
+    mut header: FileHeader,
+    taken: Option<&LogFile>,
     wal: &mut WalWriter,
 ) -> Result<()> {
-    let identity = crate::ids::random();
-    let header = FileHeader { identity, ..last.header };
     let mut bytes = Vec::new();
-    for (_, frame, payload) in last.frames() {
-        frame.put(identity, payload, &mut bytes);
+    for (_, frame, payload) in taken.iter().flat_map(|file| file.frames()) {
+        frame.put(header.identity, payload, &mut bytes);
     }
     let offset = crate::wal::file::HEADER_BYTES as u64;
     let end = offset + bytes.len() as u64;
+    header.length = writer::file_length(header.length, end);
     let refused = |error| match error {
         Error::Poisoned { .. } => {
             let other = std::io::Error::other("a write or sync of the new log file failed");
@@ -282,7 +289,7 @@ fn take_over(
         }
         error => error,
     };
-    let file = writer::create(disk, &header, file_bytes.max(end)).map_err(refused)?;
+    let file = writer::create(disk, &header).map_err(refused)?;
     let copied = file.write_at(offset, &bytes).and_then(|()| file.sync());
     copied.map_err(|e| Error::io("take over the log", header.path(), e))?;
     wal.adopt(header, file, end);

@@ -68,18 +68,27 @@ impl Manifest {
         everything: &Edit,
     ) -> Result<Self> {
         let path = path(number);
-        let identity = crate::ids::random();
         let file = disk.create(&path, 0).map_err(|e| Error::io("create manifest", &path, e))?;
+        Self::begin(disk, file, number, incarnation, everything)
+            .map_err(|error| Error::io("write manifest", &path, error))
+    }
+
+    /// Fills a new manifest file. After an error its outcome is unknown.
+    fn begin(
+        disk: &Arc<dyn Disk>,
+        file: Arc<dyn DiskFile>,
+        number: u64,
+        incarnation: u64,
+        everything: &Edit,
+    ) -> std::io::Result<Self> {
+        let identity = crate::ids::random();
         let mut bytes = header(identity, number, incarnation).to_vec();
         put_frame(&mut bytes, identity, 0, everything);
-        let written = file.write_at(0, &bytes).and_then(|()| file.sync());
-        if let Err(error) = written.and_then(|()| disk.sync_dir("")) {
-            return match disk.remove(&path) {
-                Ok(()) | Err(_) => Err(Error::io("write manifest", &path, error)),
-            };
-        }
+        file.write_at(0, &bytes)?;
+        file.sync()?;
+        disk.sync_dir("")?;
         let offset = bytes.len() as u64;
-        let disk = Arc::clone(disk);
+        let (disk, path) = (Arc::clone(disk), path(number));
         let (edits, is_poisoned) = (1, false);
         Ok(Self { disk, file, path, number, incarnation, identity, offset, edits, is_poisoned })
     }
@@ -94,7 +103,15 @@ impl Manifest {
             return Err(poisoned());
         }
         if self.offset > FILE_BYTES_MAX {
-            let next = Self::create(&self.disk, self.number + 1, self.incarnation, &everything())?;
+            let (number, incarnation) = (self.number + 1, self.incarnation);
+            let path = path(number);
+            let file = self.disk.create(&path, 0);
+            let file = file.map_err(|e| Error::io("create manifest", &path, e))?;
+            let begun = Self::begin(&self.disk, file, number, incarnation, &everything());
+            let Ok(next) = begun else {
+                self.is_poisoned = true;
+                return Err(poisoned());
+            };
             let old = std::mem::replace(self, next);
             // Left behind if this fails; the next open prefers the newer file and unlinks this one.
             return match old.disk.remove(&old.path) {
@@ -120,9 +137,11 @@ impl Manifest {
         numbers.sort_unstable();
         let files: Vec<String> = numbers.iter().map(|number| path(*number)).collect();
         let mut first_error = None;
+        let greatest = numbers.last().copied().unwrap_or(0);
         for number in numbers.into_iter().rev() {
             match read(disk, number, &files) {
-                Ok(loaded) => return Ok(Some(loaded)),
+                // The next file must not collide with one that a crash left half begun.
+                Ok(loaded) => return Ok(Some(Loaded { number: greatest, ..loaded })),
                 Err(error @ (Error::Io { .. } | Error::TooNew { .. })) => return Err(error),
                 // A crash while a new file was begun: the one before it still says everything.
                 Err(error) => first_error = first_error.or(Some(error)),

@@ -22,6 +22,8 @@ pub(crate) struct FileHeader {
     pub(crate) synced_seq: Seq,
     /// The database's incarnation.
     pub(crate) incarnation: u64,
+    /// Bytes the file was made with. It is never shorter: a shorter one was cut.
+    pub(crate) length: u64,
 }
 
 /// Why a header was not taken.
@@ -56,6 +58,7 @@ impl FileHeader {
         out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.synced_seq.0.to_le_bytes());
         out[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
+        out[48..56].copy_from_slice(&self.length.to_le_bytes());
         let crc = crc32(self.identity, &out[..60]);
         out[60..64].copy_from_slice(&crc.to_le_bytes());
         out
@@ -74,7 +77,7 @@ impl FileHeader {
         if version > VERSION {
             return Err(BadHeader::TooNew(version));
         }
-        if header[10..16].iter().chain(&header[48..60]).any(|byte| *byte != 0) {
+        if header[10..16].iter().chain(&header[56..60]).any(|byte| *byte != 0) {
             return Err(BadHeader::Corrupt("reserved bytes are not zero"));
         }
         Ok(Self {
@@ -82,6 +85,7 @@ impl FileHeader {
             first_seq: Seq(u64_at(header, 24)),
             synced_seq: Seq(u64_at(header, 32)),
             incarnation: u64_at(header, 40),
+            length: u64_at(header, 48),
         })
     }
 }
@@ -93,6 +97,8 @@ pub(crate) enum Kind {
     Record = 1,
     /// The log was closed after the record of the same seq. Nothing follows.
     Close = 2,
+    /// The record after the one of the same seq begins the next file, which exists and is durable. Nothing follows.
+    Continue = 3,
 }
 
 /// Header of one frame.
@@ -136,6 +142,7 @@ impl Frame {
         let kind = match header[32] {
             1 => Kind::Record,
             2 => Kind::Close,
+            3 => Kind::Continue,
             _ => return None,
         };
         let is_clean = header[33..40].iter().all(|byte| *byte == 0);

@@ -24,6 +24,8 @@ pub(crate) struct LogFile {
     /// End of the last good frame.
     end: usize,
     pub(crate) last_seq: Seq,
+    /// Whether it says that another file goes on.
+    continues: bool,
 }
 
 impl LogFile {
@@ -72,6 +74,19 @@ impl Listing {
         Ok(Self { groups })
     }
 
+    /// Unlinks files without any record, of a creation that crashed before its manifest. Gives whether others are left.
+    pub(crate) fn discard_empty(self, disk: &Arc<dyn Disk>) -> Result<bool> {
+        let mut others = false;
+        for (path, identity) in self.groups.into_values().flatten() {
+            if later_frame(&read_all(disk, &path)?, 0, identity).is_some() {
+                others = true;
+            } else {
+                disk.remove(&path).map_err(|e| Error::io("remove empty log file", &path, e))?;
+            }
+        }
+        Ok(others)
+    }
+
     /// Reads the files one after the other and hands each to `take`, then says which file is the last, if there is any,
     /// and which files are needless copies. `floor` is the greatest seq that segments hold: the log must reach back to it.
     pub(crate) fn replay(
@@ -88,16 +103,30 @@ impl Listing {
             let Some(file) = fullest(disk, copies, *first_seq, next, &mut needless)? else {
                 continue;
             };
-            let expected = last.as_ref().map_or(floor.next(), |last| last.last_seq.next());
-            let fits = if last.is_some() { *first_seq == expected } else { *first_seq <= expected };
+            let fits = match &last {
+                None => *first_seq <= floor.next(),
+                Some(last) => *first_seq == last.last_seq.next() || *first_seq == floor.next(),
+            };
             if !fits {
+                let expected = last.as_ref().map_or(floor, |last| last.last_seq).next();
                 let why = format!("starts at record {first_seq}, expected {expected}");
                 return Err(Error::corrupt("log: records are missing", &file.path, 0, why));
             }
             take(&file)?;
             last = Some(file);
         }
-        Ok(Replayed { last, needless })
+        let missing = |path: &str, why: &str| Err(Error::corrupt("log", path, 0, why));
+        match last {
+            None => missing(
+                DIR,
+                "no log file that can be read is here, and there always is one: restore a backup",
+            ),
+            Some(last) if last.continues => missing(
+                &last.path,
+                "the file that goes on after this one is missing or cut: restore a backup",
+            ),
+            Some(last) => Ok(Replayed { last, needless }),
+        }
     }
 }
 
@@ -105,7 +134,7 @@ impl Listing {
 #[derive(Debug)]
 pub(crate) struct Replayed {
     /// The last file, whose records the next one takes over.
-    pub(crate) last: Option<LogFile>,
+    pub(crate) last: LogFile,
     /// Files that hold nothing of their own.
     pub(crate) needless: Vec<String>,
 }
@@ -169,16 +198,19 @@ fn read(
     if header.first_seq != first_seq || header.identity != identity {
         return Err(Error::corrupt("log file header", path, 0, "the file has another's name"));
     }
-    let (mut at, mut expected) = (HEADER_BYTES, first_seq);
-    loop {
-        match Frame::read(bytes.get(at..).unwrap_or_default(), identity) {
-            Some((frame, _)) if frame.kind == Kind::Record && frame.seq == expected => {
-                at += frame.bytes();
-                expected = expected.next();
-            }
-            Some((frame, _)) if frame.kind == Kind::Close && frame.seq.next() == expected => break,
-            _ => break,
+    if (bytes.len() as u64) < header.length {
+        let why = format!("the file was made with {} bytes: it was cut", header.length);
+        return Err(Error::corrupt("log file", path, bytes.len() as u64, why));
+    }
+    let (mut at, mut expected, mut continues) = (HEADER_BYTES, first_seq, false);
+    while let Some((frame, _)) = Frame::read(&bytes[at..], identity) {
+        let follows = frame.kind == Kind::Record && frame.seq == expected;
+        if !follows {
+            continues = frame.kind == Kind::Continue && frame.seq.next() == expected;
+            break;
         }
+        at += frame.bytes();
+        expected = expected.next();
     }
     if let Some(frame) = later_frame(&bytes, at, identity)
         && frame.synced_seq >= expected
@@ -187,7 +219,7 @@ fn read(
         return Err(Error::corrupt(what, path, at as u64, rot()));
     }
     let last_seq = Seq(expected.0 - 1);
-    Ok(Some(LogFile { path: path.into(), header, bytes, end: at, last_seq }))
+    Ok(Some(LogFile { path: path.into(), header, bytes, end: at, last_seq, continues }))
 }
 
 fn rot() -> &'static str {

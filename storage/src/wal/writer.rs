@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::file::{DIR, FileHeader, Frame, HEADER_BYTES, Kind, frame_bytes};
+use super::file::{DIR, FRAME_HEADER_BYTES, FileHeader, Frame, HEADER_BYTES, Kind, frame_bytes};
 use super::record::Payload;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
@@ -40,7 +40,18 @@ struct Current {
     file: Arc<dyn DiskFile>,
     header: FileHeader,
     offset: u64,
-    length: u64,
+}
+
+impl Current {
+    /// Where records must end, so that a mark still fits.
+    fn room(&self) -> u64 {
+        self.header.length - FRAME_HEADER_BYTES as u64
+    }
+}
+
+/// Length of a log file whose header and records take `used` bytes.
+pub(crate) fn file_length(file_bytes: u64, used: u64) -> u64 {
+    file_bytes.max(used + FRAME_HEADER_BYTES as u64)
 }
 
 impl WalWriter {
@@ -137,19 +148,20 @@ impl WalWriter {
     /// Writes the final mark: a bad byte before it is rot, not a tear.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.sync()?;
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let room = current.length - current.offset;
+        self.mark(Kind::Close)
+    }
+
+    /// Ends the current file with a mark, for which room was kept.
+    fn mark(&mut self, kind: Kind) -> Result<()> {
+        let Some(current) = &self.current else { return Ok(()) };
         let mark = Frame {
-            kind: Kind::Close,
+            kind,
             seq: self.written,
             synced_seq: self.synced,
             stored_bytes: 0,
             raw_bytes: 0,
             payload_crc: crate::checksum::crc32(0, &[]),
         };
-        if room < mark.bytes() as u64 {
-            return Ok(());
-        }
         let mut buffer = Vec::new();
         mark.put(current.header.identity, &[], &mut buffer);
         let written = current.file.write_at(current.offset, &buffer);
@@ -173,7 +185,7 @@ impl WalWriter {
     }
 
     fn make_room(&mut self, bytes: u64) -> Result<()> {
-        if self.current.as_ref().is_some_and(|current| current.offset + bytes <= current.length) {
+        if self.current.as_ref().is_some_and(|current| current.offset + bytes <= current.room()) {
             return Ok(());
         }
         self.sync()?; // a new file starts only after the old one is durable
@@ -182,15 +194,16 @@ impl WalWriter {
             first_seq: self.written.next(),
             synced_seq: self.synced,
             incarnation: self.incarnation,
+            length: file_length(self.file_bytes, HEADER_BYTES as u64 + bytes),
         };
-        let length = self.file_bytes.max(HEADER_BYTES as u64 + bytes);
-        let file = create(&self.disk, &header, length);
+        let file = create(&self.disk, &header);
         let file = file.map_err(|error| match error {
             Error::Poisoned { .. } => self.poison(),
             refused => refused,
         })?;
+        self.mark(Kind::Continue)?; // from here on the new file must be there
         let offset = HEADER_BYTES as u64;
-        if let Some(old) = self.current.replace(Current { file, header, offset, length }) {
+        if let Some(old) = self.current.replace(Current { file, header, offset }) {
             let (path, last_seq) = (old.header.path(), self.written);
             self.closed.push(ClosedFile { path, last_seq, bytes: old.offset });
         }
@@ -199,8 +212,7 @@ impl WalWriter {
 
     /// Goes on in `file`, whose first `offset` bytes hold durable records up to the last seq.
     pub(crate) fn adopt(&mut self, header: FileHeader, file: Arc<dyn DiskFile>, offset: u64) {
-        let length = offset.max(self.file_bytes);
-        self.current = Some(Current { file, header, offset, length });
+        self.current = Some(Current { file, header, offset });
     }
 
     /// Refuses every further write: the outcome of an earlier one is unknown.
@@ -214,13 +226,10 @@ impl WalWriter {
 ///
 /// # Errors
 /// [`Error::Poisoned`] when a write or sync failed; else the file could not be made and there is none.
-pub(crate) fn create(
-    disk: &Arc<dyn Disk>,
-    header: &FileHeader,
-    length: u64,
-) -> Result<Arc<dyn DiskFile>> {
+pub(crate) fn create(disk: &Arc<dyn Disk>, header: &FileHeader) -> Result<Arc<dyn DiskFile>> {
     let path = header.path();
-    let file = disk.create(&path, length).map_err(|e| Error::io("create log file", &path, e))?;
+    let file =
+        disk.create(&path, header.length).map_err(|e| Error::io("create log file", &path, e))?;
     let made = file.write_at(0, &header.encode());
     let made = made.and_then(|()| file.sync()).and_then(|()| disk.sync_dir(DIR));
     made.map_err(|_| Error::Poisoned { since: header.first_seq })?;
