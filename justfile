@@ -17,7 +17,11 @@ crash SEED:
 
 # Writes the golden files that are missing. A released one never changes: delete nothing here.
 golden:
-    UPDATE_GOLDEN=1 cargo test -p tagmill-tests --test suite --locked -- golden
+    UPDATE_GOLDEN=1 cargo test --workspace --locked -- golden
+
+# Generates the code of the wire again, after a change of a .proto file.
+proto:
+    UPDATE_GENERATED=1 cargo test -p tagmill-proto --locked
 
 # One benchmark, e.g. `just bench ingest`.
 bench NAME *ARGS:
