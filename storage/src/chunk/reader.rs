@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bytes::{Malformed, Reader};
-use crate::chunk::{ChunkEntry, SeriesBuf, Statistics};
+use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::encoding;
 use crate::limits::VECTOR_ROWS;
 use crate::tag::{TagId, ValueType};
@@ -181,13 +181,6 @@ impl PackedRows {
         Ok(())
     }
 
-    /// Statistics of these rows; the body must be there.
-    pub(crate) fn statistics(&self, rows: Range<usize>) -> Statistics {
-        let body = self.body.as_ref().expect("the caller decoded the body");
-        let words = body.words.get(rows.clone()).unwrap_or_default();
-        Statistics::of(body.value_type, words, &body.qualities[rows])
-    }
-
     /// Appends these rows to `out`; the body must be there if values or qualities are asked for.
     pub(crate) fn copy(
         &self,
@@ -270,4 +263,76 @@ fn sum_times(
         }
     }
     Some(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Series;
+    use crate::chunk::builder::{Columns, PackedBuilder};
+
+    fn series<'a>(tag: u32, times: &'a [i64], zeros: &'a (Vec<u64>, Vec<u32>)) -> Series<'a> {
+        Series {
+            tag: TagId(tag),
+            value_type: ValueType::I64,
+            times,
+            words: &zeros.0[..times.len()],
+            texts: &[],
+            qualities: &zeros.1[..times.len()],
+        }
+    }
+
+    #[test]
+    fn any_range_of_any_pace_gives_its_rows() {
+        let grid: Vec<i64> = (0..8_192).map(|row| row * 1_000).collect();
+        let slowing: Vec<i64> = (0..8_000).map(|row| row * row + row).collect();
+        let burst = (0..3_000).chain((0..3_000).map(|row| 5_000_000_000 + row * 7)).collect();
+        let late: Vec<i64> =
+            (0..5_000).map(|row| if row < 4_999 { row } else { i64::MAX - 1 }).collect();
+        let zeros = (vec![0; 8_192], vec![0; 8_192]);
+        for times in [grid, slowing, burst, late, vec![i64::MIN], vec![-5, i64::MAX - 5]] {
+            let mut columns = Columns::default();
+            let entry = columns.encode(series(1, &times, &zeros));
+            let ends: Vec<i64> = (0..40)
+                .map(|i| times[(times.len() - 1) * i / 39].saturating_add(i as i64 % 3 - 1))
+                .chain([i64::MIN, i64::MAX])
+                .collect();
+            for (&start, &end) in ends.iter().flat_map(|s| ends.iter().map(move |e| (s, e))) {
+                let range = TimeRange::new(start, end);
+                let mut out = vec![-1];
+                let rows = decode_times(&entry, &columns.times, range, &mut out).unwrap();
+                let want: Vec<i64> = times.iter().copied().filter(|t| range.contains(*t)).collect();
+                assert_eq!(out[0], -1, "what was there stays");
+                assert_eq!(out[1..], want, "{range:?}");
+                assert_eq!(times[rows], want, "rows of {range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_table_is_malformed() {
+        let zeros = (vec![0; 10], vec![0; 10]);
+        let mut packed = PackedBuilder::new(ValueType::I64);
+        packed.push(series(3, &[5, 7, 11], &zeros));
+        packed.push(series(9, &[6], &zeros));
+        packed.push(series(11, &[-20, i64::MAX], &zeros));
+        let mut columns = Columns::default();
+        let entry = packed.encode(&mut columns).unwrap();
+        let rows = PackedRows::decode(&entry, &columns.times).unwrap();
+        assert_eq!(rows.tags(), [3, 9, 11]);
+        assert_eq!(rows.times(), [5, 7, 11, 6, -20, i64::MAX]);
+        assert_eq!(
+            rows.rows_of(TagId(11)).map(|rows_of| rows.span(rows_of)),
+            Some((-20, i64::MAX, 2))
+        );
+        assert_eq!(rows.rows_of(TagId(4)), None);
+        for length in 0..columns.times.len() {
+            assert!(
+                PackedRows::decode(&entry, &columns.times[..length]).is_err(),
+                "{length} bytes"
+            );
+        }
+        columns.times.push(0);
+        assert!(PackedRows::decode(&entry, &columns.times).is_err(), "a byte more");
+    }
 }

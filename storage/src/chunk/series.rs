@@ -105,19 +105,6 @@ impl SeriesBuf {
         self.times.is_empty()
     }
 
-    /// Forgets the samples and keeps the memory.
-    pub(crate) fn clear(&mut self) {
-        self.truncate(0);
-    }
-
-    /// Keeps the first `rows` samples; an empty column stays empty.
-    pub(crate) fn truncate(&mut self, rows: usize) {
-        self.times.truncate(rows);
-        self.words.truncate(rows);
-        self.texts.truncate(rows);
-        self.qualities.truncate(rows);
-    }
-
     /// The samples, borrowed. All columns must have been read.
     pub(crate) fn as_series(&self) -> Series<'_> {
         Series {

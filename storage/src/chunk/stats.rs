@@ -15,7 +15,7 @@ pub(crate) struct Statistics {
     pub uncertain: u32,
     /// Samples of Bad quality.
     pub bad: u32,
-    /// Good samples that are NaN or infinite.
+    /// Good samples that are NaN or infinite; the other Good ones are behind `min`, `max` and `sum`.
     pub non_finite: u32,
     /// Least Good finite value; 0 if there is none, and for text.
     pub min: u64,
@@ -53,11 +53,6 @@ impl Statistics {
             _ => statistics.add_integers(words, qualities),
         }
         statistics
-    }
-
-    /// Good samples with a finite value: those behind `min`, `max` and `sum`. Text counts as finite.
-    pub(crate) fn finite(&self) -> u32 {
-        self.good - self.non_finite
     }
 
     fn add_floats(&mut self, words: &[u64], qualities: &[u32], value_of: impl Fn(u64) -> f64) {
@@ -114,7 +109,7 @@ mod tests {
         let values = [9.0, f64::NAN, 2.0, -1.0, f64::INFINITY, 7.0, 100.0];
         let statistics = of_floats(&values, &[bad, good, good, good, good, good, unsure]);
         assert_eq!((statistics.good, statistics.uncertain, statistics.bad), (5, 1, 1));
-        assert_eq!((statistics.non_finite, statistics.finite()), (2, 3));
+        assert_eq!(statistics.non_finite, 2);
         assert_eq!((statistics.min, statistics.max), ((-1.0_f64).to_bits(), 7_f64.to_bits()));
         assert_eq!(statistics.sum.to_bits(), 8_f64.to_bits());
         assert!(f64::from_bits(statistics.first).is_nan());
@@ -139,7 +134,7 @@ mod tests {
     #[test]
     fn infinities_alone_leave_no_extremes() {
         let statistics = of_floats(&[f64::INFINITY, f64::NEG_INFINITY], &[Quality::GOOD; 2]);
-        assert_eq!((statistics.finite(), statistics.min, statistics.max), (0, 0, 0));
+        assert_eq!((statistics.non_finite, statistics.min, statistics.max), (2, 0, 0));
         assert_eq!(statistics.sum.to_bits(), 0);
     }
 }

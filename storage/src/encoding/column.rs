@@ -64,7 +64,8 @@ pub(super) fn decode_checked(
 ) -> Result<(), Malformed> {
     let before = out.len();
     decode(kind, reader, count, rows, Nesting::Top, out)?;
-    if kind.max() != u64::MAX && out[before..].iter().any(|&word| word > kind.max()) {
+    // The greatest words are all ones, so what any word has too much shows in all of them together.
+    if out[before..].iter().fold(0, |all, word| all | word) > kind.max() {
         return Err(Malformed("value is too great for its type"));
     }
     Ok(())

@@ -262,9 +262,7 @@ fn restore(header: Header, words: &mut [u64]) {
     match header.form {
         Form::Plain => {}
         Form::Line => {
-            for (index, word) in (0..).zip(words) {
-                *word = word.wrapping_add(line(header.slope, index));
-            }
+            add_line(header.slope, words);
         }
         Form::Delta => {
             let Some((first, rest)) = words.split_first_mut() else { return };
@@ -296,6 +294,28 @@ fn restore(header: Header, words: &mut [u64]) {
 #[inline]
 const fn line(slope: u64, index: u64) -> u64 {
     ((slope.wrapping_mul(index) as i64) >> SLOPE_SHIFT) as u64
+}
+
+/// Adds [`line`] to each word.
+///
+/// In steps of four with sums in place of products, and with a bias that makes the arithmetic shift a logical one:
+/// baseline vector units have neither the product nor that shift, and this takes half the time.
+fn add_line(slope: u64, words: &mut [u64]) {
+    const BIAS: u64 = 1 << 63;
+    let mut heights = [0, 1, 2, 3].map(|index| slope.wrapping_mul(index).wrapping_add(BIAS));
+    let stride = slope.wrapping_mul(4);
+    let (blocks, rest) = words.as_chunks_mut::<4>();
+    for block in blocks {
+        for (word, height) in block.iter_mut().zip(&mut heights) {
+            let line = (*height >> SLOPE_SHIFT).wrapping_sub(BIAS >> SLOPE_SHIFT);
+            *word = word.wrapping_add(line);
+            *height = height.wrapping_add(stride);
+        }
+    }
+    for (word, height) in rest.iter_mut().zip(heights) {
+        let line = (height >> SLOPE_SHIFT).wrapping_sub(BIAS >> SLOPE_SHIFT);
+        *word = word.wrapping_add(line);
+    }
 }
 
 /// Writes what `restore` turns into `words`; the lead gets `filler`.
@@ -564,6 +584,17 @@ mod tests {
                     .map(|i| if i % 2 == 0 { i64::MIN as u64 } else { i64::MAX as u64 })
                     .collect::<Vec<_>>(),
             );
+        }
+    }
+
+    #[test]
+    fn a_line_is_added_as_it_was_taken_off() {
+        for slope in [0, 1, 1_023, 5 << 40, u64::MAX, 1 << 62, 0x8000_0000_0000_0001] {
+            let mut words = [9; 1_023];
+            add_line(slope, &mut words);
+            for (index, word) in (0..).zip(words) {
+                assert_eq!(word, 9_u64.wrapping_add(line(slope, index)), "{slope} at {index}");
+            }
         }
     }
 

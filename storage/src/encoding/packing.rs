@@ -53,27 +53,22 @@ macro_rules! pack_lanes {
     }};
 }
 
+/// Unpacks into lanes; the packed lanes are copied first, since bytes of a file have no alignment.
 macro_rules! unpack_lanes {
-    ($lane:ty, $bytes:expr, $width:expr, $base:expr, $out:expr; $($w:literal)*) => {{
-        const LANE_BYTES: usize = <$lane>::BITS as usize / 8;
-        let mut packed: [$lane; VECTOR_ROWS] = [0; VECTOR_ROWS];
-        for (to, from) in packed.iter_mut().zip($bytes.as_chunks::<LANE_BYTES>().0) {
-            *to = <$lane>::from_le_bytes(*from);
-        }
-        let mut narrow: [$lane; VECTOR_ROWS] = [0; VECTOR_ROWS];
+    ($lane:ty, $bytes:expr, $width:expr, $lanes:expr; $($w:literal)*) => {
         match $width {
             $($w => {
                 const B: usize = VECTOR_ROWS * $w / <$lane>::BITS as usize;
-                if let Some(packed) = packed.first_chunk::<B>() {
-                    <$lane>::unpack::<$w, B>(packed, &mut narrow);
+                let mut packed: [$lane; B] = [0; B];
+                let bytes = $bytes.as_chunks::<{ <$lane>::BITS as usize / 8 }>().0;
+                for (to, from) in packed.iter_mut().zip(bytes) {
+                    *to = <$lane>::from_le_bytes(*from);
                 }
+                <$lane>::unpack::<$w, B>(&packed, $lanes);
             })*
             _ => {}
         }
-        for (to, from) in $out.iter_mut().zip(narrow) {
-            *to = u64::from(from).wrapping_add($base);
-        }
-    }};
+    };
 }
 
 /// Appends `values`, each below `2^width`. At most [`VECTOR_ROWS`] of them.
@@ -96,7 +91,7 @@ pub(super) fn unpack(bytes: &[u8], width: u32, base: u64, out: &mut [u64]) {
     assert!(bytes.len() == packed_bytes(out.len(), width));
     if width == 0 {
         out.fill(base);
-    } else if out.len() == VECTOR_ROWS {
+    } else if let Some(out) = out.as_mut_array::<VECTOR_ROWS>() {
         unpack_vector(bytes, width, base, out);
     } else {
         unpack_tail(bytes, width, base, out);
@@ -115,11 +110,30 @@ fn pack_vector(values: &[u64], width: u32, out: &mut Vec<u8>) {
 }
 
 #[rustfmt::skip] // One line a lane width; the lists are the widths.
-fn unpack_vector(bytes: &[u8], width: u32, base: u64, out: &mut [u64]) {
+fn unpack_vector(bytes: &[u8], width: u32, base: u64, out: &mut [u64; VECTOR_ROWS]) {
     match width {
-        0..=16 => unpack_lanes!(u16, bytes, width, base, out; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
-        17..=32 => unpack_lanes!(u32, bytes, width, base, out; 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32),
-        _ => unpack_lanes!(u64, bytes, width, base, out; 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64),
+        0..=16 => {
+            let mut lanes = [0; VECTOR_ROWS];
+            unpack_lanes!(u16, bytes, width, &mut lanes; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+            widen(&lanes, base, out);
+        }
+        17..=32 => {
+            let mut lanes = [0; VECTOR_ROWS];
+            unpack_lanes!(u32, bytes, width, &mut lanes; 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
+            widen(&lanes, base, out);
+        }
+        _ => {
+            unpack_lanes!(u64, bytes, width, out; 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64);
+            for word in out {
+                *word = word.wrapping_add(base);
+            }
+        }
+    }
+}
+
+fn widen<T: Copy + Into<u64>>(lanes: &[T; VECTOR_ROWS], base: u64, out: &mut [u64; VECTOR_ROWS]) {
+    for (to, from) in out.iter_mut().zip(lanes) {
+        *to = (*from).into().wrapping_add(base);
     }
 }
 

@@ -79,12 +79,13 @@ pub(super) fn decode(
     let mut dictionary = Vec::with_capacity(distinct);
     column::decode(kind, reader, distinct, &(0..distinct), Nesting::InRanks, &mut dictionary)?;
     integers::for_each(reader, count, rows, |ranks| {
-        let greatest = ranks.iter().fold(0, |greatest, &rank| greatest.max(rank));
-        if greatest >= dictionary.len() as u64 {
-            return Err(Malformed("rank lies outside the distinct values"));
-        }
-        out.extend(ranks.iter().map(|&rank| dictionary[index(rank)]));
-        Ok(())
+        let mut outside = false;
+        out.extend(ranks.iter().map(|&rank| {
+            let word = dictionary.get(index(rank));
+            outside |= word.is_none();
+            word.copied().unwrap_or(0)
+        }));
+        if outside { Err(Malformed("rank lies outside the distinct values")) } else { Ok(()) }
     })
 }
 

@@ -74,9 +74,8 @@ const fn order(sign: u32, shift: u32, word: u64) -> u64 {
 
 /// Inverse of [`order`], for any integer. This arithmetic is part of the format.
 const fn unorder(sign: u32, shift: u32, ordered: u64) -> u64 {
-    let negative = ordered >> 63;
-    let magnitude = ordered ^ negative.wrapping_neg();
-    (magnitude << shift) | (negative << sign)
+    let negative = (ordered as i64 >> 63) as u64;
+    ((ordered ^ negative) << shift) | (negative & (1 << sign))
 }
 
 #[cfg(test)]

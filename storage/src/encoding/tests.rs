@@ -1,1 +1,534 @@
+//! What holds for every encoding: values come back bit for bit, part of a column is that part of the whole, and no
+//! bytes make a decoder panic. Golden columns pin the bytes themselves.
 
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::sample::Value;
+
+/// A column of any sort, so that one set of laws covers all.
+#[derive(Clone, Debug, PartialEq)]
+enum Column {
+    Times(Vec<i64>),
+    Words(ValueType, Vec<u64>),
+    Texts(Vec<Arc<str>>),
+    Qualities(Vec<u32>),
+}
+
+impl Column {
+    fn len(&self) -> usize {
+        match self {
+            Self::Times(v) => v.len(),
+            Self::Words(_, v) => v.len(),
+            Self::Texts(v) => v.len(),
+            Self::Qualities(v) => v.len(),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0xEE];
+        match self {
+            Self::Times(v) => encode_times(v, &mut out),
+            Self::Words(value_type, v) => encode_words(*value_type, v, &mut out),
+            Self::Texts(v) => encode_texts(v, &mut out),
+            Self::Qualities(v) => encode_qualities(v, &mut out),
+        }
+        assert_eq!(out.remove(0), 0xEE, "encoders append");
+        out
+    }
+
+    /// Decodes a column of this sort and length, and checks that an error appends nothing.
+    fn decode(&self, bytes: &[u8], rows: Range<usize>) -> Result<Self, Malformed> {
+        fn checked<T: Clone + PartialEq + std::fmt::Debug>(
+            first: T,
+            decode: impl FnOnce(&mut Vec<T>) -> Result<(), Malformed>,
+        ) -> Result<Vec<T>, Malformed> {
+            let mut out = vec![first.clone()];
+            let result = decode(&mut out);
+            assert_eq!(out.remove(0), first, "decoders append");
+            assert!(result.is_ok() || out.is_empty(), "an error appends nothing");
+            result.map(|()| out)
+        }
+        let count = self.len();
+        match self {
+            Self::Times(_) => {
+                checked(7, |out| decode_times(bytes, count, rows, out)).map(Self::Times)
+            }
+            Self::Words(value_type, _) => {
+                checked(7, |out| decode_words(*value_type, bytes, count, rows, out))
+                    .map(|words| Self::Words(*value_type, words))
+            }
+            Self::Texts(_) => {
+                checked(Arc::from("first"), |out| decode_texts(bytes, count, rows, out))
+                    .map(Self::Texts)
+            }
+            Self::Qualities(_) => {
+                checked(7, |out| decode_qualities(bytes, count, rows, out)).map(Self::Qualities)
+            }
+        }
+    }
+
+    fn slice(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Times(v) => Self::Times(v[rows].to_vec()),
+            Self::Words(value_type, v) => Self::Words(*value_type, v[rows].to_vec()),
+            Self::Texts(v) => Self::Texts(v[rows].to_vec()),
+            Self::Qualities(v) => Self::Qualities(v[rows].to_vec()),
+        }
+    }
+}
+
+/// A generator for signals that must be the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// In -1.0 .. 1.0.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    }
+}
+
+/// A slow walk with measurement noise, as most process values are. Adds and multiplies only: the same bits everywhere.
+fn walk(noise: &mut Noise, rows: usize, center: f64, step: f64) -> Vec<f64> {
+    let mut value = center;
+    let mut next = || {
+        value += noise.unit() * step + (center - value) * 0.001;
+        value + noise.unit() * step
+    };
+    (0..rows).map(|_| next()).collect()
+}
+
+fn doubles(values: impl IntoIterator<Item = f64>) -> Column {
+    Column::Words(ValueType::F64, values.into_iter().map(f64::to_bits).collect())
+}
+
+fn words(value_type: ValueType, values: impl IntoIterator<Item = Value>) -> Column {
+    Column::Words(value_type, values.into_iter().map(|value| value.to_word()).collect())
+}
+
+fn texts<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Column {
+    Column::Texts(texts.into_iter().map(|text| Arc::from(text.as_ref())).collect())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is what a device does")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+/// Typical signals by name, and the encoding each must get.
+fn signals(rows: usize) -> Vec<(&'static str, &'static str, Column)> {
+    let mut noise = Noise(rows as u64);
+    let n = &mut noise;
+    let adc = |n: &mut Noise, counts: f64, step: f64| -> Vec<f32> {
+        let counts_walk = walk(n, rows, counts / 2.0, step);
+        counts_walk.iter().map(|c| narrow(c.round() * (150.0 / counts) - 20.0)).collect()
+    };
+    let adc12 = adc(n, 4_096.0, 1.5);
+    let adc16 = adc(n, 65_536.0, 12.0);
+    let two_decimals: Vec<f64> =
+        walk(n, rows, 78.5, 0.04).iter().map(|v| (v * 100.0).round() / 100.0).collect();
+    let with_gaps: Vec<f64> = two_decimals
+        .iter()
+        .enumerate()
+        .map(|(i, v)| match i % 512 {
+            100..=140 => f64::NAN,
+            300 => -0.0,
+            _ => *v,
+        })
+        .collect();
+    let totaliser: Vec<i64> = (0..rows as i64).map(|i| 1_000_000 + i * 37 + (i % 3)).collect();
+    let jittered: Vec<i64> = (0..rows as i64)
+        .map(|i| (1_700_000_000_000 + i * 1_000 + n.below(11) as i64) * 1_000_000)
+        .collect();
+    let regular: Vec<i64> =
+        (0..rows as i64).map(|i| 1_700_000_000_000_000_000 + i * 1_000_000_000).collect();
+    let set_points: Vec<f64> = (0..rows).map(|i| [50.0, 62.5, 0.1 + 0.2][i / 700 % 3]).collect();
+    let modes = ["AUTO", "MANUAL", "CASCADE"];
+    let batches: Vec<String> =
+        (0..rows).map(|i| format!("batch-2026-{:05}/unit-{}", i / 40, i / 40 % 4)).collect();
+    let uneven: Vec<Value> =
+        (0..rows).map(|_| Value::State([0, 3, 40_000][n.below(3) as usize])).collect();
+    let flags: Vec<Value> = (0..rows).map(|_| Value::Bool(n.below(2) == 1)).collect();
+    vec![
+        ("times_regular", "step", Column::Times(regular)),
+        ("times_jittered", "delta", Column::Times(jittered)),
+        ("adc12_f32", "ranks", words(ValueType::F32, adc12.iter().map(|v| Value::F32(*v)))),
+        ("adc12_widened", "ranks", doubles(adc12.iter().map(|v| f64::from(*v)))),
+        ("adc16_f32", "ranks", words(ValueType::F32, adc16.iter().map(|v| Value::F32(*v)))),
+        ("two_decimals", "decimal", doubles(two_decimals.iter().copied())),
+        ("decimals_with_gaps", "decimal", doubles(with_gaps)),
+        (
+            "two_decimals_widened",
+            "decimal",
+            doubles(two_decimals.iter().map(|v| f64::from(narrow(*v)))),
+        ),
+        (
+            "two_decimals_f32",
+            "decimal",
+            words(ValueType::F32, two_decimals.iter().map(|v| Value::F32(narrow(*v)))),
+        ),
+        ("set_points", "runs", doubles(set_points)),
+        ("constant", "constant", doubles(vec![f64::from_bits(0x7FF8_0000_DEAD_BEEF); rows])),
+        ("full_mantissa", "raw", doubles(walk(n, rows, 40.0, 0.3))),
+        (
+            "full_mantissa_f32",
+            "raw",
+            words(ValueType::F32, walk(n, rows, -3.0, 2.0).iter().map(|v| Value::F32(narrow(*v)))),
+        ),
+        ("totaliser", "integers", words(ValueType::I64, totaliser.into_iter().map(Value::I64))),
+        (
+            "states_steady",
+            "runs",
+            words(ValueType::State, (0..rows).map(|i| Value::State((i / 300 % 5) as u16))),
+        ),
+        ("states_uneven", "ranks", words(ValueType::State, uneven)),
+        ("flags", "integers", words(ValueType::Bool, flags)),
+        ("texts", "dictionary", texts((0..rows).map(|i| modes[i / 50 % 3]))),
+        ("texts_many", "dictionary+zstd", texts(&batches)),
+        ("quality_good", "constant", Column::Qualities(vec![0; rows])),
+        (
+            "quality_mixed",
+            "runs",
+            Column::Qualities(
+                (0..rows).map(|i| if i % 400 < 30 { 0x800A_0000 } else { 0 }).collect(),
+            ),
+        ),
+    ]
+}
+
+/// Round trip, part of the column, every prefix refused. Returns the bytes.
+fn check(column: &Column) -> Vec<u8> {
+    let bytes = column.encode();
+    let rows = column.len();
+    assert_eq!(column.decode(&bytes, 0..rows).as_ref(), Ok(column));
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(column.decode(&longer, 0..rows).is_err(), "a byte left over");
+    bytes
+}
+
+fn check_parts(column: &Column, bytes: &[u8]) {
+    let rows = column.len();
+    let marks = [0, 1, rows / 3, 1_023, 1_024, 1_025, 2_048, rows.saturating_sub(1), rows];
+    for from in marks {
+        for to in marks {
+            if from <= to && to <= rows {
+                assert_eq!(
+                    column.decode(bytes, from..to),
+                    Ok(column.slice(from..to)),
+                    "{from}..{to}"
+                );
+            } else {
+                assert!(column.decode(bytes, from..to).is_err(), "{from}..{to} of {rows}");
+            }
+        }
+    }
+}
+
+#[test]
+fn signals_come_back_whole_and_in_part_in_their_encoding() {
+    for rows in [2_500, 8_192] {
+        for (signal, encoding, column) in signals(rows) {
+            let bytes = check(&column);
+            assert_eq!(name(bytes[0]), encoding, "{signal} of {rows} rows: {} bytes", bytes.len());
+            check_parts(&column, &bytes);
+        }
+    }
+}
+
+#[test]
+fn prefixes_are_refused() {
+    for (signal, _, column) in signals(1_100) {
+        let bytes = column.encode();
+        for cut in 0..bytes.len() {
+            assert!(
+                column.decode(&bytes[..cut], 0..column.len()).is_err(),
+                "{signal}: {cut} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn flipped_bits_give_an_error_or_a_value() {
+    for (_, _, column) in signals(300) {
+        let mut bytes = column.encode();
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // Whether an error or a value comes out is the checksum's business; `decode` checks the rest.
+            drop(column.decode(&bytes, 0..column.len()));
+            drop(column.decode(&bytes, 100..101));
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn short_and_long_columns() {
+    for rows in [0, 1, 2, 3, 5, 31, 32, 33, 255, 1_023, 1_024, 1_025, 4_097] {
+        for (_, _, column) in signals(rows) {
+            check(&column);
+        }
+    }
+    let (_, _, times) = &signals(COLUMN_ROWS_MAX)[1];
+    check(times);
+    let mut out = Vec::new();
+    assert!(decode_times(&times.encode(), COLUMN_ROWS_MAX + 1, 0..1, &mut out).is_err());
+}
+
+#[test]
+fn a_wrong_count_is_refused() {
+    for (signal, encoding, column) in signals(1_500) {
+        if ["constant", "step"].contains(&encoding) {
+            // These say nothing of the number of rows; their parent does.
+            continue;
+        }
+        let bytes = column.encode();
+        for rows in [1_000, 1_400, 3_000] {
+            let (_, _, other) = signals(rows).into_iter().find(|(s, ..)| *s == signal).unwrap();
+            assert!(other.decode(&bytes, 0..rows).is_err(), "{signal} read as {rows} rows");
+        }
+    }
+}
+
+#[test]
+fn times_that_do_not_ascend_are_refused() {
+    let decode = |bytes: &[u8]| decode_times(bytes, 3, 0..3, &mut Vec::new());
+    // Start 0, step 0.
+    assert!(decode(&[code::TIMES_STEP, 0, 0]).is_err());
+    // Start 0, step 2^63: the third time overflows.
+    let mut bytes = vec![code::TIMES_STEP, 0];
+    crate::bytes::put_varint(&mut bytes, 1 << 63);
+    assert!(decode(&bytes).is_err());
+    // Start 0, tick 1, a plain vector of width 0: all equal.
+    assert!(decode(&[code::TIMES_DELTA, 0, 1, 0, 0, 0]).is_err());
+    let extremes = Column::Times(vec![i64::MIN, -1, 0, i64::MAX]);
+    check(&extremes);
+}
+
+#[test]
+fn values_too_great_for_their_type_are_refused() {
+    let mut bytes = vec![code::CONSTANT];
+    crate::bytes::put_zigzag(&mut bytes, 65_536);
+    let decode = |value_type| decode_words(value_type, &bytes, 3, 0..3, &mut Vec::new());
+    assert!(decode(ValueType::I64).is_ok());
+    assert!(decode(ValueType::State).is_err());
+    assert!(decode(ValueType::Bool).is_err());
+    assert!(decode_qualities(&bytes, 3, 0..3, &mut Vec::new()).is_ok());
+    crate::bytes::put_zigzag(&mut bytes, 0);
+    bytes.splice(1.., [0xFF, 0xFF, 0xFF, 0xFF, 0x7F]);
+    assert!(decode_qualities(&bytes, 3, 0..3, &mut Vec::new()).is_err());
+}
+
+#[test]
+fn columns_nest_no_deeper_than_they_are_written() {
+    // Runs of runs: one run of three rows whose column says runs.
+    let bytes = [code::RUNS, 1, 0, 0, 4, code::RUNS];
+    assert!(decode_words(ValueType::I64, &bytes, 3, 0..3, &mut Vec::new()).is_err());
+    // Ranks of ranks.
+    let bytes = [code::RANKS, 1, code::RANKS, 1];
+    assert!(decode_words(ValueType::I64, &bytes, 3, 0..3, &mut Vec::new()).is_err());
+    // Integers are no encoding of floats, nor decimals of integers.
+    for (value_type, code) in [(ValueType::F64, code::INTEGERS), (ValueType::I64, code::DECIMAL)] {
+        assert!(decode_words(value_type, &[code, 0, 0, 0], 1, 0..1, &mut Vec::new()).is_err());
+    }
+}
+
+#[test]
+fn equal_texts_share_memory_and_bombs_are_refused() {
+    let column = texts(["RUN", "STOP", "RUN"]);
+    let Ok(Column::Texts(back)) = column.decode(&column.encode(), 0..3) else { panic!("texts") };
+    assert!(Arc::ptr_eq(&back[0], &back[2]));
+    // A text that compresses 1,000-fold beyond a MiB is stored as it is; below, it may be compressed.
+    let huge = "x".repeat(3 << 20);
+    let bytes = check(&texts([&huge]));
+    assert_eq!(name(bytes[0]), "dictionary");
+    assert_eq!(name(check(&texts([&huge[..1 << 20]]))[0]), "dictionary+zstd");
+    let mut bomb = vec![code::TEXT_ZSTD, 1, 0, 0];
+    crate::bytes::put_zigzag(&mut bomb, 1 << 30);
+    let frame = zstd::bulk::compress(&vec![0; 1 << 24], 1).unwrap();
+    crate::bytes::put_varint(&mut bomb, frame.len() as u64);
+    bomb.extend(&frame);
+    bomb.extend([code::CONSTANT, 0]);
+    let result = decode_texts(&bomb, 1, 0..1, &mut Vec::new());
+    assert_eq!(result, Err(Malformed("texts grow too much when decompressed")));
+}
+
+/// Words of every class a float has, and of the signals between.
+fn any_word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        any::<f64>().prop_map(f64::to_bits),
+        (-100_000_i32..100_000, 0_i32..4)
+            .prop_map(|(v, p)| (f64::from(v) / 10_f64.powi(p)).to_bits()),
+        prop::sample::select(vec![
+            0.0_f64,
+            -0.0,
+            f64::NAN,
+            -f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::MIN_POSITIVE,
+            5e-324,
+            f64::MAX,
+        ])
+        .prop_map(f64::to_bits),
+        prop::sample::select(vec![0x7FF0_0000_0000_0001_u64, 0xFFF8_0000_0000_1234, 1, u64::MAX]),
+    ]
+}
+
+fn any_type() -> impl Strategy<Value = ValueType> {
+    prop::sample::select(vec![
+        ValueType::F64,
+        ValueType::F32,
+        ValueType::I64,
+        ValueType::Bool,
+        ValueType::State,
+    ])
+}
+
+/// Words of few distinct values in pieces, so that runs, ranks, patches and exceptions meet in one column.
+fn patchwork() -> impl Strategy<Value = Column> {
+    let piece = (any_word(), any_word(), 1_usize..600, 0_u8..4);
+    (any_type(), prop::collection::vec(piece, 0..8)).prop_map(|(value_type, pieces)| {
+        let mut noise = Noise(1);
+        let mut all = Vec::new();
+        for (a, b, rows, sort) in pieces {
+            all.extend((0..rows as u64).map(|i| match sort {
+                0 => a,
+                1 => a.wrapping_add(i.wrapping_mul(b % 1_000)),
+                2 => [a, b][noise.below(2) as usize],
+                _ => a.wrapping_add(noise.below(b % 5_000 + 1)),
+            }));
+        }
+        let kind = Kind::of(value_type);
+        let fit = |word: u64| if kind.max() == u64::MAX { word } else { word % (kind.max() + 1) };
+        Column::Words(value_type, all.into_iter().map(fit).collect())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn any_words_round_trip(column in patchwork(), from in any::<prop::sample::Index>(), to in any::<prop::sample::Index>()) {
+        let bytes = check(&column);
+        let (from, to) = (from.index(column.len() + 1), to.index(column.len() + 1));
+        if from <= to {
+            prop_assert_eq!(column.decode(&bytes, from..to), Ok(column.slice(from..to)));
+        }
+    }
+
+    #[test]
+    fn any_floats_round_trip(mut all in prop::collection::vec(any_word(), 0..2_200), half in any::<bool>()) {
+        let value_type = if half { ValueType::F32 } else { ValueType::F64 };
+        if half {
+            all.iter_mut().for_each(|word| *word >>= 32);
+        }
+        check(&Column::Words(value_type, all));
+    }
+
+    #[test]
+    fn any_times_round_trip(steps in prop::collection::vec(1_i64..5_000_000_000, 0..2_200), start in -1_i64 << 62..1 << 62, tick in prop::sample::select(vec![1_i64, 1_000, 1_000_000])) {
+        let times = steps.iter().scan(start, |time, step| {
+            *time += (step / tick).max(1) * tick;
+            Some(*time)
+        });
+        check(&Column::Times(times.collect()));
+    }
+
+    #[test]
+    fn any_texts_round_trip(all in prop::collection::vec("[a-c]{0,3}|\\PC{0,20}", 0..300)) {
+        let column = texts(&all);
+        let bytes = check(&column);
+        check_parts(&column, &bytes);
+    }
+
+    #[test]
+    fn any_qualities_round_trip(all in prop::collection::vec(prop_oneof![Just(0_u32), Just(0x8000_0000), any::<u32>()], 0..1_500)) {
+        check(&Column::Qualities(all));
+    }
+
+    /// Bytes of no encoder: a known code, then anything. Must return, whatever it returns.
+    #[test]
+    fn any_bytes_decode_or_fail(code in prop::sample::select(vec![1_u8, 2, 3, 4, 5, 6, 16, 17, 32, 33]), small in any::<bool>(), rest in prop::collection::vec(any::<u8>(), 0..200), count in 0_usize..3_000) {
+        let mut bytes = vec![code];
+        // Small bytes pass for headers more often.
+        bytes.extend(rest.iter().map(|byte| if small { byte % 5 } else { *byte }));
+        let rows = count / 3..count;
+        for value_type in [ValueType::F64, ValueType::F32, ValueType::I64, ValueType::Bool, ValueType::State] {
+            drop(Column::Words(value_type, vec![0; count]).decode(&bytes, rows.clone()));
+        }
+        drop(Column::Times(vec![0; count]).decode(&bytes, rows.clone()));
+        drop(Column::Qualities(vec![0; count]).decode(&bytes, rows.clone()));
+        drop(Column::Texts(vec![Arc::from(""); count]).decode(&bytes, rows));
+    }
+}
+
+/// Where golden columns lie.
+fn golden(signal: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/encoding");
+    PathBuf::from(folder).join(format!("{signal}.hex"))
+}
+
+/// Columns written by every release must decode for ever, and today's encoder must still write them.
+///
+/// `UPDATE_GOLDEN=1` writes only files that are missing: a released golden file never changes. If an encoder finds a
+/// smaller column, keep the old file under a new name and decode both.
+#[test]
+fn golden_columns_decode_and_are_written_again() {
+    for (signal, encoding, column) in signals(1_100) {
+        let path = golden(signal);
+        if !path.exists() && std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, to_hex(&column.encode())).unwrap();
+        }
+        let hex = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let bytes = from_hex(&hex);
+        assert_eq!(name(bytes[0]), encoding, "{signal}");
+        assert_eq!(
+            column.decode(&bytes, 0..column.len()).as_ref(),
+            Ok(&column),
+            "{signal} decodes"
+        );
+        assert_eq!(column.encode(), bytes, "{signal} is written otherwise than before");
+    }
+}
+
+/// Lines of 32 bytes.
+fn to_hex(bytes: &[u8]) -> String {
+    let mut hex = String::new();
+    for line in bytes.chunks(32) {
+        for byte in line {
+            write!(hex, "{byte:02x}").unwrap();
+        }
+        hex.push('\n');
+    }
+    hex
+}
+
+fn from_hex(hex: &str) -> Vec<u8> {
+    let digits: String = hex.split_whitespace().collect();
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
+        .collect()
+}

@@ -112,7 +112,7 @@ impl Committer {
     ) -> Result<bool> {
         let Some(origin) = origin else { return Ok(false) };
         let gateway = || origin.gateway.to_string();
-        if lock(&core.sessions).is_fenced(origin) {
+        if lock(&core.sessions).is_fenced(&origin.gateway, origin.session) {
             return Err(Error::Fenced { gateway: gateway() });
         }
         let durable = || {

@@ -78,6 +78,27 @@ pub(crate) struct Install {
     pub(crate) unsealed_since_ns: Option<u64>,
 }
 
+/// The newest session of each gateway. Not durable: a restart ends every session.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    newest: HashMap<Arc<str>, u64>,
+    opened: u64,
+}
+
+impl Sessions {
+    /// Makes a session that fences the gateway's older ones. Gives its generation.
+    pub(crate) fn open(&mut self, gateway: &str) -> u64 {
+        self.opened += 1;
+        self.newest.insert(Arc::from(gateway), self.opened);
+        self.opened
+    }
+
+    /// Whether the gateway has opened a newer session than `generation`.
+    pub(crate) fn is_fenced(&self, gateway: &str, generation: u64) -> bool {
+        self.newest.get(gateway).is_some_and(|newest| generation < *newest)
+    }
+}
+
 /// Shared by the engine's threads.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -89,7 +110,7 @@ pub(crate) struct Core {
     pub(crate) pending: Mutex<Pending>,
     pub(crate) install: Mutex<Install>,
     view: RwLock<Arc<View>>,
-    pub(crate) sessions: Mutex<super::gateways::Sessions>,
+    pub(crate) sessions: Mutex<Sessions>,
     queue: Mutex<Queue>,
     queue_filled: Condvar,
     queued_bytes: AtomicU64,

@@ -1,6 +1,5 @@
 //! Sessions, aliases and tag sets of gateways.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Engine;
@@ -9,14 +8,13 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::registry::Change;
 use crate::registry::gateways::{Aliases, TagSets};
-use crate::sample::Origin;
 use crate::tag::TagId;
 use crate::wal::record::Content;
 
 /// A gateway's right to append, until a newer session of it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Goes into [`Origin::session`].
+    /// Goes into [`crate::Origin::session`].
     pub generation: u64,
     /// Greatest durable seq of this gateway in this epoch; 0 if there is none. The next batch is one more.
     pub mark: u64,
@@ -31,20 +29,6 @@ pub struct GatewayMark {
     pub epoch: u64,
     /// Greatest durable seq of that epoch.
     pub seq: u64,
-}
-
-/// The newest session of each gateway. Not durable: a restart ends every session.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions {
-    newest: HashMap<Arc<str>, u64>,
-    opened: u64,
-}
-
-impl Sessions {
-    /// Whether a newer session than the batch's was opened.
-    pub(crate) fn is_fenced(&self, origin: &Origin) -> bool {
-        self.newest.get(&origin.gateway).is_some_and(|newest| origin.session < *newest)
-    }
 }
 
 impl Engine {
@@ -66,16 +50,12 @@ impl Engine {
             Some(known) if known.epoch == epoch => known.seq,
             _ => 0,
         };
-        sessions.opened += 1;
-        let generation = sessions.opened;
-        sessions.newest.insert(Arc::from(gateway), generation);
-        Ok(Session { generation, mark })
+        Ok(Session { generation: sessions.open(gateway), mark })
     }
 
     /// Whether a newer session of the gateway than this one was opened.
     pub fn is_fenced(&self, gateway: &str, generation: u64) -> bool {
-        let newest = lock(&self.core.sessions).newest.get(gateway).copied();
-        newest.is_some_and(|newest| generation < newest)
+        lock(&self.core.sessions).is_fenced(gateway, generation)
     }
 
     /// Remembers a gateway's numbers for tags; durable when it returns. Reserved tags become durable with it.

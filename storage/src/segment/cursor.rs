@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::chunk::reader::{self, PackedRows};
-use crate::chunk::{ChunkEntry, SeriesBuf, Statistics};
+use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::error::Result;
 use crate::segment::writer::slot_of;
 use crate::segment::{ChunkIndex, Segment};
@@ -33,6 +33,7 @@ impl SegmentCursor {
     }
 
     /// The segment it reads.
+    #[cfg(test)]
     pub(crate) fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
@@ -53,25 +54,6 @@ impl SegmentCursor {
         }
         let packed = self.packed(chunk, &entry, tag, false)?;
         Ok(packed.map(|(chunk, rows)| chunk.span(rows)))
-    }
-
-    /// Statistics of `tag`'s samples in a chunk; `None` if it holds none.
-    ///
-    /// Costs nothing for a plain chunk. The few rows of a tag in a packed chunk are decoded and counted.
-    ///
-    /// # Errors
-    /// If the segment does not open or a packed chunk is damaged.
-    pub(crate) fn statistics(
-        &mut self,
-        chunk: ChunkIndex,
-        tag: TagId,
-    ) -> Result<Option<Statistics>> {
-        let entry = self.segment.directory()?.entry(chunk);
-        if !entry.packed {
-            return Ok((entry.first_tag == tag).then_some(entry.statistics));
-        }
-        let packed = self.packed(chunk, &entry, tag, true)?;
-        Ok(packed.map(|(chunk, rows)| chunk.statistics(rows)))
     }
 
     /// Appends the samples of `tag` within `range` to `out`, ascending in time; none if the chunk does not hold the

@@ -117,11 +117,6 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Number of chunks.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// All chunks in directory order: plain ones by (tag, time), then packed ones by (type, tags).
     pub(crate) fn indices(&self) -> impl Iterator<Item = ChunkIndex> + use<> {
         (0..u32::try_from(self.len).expect("the number of chunks is a u32")).map(ChunkIndex)

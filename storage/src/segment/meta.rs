@@ -5,7 +5,6 @@ use std::fmt;
 use crate::bytes::{Malformed, Reader};
 use crate::segment::layout::{CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
 use crate::segment::name::{self, SegmentName};
-use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
 
 /// How a segment's samples relate to those sealed before it. The numbers are part of the formats.
@@ -78,20 +77,16 @@ pub(crate) struct SegmentMeta {
 
 impl SegmentMeta {
     /// Bytes that [`Self::encode`] appends.
-    pub(crate) const BYTES: usize = 86;
+    const BYTES: usize = 86;
 
     /// Path of the file, relative to the database directory.
     pub(crate) fn path(&self) -> String {
         SegmentName::new(self.tier, self.first_ns, self.id).path()
     }
 
-    /// Whether any sample may lie in `range`.
-    pub(crate) fn overlaps(&self, range: TimeRange) -> bool {
-        range.overlaps_span(self.first_ns, self.last_ns)
-    }
-
     /// Appends the 86 bytes that [`Self::decode`] reads.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(Self::BYTES);
         out.extend_from_slice(&self.id.0.to_le_bytes());
         out.extend_from_slice(&[self.kind.code(), self.tier]);
         out.extend_from_slice(&self.identity.to_le_bytes());

@@ -35,8 +35,5 @@ mod tests;
 
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use directory::{ChunkIndex, Directory};
-pub use meta::SegmentKind;
-pub(crate) use meta::SegmentMeta;
-pub(crate) use name::SegmentName;
+pub(crate) use meta::{SegmentKind, SegmentMeta};
 pub(crate) use reader::Segment;
-pub(crate) use writer::SegmentWriter;
