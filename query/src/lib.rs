@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Tagmill as a library: a time-series database for plant telemetry inside your own program.
+//!
+//! [`Database`] opens a directory, takes batches of samples, and answers SQL with Arrow record batches. Every answer is
+//! consistent: it reads one snapshot, and shows nothing that a crash could take back. SQL only reads.
+//!
+//! # Reading order
+//! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
+//! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
+//! and [`hints`] (the scan), [`functions`], [`settings`], [`error`], [`limits`].
+
+mod database;
+mod session;
+mod statement;
+mod catalog;
+mod relations;
+mod pushdown;
+mod selection;
+mod source;
+mod hints;
+mod functions;
+mod settings;
+mod near;
+mod error;
+pub mod limits;
+
+pub use datafusion::arrow;
+pub use datafusion::execution::SendableRecordBatchStream;
+pub use tagmill_storage as storage;
+pub use tagmill_storage::{
+    Appended, Batch, Durability, Engine, Origin, Qualities, Quality, Reject, RejectReason,
+    ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TimeRange, Value,
+    ValueType, Values,
+};
+
+pub use database::{Database, Options};
+pub use error::{Error, Result};
+pub use session::{Answer, Session};
+pub use settings::{Setting, Settings};
+pub use statement::statements;

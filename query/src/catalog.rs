@@ -1,0 +1,96 @@
+//! Names of the relations: catalog `tagmill`, schemas `public` and `system`. Read-only, one per statement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider,
+};
+use datafusion::common::Result;
+
+use crate::relations::Scope;
+use crate::relations::latest::Latest;
+use crate::relations::samples::Samples;
+use crate::relations::system::{System, SystemRelation};
+use crate::relations::tags::Tags;
+
+/// The one catalog.
+pub(crate) const CATALOG: &str = "tagmill";
+/// The schema that needs no naming.
+pub(crate) const PUBLIC: &str = "public";
+/// The schema of what the database says of itself.
+const SYSTEM: &str = "system";
+/// Every relation, as a statement would name it.
+pub(crate) const RELATIONS: [&str; 5] =
+    ["latest", "samples", "system.segments", "system.settings", "tags"];
+
+/// The catalogs of one statement.
+pub(crate) fn catalogs(scope: &Scope) -> Arc<dyn CatalogProviderList> {
+    let public: [(&str, Arc<dyn TableProvider>); 3] = [
+        ("samples", Arc::new(Samples::new(scope.clone()))),
+        ("tags", Arc::new(Tags::new(scope.clone()))),
+        ("latest", Arc::new(Latest::new(scope.clone()))),
+    ];
+    let system = SystemRelation::ALL.map(|relation| {
+        let table: Arc<dyn TableProvider> = Arc::new(System::new(relation, scope.clone()));
+        (relation.name(), table)
+    });
+    let schemas = BTreeMap::from([
+        (PUBLIC, Arc::new(Relations(public.into_iter().collect()))),
+        (SYSTEM, Arc::new(Relations(system.into_iter().collect()))),
+    ]);
+    Arc::new(Catalogs(Arc::new(Catalog(schemas))))
+}
+
+#[derive(Debug)]
+struct Catalogs(Arc<Catalog>);
+
+impl CatalogProviderList for Catalogs {
+    fn register_catalog(
+        &self,
+        _: String,
+        _: Arc<dyn CatalogProvider>,
+    ) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![CATALOG.to_owned()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == CATALOG).then(|| Arc::clone(&self.0) as Arc<dyn CatalogProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct Catalog(BTreeMap<&'static str, Arc<Relations>>);
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.0.keys().map(ToString::to_string).collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        self.0.get(name).map(|schema| Arc::clone(schema) as Arc<dyn SchemaProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct Relations(BTreeMap<&'static str, Arc<dyn TableProvider>>);
+
+#[async_trait]
+impl SchemaProvider for Relations {
+    fn table_names(&self) -> Vec<String> {
+        self.0.keys().map(ToString::to_string).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        Ok(self.0.get(name).map(Arc::clone))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}

@@ -1,0 +1,34 @@
+//! The SQL functions of Tagmill that need no plan of their own.
+//!
+//! Reading order: [`width`] and [`bucket`] (what a bucket is), [`time_bucket`], [`extreme`] (`first`, `last`,
+//! `min_time`, `max_time`), [`quality`] (`severity`, `quality_name`), [`epoch_ns`], [`label`] (the only one that
+//! depends on the snapshot a statement reads).
+
+pub(crate) mod width;
+pub(crate) mod bucket;
+mod time_bucket;
+mod extreme;
+mod quality;
+mod epoch_ns;
+pub(crate) mod label;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+
+/// The scalar functions that are the same for every statement.
+pub(crate) fn scalars() -> Vec<Arc<ScalarUDF>> {
+    use quality::{QualityFunction, QualityText};
+    vec![
+        Arc::new(ScalarUDF::from(time_bucket::TimeBucket::default())),
+        Arc::new(ScalarUDF::from(epoch_ns::EpochNs::default())),
+        Arc::new(ScalarUDF::from(QualityFunction::new(QualityText::Severity))),
+        Arc::new(ScalarUDF::from(QualityFunction::new(QualityText::Name))),
+    ]
+}
+
+/// The aggregate functions.
+pub(crate) fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    let picks = extreme::Pick::ALL.into_iter();
+    picks.map(|pick| Arc::new(AggregateUDF::from(extreme::Extreme::new(pick)))).collect()
+}

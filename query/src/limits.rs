@@ -1,0 +1,36 @@
+//! Limits of the SQL layer, each with its unit in its name.
+//!
+//! They bound what one statement may cost before it runs; what it may cost while running is bounded by the memory
+//! pool of [`crate::Options`] and by the settings `statement_timeout` and `tagmill.max_rows`.
+
+/// Bytes of one SQL text.
+pub const SQL_BYTES_MAX: usize = 64 << 10;
+/// Words, numbers and signs of one SQL text.
+pub const SQL_TOKENS_MAX: usize = 10_000;
+/// Parentheses open at once.
+pub const SQL_NESTING_MAX: usize = 64;
+/// Depth of one expression, and of one plan. Evaluating it takes a stack frame per level.
+pub const EXPRESSION_DEPTH_MAX: usize = 400;
+/// Stack of the thread that plans: deep statements are refused with a message instead of ending the process.
+pub const PLAN_STACK_BYTES: usize = 64 << 20;
+
+/// Rows of one batch that a scan hands on.
+pub const BATCH_ROWS: usize = 8_192;
+/// Batches a scan may be ahead of its reader, per partition.
+pub const BATCHES_AHEAD: usize = 2;
+/// Tags of one read of the engine; a dropped query ends after at most one such read.
+pub const SCAN_TAGS: usize = 512;
+/// A scan that is estimated to hold fewer rows runs in one partition.
+pub const PARTITION_ROWS_MIN: u64 = 4 * BATCH_ROWS as u64;
+
+/// Unknown tag names that one statement reports.
+pub const NOTICES_MAX: usize = 8;
+/// Names offered for one unknown tag name.
+pub const NEAR_NAMES_MAX: usize = 3;
+
+/// Query memory of one database unless [`crate::Options`] says otherwise.
+pub const MEMORY_BYTES: usize = 1 << 30;
+/// Bytes that queries may spill to disk unless [`crate::Options`] says otherwise.
+pub const SPILL_BYTES: u64 = 16 << 30;
+/// Bytes that a merge of sorted streams may read ahead.
+pub const SORT_AHEAD_BYTES: usize = 16 << 20;

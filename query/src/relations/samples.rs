@@ -1,0 +1,128 @@
+//! `samples`: every sample of every tag, one row each, sorted by (tag_id, ts).
+//!
+//! Planning decides what is read: filters over the tag become a list of tags, filters over `ts` a range, and the tags
+//! are cut into partitions of about equal work. Running is [`crate::source`]'s.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use tagmill_storage::{ScanRequest, Snapshot, TagId, TagSelection, TimeRange};
+
+use super::Scope;
+use super::rows::{RowColumn, schema_of};
+use crate::limits::PARTITION_ROWS_MIN;
+use crate::pushdown;
+use crate::selection::select;
+use crate::source::SampleSource;
+
+/// Groups of tags whose size is asked for when partitions are cut.
+const CUT_GROUPS: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    scope: Scope,
+    schema: SchemaRef,
+}
+
+impl Samples {
+    /// The relation of one statement.
+    pub(crate) fn new(scope: Scope) -> Self {
+        Self { scope, schema: schema_of(&RowColumn::SAMPLES) }
+    }
+}
+
+#[async_trait]
+impl TableProvider for Samples {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters.iter().map(|filter| pushdown::support(filter)).collect())
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all = RowColumn::SAMPLES;
+        let columns = match projection {
+            Some(wanted) => wanted.iter().filter_map(|&at| all.get(at).copied()).collect(),
+            None => all.to_vec(),
+        };
+        let pushed = pushdown::push(filters);
+        let snapshot = &self.scope.snapshot;
+        let mut tags =
+            select(snapshot.registry(), &pushed.tags, session, &self.scope.notices)?;
+        if pushed.range.is_empty() {
+            tags.clear();
+        }
+        let rows = estimate(snapshot, &tags, pushed.range);
+        let wanted = if rows < PARTITION_ROWS_MIN { 1 } else { session.config().target_partitions() };
+        let parts = cut(snapshot, &tags, pushed.range, wanted.clamp(1, tags.len().max(1)));
+        let source = SampleSource::new(snapshot.clone(), columns, parts, pushed.range, rows);
+        let plan = DataSourceExec::from_data_source(source);
+        Ok(match limit {
+            Some(_) => plan.with_fetch(limit).unwrap_or(plan),
+            None => plan,
+        })
+    }
+}
+
+/// At most so many samples have these tags in this range.
+fn estimate(snapshot: &Snapshot, tags: &[TagId], range: TimeRange) -> u64 {
+    if tags.is_empty() {
+        return 0;
+    }
+    let everything = tags.len() == snapshot.registry().iter().count();
+    snapshot.estimate_rows(&ScanRequest {
+        tags: if everything { TagSelection::All } else { TagSelection::Only(tags.into()) },
+        range,
+        descending: false,
+        limit: None,
+        values: false,
+        qualities: false,
+    })
+}
+
+/// Cuts tags into `count` runs of about equal rows.
+fn cut(snapshot: &Snapshot, tags: &[TagId], range: TimeRange, count: usize) -> Vec<Arc<[TagId]>> {
+    if count == 1 {
+        return vec![Arc::from(tags)];
+    }
+    let groups: Vec<&[TagId]> = tags.chunks(tags.len().div_ceil(CUT_GROUPS.max(count))).collect();
+    let sizes: Vec<u64> =
+        groups.iter().map(|group| estimate(snapshot, group, range).max(1)).collect();
+    let total: u64 = sizes.iter().sum();
+    let share = total.div_ceil(count as u64).max(1);
+    let mut parts: Vec<Vec<TagId>> = vec![Vec::new()];
+    let mut before = 0;
+    for (group, size) in groups.iter().zip(&sizes) {
+        let full = before / share + 1 > parts.len() as u64;
+        if full && parts.last().is_some_and(|part| !part.is_empty()) {
+            parts.push(Vec::new());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.extend_from_slice(group);
+        }
+        before += size;
+    }
+    parts.into_iter().map(Arc::from).collect()
+}

@@ -1,0 +1,225 @@
+//! Settings of a session: a short allow-list, each of which does something.
+//!
+//! [`Settings`] is what SET, SHOW and RESET work on and what `system.settings` shows. It parses values and knows
+//! defaults; what a setting *does* is decided where it is read.
+
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use crate::error::{Error, Result};
+use crate::functions::width::Width;
+
+/// What a session may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    time_zone: Tz,
+    statement_timeout: Option<Duration>,
+    max_rows: Option<u64>,
+    partitions: NonZeroUsize,
+}
+
+/// One line of SHOW ALL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value in this session, as SET takes it.
+    pub value: String,
+    /// Its value in a new session.
+    pub default: String,
+    /// What it does.
+    pub description: &'static str,
+}
+
+const NAMES: [(&str, &str); 4] = [
+    ("statement_timeout", "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds"),
+    ("tagmill.max_rows", "A statement with more rows in its answer is ended with an error; 0 is no limit"),
+    ("tagmill.partitions", "How many parts of a scan one statement reads at once"),
+    ("timezone", "Zone of timestamps written without one, as in TIMESTAMPTZ '2026-03-01 06:00'"),
+];
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            time_zone: Tz::UTC,
+            statement_timeout: None,
+            max_rows: None,
+            partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+impl Settings {
+    /// Zone of timestamps written without one, and the one a client should show times in.
+    pub fn time_zone(&self) -> Tz {
+        self.time_zone
+    }
+
+    /// How long one statement may run.
+    pub fn statement_timeout(&self) -> Option<Duration> {
+        self.statement_timeout
+    }
+
+    /// How many rows one answer may have.
+    pub fn max_rows(&self) -> Option<u64> {
+        self.max_rows
+    }
+
+    /// How many parts of a scan one statement reads at once.
+    pub fn partitions(&self) -> NonZeroUsize {
+        self.partitions
+    }
+
+    /// Every setting with its value.
+    pub fn all(&self) -> Vec<Setting> {
+        let defaults = Self::default();
+        NAMES
+            .iter()
+            .map(|&(name, description)| Setting {
+                name,
+                value: self.value(name),
+                default: defaults.value(name),
+                description,
+            })
+            .collect()
+    }
+
+    /// The value of one setting, as SET takes it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none of this name.
+    pub fn get(&self, name: &str) -> Result<String> {
+        Ok(self.value(known(name)?))
+    }
+
+    /// Changes one setting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none of this name, or it cannot take the value.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let name = known(name)?;
+        if value.eq_ignore_ascii_case("default") {
+            return self.reset(name);
+        }
+        let refused = |what: &str| Error::Setting(format!("{name} takes {what}, not '{value}'"));
+        match name {
+            "timezone" => {
+                self.time_zone = parse_zone(value).ok_or_else(|| {
+                    refused("a zone of the IANA database such as 'Europe/Berlin' or 'UTC'")
+                })?;
+            }
+            "statement_timeout" => {
+                let timeout = parse_timeout(value)
+                    .ok_or_else(|| refused("milliseconds or a duration such as '30s'"))?;
+                self.statement_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+            }
+            "tagmill.max_rows" => {
+                let rows = u64::from_str(value).map_err(|_| refused("a number of rows"))?;
+                self.max_rows = Some(rows).filter(|&rows| rows > 0);
+            }
+            _ => {
+                let parts = usize::from_str(value).ok().filter(|&parts| parts <= 1_024);
+                self.partitions = parts
+                    .and_then(NonZeroUsize::new)
+                    .ok_or_else(|| refused("a number from 1 to 1024"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives one setting, or with the name `all` every one, its default.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none of this name.
+    pub fn reset(&mut self, name: &str) -> Result<()> {
+        let defaults = Self::default();
+        if name.eq_ignore_ascii_case("all") {
+            *self = defaults;
+            return Ok(());
+        }
+        match known(name)? {
+            "timezone" => self.time_zone = defaults.time_zone,
+            "statement_timeout" => self.statement_timeout = defaults.statement_timeout,
+            "tagmill.max_rows" => self.max_rows = defaults.max_rows,
+            _ => self.partitions = defaults.partitions,
+        }
+        Ok(())
+    }
+
+    fn value(&self, name: &str) -> String {
+        match name {
+            "timezone" => self.time_zone.name().to_owned(),
+            "statement_timeout" => match self.statement_timeout {
+                None => "0".to_owned(),
+                Some(timeout) => format!("{}ms", timeout.as_millis()),
+            },
+            "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
+            _ => self.partitions.to_string(),
+        }
+    }
+}
+
+/// The name as it stands in the allow-list.
+fn known(name: &str) -> Result<&'static str> {
+    let wanted = if name.eq_ignore_ascii_case("time zone") { "timezone" } else { name };
+    let mut names = NAMES.iter().map(|&(name, _)| name);
+    names.clone().find(|known| known.eq_ignore_ascii_case(wanted)).ok_or_else(|| {
+        let near = crate::near::nearest(name, names.clone(), 1);
+        let hint = near.first().cloned().unwrap_or_else(|| {
+            names.by_ref().collect::<Vec<_>>().join(", ")
+        });
+        Error::Setting(format!("no setting named {name}: there is {hint}"))
+    })
+}
+
+/// A zone of the IANA database, case ignored.
+pub(crate) fn parse_zone(text: &str) -> Option<Tz> {
+    Tz::from_str(text).ok().or_else(|| {
+        chrono_tz::TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(text)).copied()
+    })
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    if let Ok(millis) = u64::from_str(text) {
+        return Some(Duration::from_millis(millis));
+    }
+    let width = Width::parse(text).ok()?;
+    u64::try_from(width.fixed_ns()?).ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_it_lists_and_nothing_else() {
+        let mut settings = Settings::default();
+        settings.set("TimeZone", "europe/berlin").unwrap();
+        assert_eq!(settings.get("timezone").unwrap(), "Europe/Berlin");
+        settings.set("statement_timeout", "1500").unwrap();
+        assert_eq!(settings.get("statement_timeout").unwrap(), "1500ms");
+        settings.set("statement_timeout", "2 min").unwrap();
+        assert_eq!(settings.statement_timeout(), Some(Duration::from_secs(120)));
+        settings.set("statement_timeout", "0").unwrap();
+        assert_eq!(settings.statement_timeout(), None);
+        for (name, value) in [
+            ("timezone", "Berlin"),
+            ("statement_timeout", "1 month"),
+            ("tagmill.partitions", "0"),
+            ("tagmill.max_rows", "-1"),
+            ("datafusion.execution.batch_size", "1"),
+        ] {
+            assert!(settings.set(name, value).is_err(), "{name} took {value}");
+        }
+        settings.reset("ALL").unwrap();
+        assert_eq!(settings, Settings::default());
+        for setting in settings.clone().all() {
+            settings.set(setting.name, &setting.value).unwrap();
+        }
+        assert_eq!(settings, Settings::default());
+    }
+}
