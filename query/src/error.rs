@@ -5,6 +5,8 @@ use std::time::Duration;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::catalog::RELATIONS;
+
 /// Result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,10 +51,10 @@ impl From<DataFusionError> for Error {
                 Self::from(*inner)
             }
             DataFusionError::Shared(shared) => from_shared(&shared),
-            DataFusionError::Collection(errors) => errors.into_iter().next().map_or_else(
-                || Self::Internal("an empty list of errors".to_owned()),
-                Self::from,
-            ),
+            DataFusionError::Collection(errors) => errors
+                .into_iter()
+                .next()
+                .map_or_else(|| Self::Internal("an empty list of errors".to_owned()), Self::from),
             other => from_plain(&other),
         }
     }
@@ -97,7 +99,9 @@ fn from_plain(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::SQL(parser, _) => Error::Sql(parser_text(&parser.to_string())),
         DataFusionError::SchemaError(schema, _) => Error::Sql(schema_text(schema)),
-        DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => Error::Sql(text),
+        DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => {
+            Error::Sql(plan_text(text))
+        }
         DataFusionError::Configuration(_) => Error::Setting(text),
         DataFusionError::ResourcesExhausted(_) => Error::Memory(text),
         DataFusionError::Internal(_) => Error::Internal(text),
@@ -112,6 +116,19 @@ fn parser_text(text: &str) -> String {
         return "the statement nests too deeply".to_owned();
     }
     format!("syntax error: {text}")
+}
+
+/// The planner's message; of a relation that does not exist, with those that do.
+fn plan_text(text: String) -> String {
+    let missing = text.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found"));
+    let Some(name) = missing else { return text };
+    let name = name.strip_prefix("tagmill.").unwrap_or(name);
+    let name = name.strip_prefix("public.").unwrap_or(name);
+    let near = crate::near::nearest(name, RELATIONS.into_iter(), 1);
+    match near.first() {
+        Some(near) => format!("no relation named {name}: did you mean {near}?"),
+        None => format!("no relation named {name}: there are {}", RELATIONS.join(", ")),
+    }
 }
 
 fn schema_text(error: &SchemaError) -> String {
@@ -150,9 +167,6 @@ mod tests {
             }),
             Box::new(None),
         );
-        assert_eq!(
-            Error::from(error).to_string(),
-            "no column named qualty: did you mean quality?"
-        );
+        assert_eq!(Error::from(error).to_string(), "no column named qualty: did you mean quality?");
     }
 }

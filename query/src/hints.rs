@@ -49,7 +49,9 @@ impl Hints {
     pub(crate) fn changed(&mut self) -> bool {
         let mut changed = std::mem::take(&mut self.fresh);
         for (_, tracking) in &mut self.filters {
-            changed |= tracking.watcher().is_some_and(datafusion::physical_expr::DynamicFilterTracker::changed);
+            changed |= tracking
+                .watcher()
+                .is_some_and(datafusion::physical_expr::DynamicFilterTracker::changed);
         }
         changed
     }
@@ -90,9 +92,10 @@ impl Hints {
         let column = |field: &Arc<Field>| -> ArrayRef {
             match field.name().as_str() {
                 "tag_id" => Arc::new(UInt32Array::from_iter_values(tags.iter().map(|tag| tag.0))),
-                "tag" => Arc::new(StringViewArray::from_iter(
-                    tags.iter().map(|&tag| registry.get(tag).map(|tag| tag.name.as_ref())),
-                )),
+                "tag" => {
+                    let name = |&tag: &TagId| registry.get(tag).map(|tag| tag.name.as_ref());
+                    Arc::new(tags.iter().map(name).collect::<StringViewArray>())
+                }
                 _ => new_null_array(field.data_type(), tags.len()),
             }
         };
@@ -100,7 +103,8 @@ impl Hints {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let mask = filter.evaluate(&batch)?.into_array(tags.len())?;
         let mask = mask.as_boolean();
-        let kept = tags.iter().enumerate().filter(|(row, _)| mask.is_valid(*row) && mask.value(*row));
+        let kept =
+            tags.iter().enumerate().filter(|(row, _)| mask.is_valid(*row) && mask.value(*row));
         Ok(kept.map(|(_, &tag)| tag).collect())
     }
 }
@@ -125,10 +129,9 @@ fn hull(expr: &Arc<dyn PhysicalExpr>) -> TimeRange {
             match (left.is_empty(), right.is_empty()) {
                 (true, _) => right,
                 (_, true) => left,
-                _ => TimeRange::new(
-                    left.start_ns.min(right.start_ns),
-                    left.end_ns.max(right.end_ns),
-                ),
+                _ => {
+                    TimeRange::new(left.start_ns.min(right.start_ns), left.end_ns.max(right.end_ns))
+                }
             }
         }
         op if is_time(binary.left()) => bound(*op, binary.right()),

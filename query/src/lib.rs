@@ -8,28 +8,28 @@
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
 //! and [`hints`] (the scan), [`functions`], [`settings`], [`error`], [`limits`].
 
-mod database;
-mod session;
-mod statement;
 mod catalog;
-mod relations;
-mod pushdown;
-mod selection;
-mod source;
-mod hints;
-mod functions;
-mod settings;
-mod near;
+mod database;
 mod error;
+mod functions;
+mod hints;
 pub mod limits;
+mod near;
+mod pushdown;
+mod relations;
+mod selection;
+mod session;
+mod settings;
+mod source;
+mod statement;
 
 pub use datafusion::arrow;
 pub use datafusion::execution::SendableRecordBatchStream;
 pub use tagmill_storage as storage;
 pub use tagmill_storage::{
     Appended, Batch, Durability, Engine, Origin, Qualities, Quality, Reject, RejectReason,
-    ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TimeRange, Value,
-    ValueType, Values,
+    ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TimeRange,
+    Value, ValueType, Values,
 };
 
 pub use database::{Database, Options};

@@ -154,10 +154,9 @@ fn bounds_of(expr: &Expr) -> Option<Bounds> {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             compared(left, *op, right).or_else(|| compared(right, op.swap()?, left))
         }
-        Expr::Between(Between { expr, negated: false, low, high }) => Bounds::and(
-            compared(expr, Operator::GtEq, low),
-            compared(expr, Operator::LtEq, high),
-        ),
+        Expr::Between(Between { expr, negated: false, low, high }) => {
+            Bounds::and(compared(expr, Operator::GtEq, low), compared(expr, Operator::LtEq, high))
+        }
         Expr::InList(InList { expr, list, negated: false }) => {
             let mut members = list.iter().map(|member| compared(expr, Operator::Eq, member));
             let first = members.next()??;
@@ -246,10 +245,17 @@ mod tests {
     fn what_else_a_filter_says_is_only_implied() {
         let hot = || col("value").gt(lit(80.0));
         for (filter, range, tags) in [
-            (col("ts").lt(at(3)).or(col("ts").gt_eq(at(7)).and(col("ts").lt(at(9)))), (i64::MIN, 9), 0),
+            (
+                col("ts").lt(at(3)).or(col("ts").gt_eq(at(7)).and(col("ts").lt(at(9)))),
+                (i64::MIN, 9),
+                0,
+            ),
             (col("ts").in_list(vec![at(5), at(9)], false), (5, 10), 0),
             (
-                col("tag").eq(lit("a")).and(hot()).or(col("tag").eq(lit("b")).and(col("ts").gt(at(1)))),
+                col("tag")
+                    .eq(lit("a"))
+                    .and(hot())
+                    .or(col("tag").eq(lit("b")).and(col("ts").gt(at(1)))),
                 (i64::MIN, i64::MAX),
                 1,
             ),

@@ -1,6 +1,6 @@
 //! Which tags a statement means: filters over the tag are evaluated against the registry of its snapshot.
 //!
-//! Every filter is evaluated as it stands on a small batch of (tag_id, tag), so that whatever DataFusion can compute is
+//! Every filter is evaluated as it stands on a small batch of (`tag_id`, `tag`), so that whatever DataFusion can compute is
 //! exact here too. Where the filters name tags outright, only those are looked at. A name that no tag has gives a
 //! notice with near ones.
 
@@ -57,32 +57,20 @@ pub(crate) fn select(
     let mut selected = Vec::new();
     let mut keep = |tags: &[&Tag]| -> Result<()> {
         let mask = evaluate(&filter, &schema, tags)?;
-        selected.extend(tags.iter().zip(&mask).filter(|(_, kept)| *kept == Some(true)).map(|(tag, _)| tag.id));
+        selected.extend(
+            tags.iter().zip(&mask).filter(|(_, kept)| *kept == Some(true)).map(|(tag, _)| tag.id),
+        );
         Ok(())
     };
-    match named {
+    let live: Vec<&Tag> = match named {
         Some(ids) => {
-            let tags: Vec<&Tag> = ids
-                .iter()
-                .filter_map(|&id| registry.get(id))
-                .map(AsRef::as_ref)
-                .filter(|tag| !tag.is_deleted())
-                .collect();
-            for part in tags.chunks(BATCH_ROWS) {
-                keep(part)?;
-            }
+            let tags = ids.iter().filter_map(|&id| registry.get(id)).map(AsRef::as_ref);
+            tags.filter(|tag: &&Tag| !tag.is_deleted()).collect()
         }
-        None => {
-            let mut part = Vec::with_capacity(BATCH_ROWS.min(registry.len()));
-            for tag in registry.iter() {
-                part.push(tag.as_ref());
-                if part.len() == BATCH_ROWS {
-                    keep(&part)?;
-                    part.clear();
-                }
-            }
-            keep(&part)?;
-        }
+        None => registry.iter().map(AsRef::as_ref).collect(),
+    };
+    for part in live.chunks(BATCH_ROWS) {
+        keep(part)?;
     }
     Ok(selected)
 }

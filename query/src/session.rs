@@ -181,9 +181,9 @@ async fn plan_aside(state: SessionState, sql: String) -> Result<Arc<dyn Executio
             let _abandoned = done.send(runtime.block_on(plan(&state, &sql)));
         })
         .map_err(|error| Error::Execution(format!("no thread to plan on: {error}")))?;
-    planned.await.unwrap_or_else(|_| {
-        Err(Error::Internal("planning ended without a result".to_owned()))
-    })
+    planned
+        .await
+        .unwrap_or_else(|_| Err(Error::Internal("planning ended without a result".to_owned())))
 }
 
 async fn plan(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
@@ -225,9 +225,8 @@ fn within_limits(
         };
         let rows = rows + batch.num_rows() as u64;
         if let Some(most) = max_rows.filter(|&most| rows > most) {
-            let why = format!(
-                "the answer has more than {most} rows: add LIMIT, or SET tagmill.max_rows"
-            );
+            let why =
+                format!("the answer has more than {most} rows: add LIMIT, or SET tagmill.max_rows");
             return Some((Err(into_datafusion(Error::Limit(why))), None));
         }
         Some((Ok(batch), Some((stream, rows))))

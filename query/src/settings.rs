@@ -36,8 +36,14 @@ pub struct Setting {
 }
 
 const NAMES: [(&str, &str); 4] = [
-    ("statement_timeout", "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds"),
-    ("tagmill.max_rows", "A statement with more rows in its answer is ended with an error; 0 is no limit"),
+    (
+        "statement_timeout",
+        "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds",
+    ),
+    (
+        "tagmill.max_rows",
+        "A statement with more rows in its answer is ended with an error; 0 is no limit",
+    ),
     ("tagmill.partitions", "How many parts of a scan one statement reads at once"),
     ("timezone", "Zone of timestamps written without one, as in TIMESTAMPTZ '2026-03-01 06:00'"),
 ];
@@ -169,9 +175,8 @@ fn known(name: &str) -> Result<&'static str> {
     let mut names = NAMES.iter().map(|&(name, _)| name);
     names.clone().find(|known| known.eq_ignore_ascii_case(wanted)).ok_or_else(|| {
         let near = crate::near::nearest(name, names.clone(), 1);
-        let hint = near.first().cloned().unwrap_or_else(|| {
-            names.by_ref().collect::<Vec<_>>().join(", ")
-        });
+        let hint =
+            near.first().cloned().unwrap_or_else(|| names.by_ref().collect::<Vec<_>>().join(", "));
         Error::Setting(format!("no setting named {name}: there is {hint}"))
     })
 }

@@ -1,6 +1,6 @@
 //! The scan of `samples` as DataFusion sees it: an ordered source that takes filters, limits and sorts into itself.
 //!
-//! Partitions are ascending ranges of tag ids and each is sorted by (tag_id, ts), times descending if asked; both are
+//! Partitions are ascending ranges of tag ids and each is sorted by (`tag_id`, `ts`), times descending if asked; both are
 //! declared, so that aggregates and merges above need neither sort nor shuffle. The engine's blocking reads run on the
 //! runtime's blocking threads, start when the stream is first polled, stay a few batches ahead, and end when the
 //! stream is dropped. Which tags and times are read was decided by [`crate::relations::samples`].
@@ -28,12 +28,12 @@ use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, Push
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
 };
-use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
+use datafusion::physical_plan::stream::{
+    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
+};
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 use futures::StreamExt;
-use tagmill_storage::{
-    Rfc3339, ScanRequest, Snapshot, TagId, TagSelection, TimeRange,
-};
+use tagmill_storage::{Rfc3339, ScanRequest, Snapshot, TagId, TagSelection, TimeRange};
 use tokio::sync::mpsc::Sender;
 
 use crate::hints::Hints;
@@ -172,9 +172,8 @@ impl DataSource for SampleSource {
             return Partitioning::UnknownPartitioning(count);
         };
         let firsts = self.parts.iter().skip(1).filter_map(|part| part.first());
-        let splits: Vec<SplitPoint> = firsts
-            .map(|tag| SplitPoint::new(vec![ScalarValue::UInt32(Some(tag.0))]))
-            .collect();
+        let splits: Vec<SplitPoint> =
+            firsts.map(|tag| SplitPoint::new(vec![ScalarValue::UInt32(Some(tag.0))])).collect();
         let key = PhysicalSortExpr::new(tag_id, SortOptions::new(false, false));
         LexOrdering::new([key])
             .filter(|_| splits.len() + 1 == count)

@@ -13,9 +13,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::error::{Error, Result};
-use crate::limits::{
-    EXPRESSION_DEPTH_MAX, SQL_BYTES_MAX, SQL_NESTING_MAX, SQL_TOKENS_MAX,
-};
+use crate::limits::{EXPRESSION_DEPTH_MAX, SQL_BYTES_MAX, SQL_NESTING_MAX, SQL_TOKENS_MAX};
 
 /// What a statement asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,9 +134,10 @@ pub(crate) fn request_of(sql: &str) -> Result<Request> {
         [] if tokens.is_empty() => Err(Error::Sql("there is no statement".to_owned())),
         ["set", ..] => set_of(tokens),
         ["reset", ..] => Ok(Request::Reset(name_of(tokens.into_iter().skip(1))?)),
-        ["show", "tables" | "columns" | "functions" | "create" | "databases" | "schemas" | "catalogs"] => {
-            Ok(Request::Query)
-        }
+        [
+            "show",
+            "tables" | "columns" | "functions" | "create" | "databases" | "schemas" | "catalogs",
+        ] => Ok(Request::Query),
         ["show", ..] => Ok(Request::Show(name_of(tokens.into_iter().skip(1))?)),
         _ => Ok(Request::Query),
     }
@@ -187,9 +186,7 @@ fn set_of(mut tokens: VecDeque<Token>) -> Result<Request> {
         tokens.drain(..2);
         "timezone".to_owned()
     } else {
-        let is_sign = |token: &Token| {
-            *token == Token::Eq || word(token).as_deref() == Some("to")
-        };
+        let is_sign = |token: &Token| *token == Token::Eq || word(token).as_deref() == Some("to");
         let sign = tokens.iter().position(is_sign).ok_or_else(usage)?;
         let name = name_of(tokens.drain(..sign))?;
         tokens.pop_front();
@@ -221,7 +218,9 @@ fn name_of(tokens: impl Iterator<Item = Token>) -> Result<String> {
                 name.push_str(&word.value);
             }
             Token::Period => name.push('.'),
-            other => return Err(Error::Sql(format!("syntax error: {other} in the name of a setting"))),
+            other => {
+                return Err(Error::Sql(format!("syntax error: {other} in the name of a setting")));
+            }
         }
     }
     if name.is_empty() {
@@ -301,10 +300,7 @@ mod tests {
         let text = "SELECT ';' AS \"a;b\" -- c;d\n; ;/* x; /* y; */ z; */\nSELECT $$;$$, 'it''s;' ; -- end";
         assert_eq!(
             statements(text),
-            [
-                "SELECT ';' AS \"a;b\" -- c;d",
-                "/* x; /* y; */ z; */\nSELECT $$;$$, 'it''s;'",
-            ]
+            ["SELECT ';' AS \"a;b\" -- c;d", "/* x; /* y; */ z; */\nSELECT $$;$$, 'it''s;'",]
         );
         assert_eq!(statements("SELECT $1; SELECT 'Ü'"), ["SELECT $1", "SELECT 'Ü'"]);
         assert!(statements(" ; -- nothing\n;").is_empty());

@@ -171,7 +171,8 @@ fn instant_of(zone: Tz, local_ns: i64) -> Option<i64> {
         return Some(instant);
     }
     // No clock skips more than a day, so two days before it was right.
-    let (mut shown, mut skipped) = (local_ns.div_euclid(SECOND_NS) - 2 * 86_400, local_ns.div_euclid(SECOND_NS));
+    let (mut shown, mut skipped) =
+        (local_ns.div_euclid(SECOND_NS) - 2 * 86_400, local_ns.div_euclid(SECOND_NS));
     while skipped - shown > 1 {
         let middle = shown.midpoint(skipped);
         if shown_at(zone, middle.checked_mul(SECOND_NS)?).is_some() {
@@ -218,10 +219,7 @@ mod tests {
         assert_eq!(start(Buckets::utc(width("1 month"), origin)), utc(2026, 2, 28, 6, 0));
         let origin = Some(utc(2026, 3, 19, 13, 40));
         assert_eq!(start(Buckets::utc(width("15 min"), origin)), utc(2026, 3, 19, 13, 40));
-        assert_eq!(
-            Buckets::utc(width("1 h"), None).range_of(-1).unwrap(),
-            (-3_600 * SECOND_NS, 0)
-        );
+        assert_eq!(Buckets::utc(width("1 h"), None).range_of(-1).unwrap(), (-3_600 * SECOND_NS, 0));
     }
 
     #[test]

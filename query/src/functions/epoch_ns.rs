@@ -37,7 +37,9 @@ impl ScalarUDFImpl for EpochNs {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [times] = args.args.as_slice() else { return exec_err!("epoch_ns takes one timestamp") };
+        let [times] = args.args.as_slice() else {
+            return exec_err!("epoch_ns takes one timestamp");
+        };
         let times = times.to_array(args.number_rows)?;
         let times = times.as_primitive::<TimestampNanosecondType>();
         Ok(ColumnarValue::Array(Arc::new(times.reinterpret_cast::<Int64Type>())))

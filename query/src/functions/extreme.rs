@@ -16,7 +16,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{
     DataType, Field, FieldRef, Float64Type, Int64Type, TimestampNanosecondType,
 };
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::utils::format_state_name;
@@ -201,9 +201,7 @@ impl<T: ArrowPrimitiveType> Picked<T> {
             let group = group_of(row);
             let better = match self.times[group] {
                 None => true,
-                Some(best) => {
-                    self.pick.prefers(value.compare(self.values[group]), time.cmp(&best))
-                }
+                Some(best) => self.pick.prefers(value.compare(self.values[group]), time.cmp(&best)),
             };
             if better {
                 self.values[group] = value;
@@ -229,10 +227,10 @@ impl<T: ArrowPrimitiveType> Picked<T> {
 }
 
 fn columns_of(columns: &[ArrayRef]) -> Result<(&ArrayRef, &ArrayRef)> {
-    match columns {
-        [values, times] => Ok((values, times)),
-        _ => datafusion::common::internal_err!("a value and a timestamp were expected"),
-    }
+    let [values, times] = columns else {
+        return internal_err!("a value and a timestamp were expected");
+    };
+    Ok((values, times))
 }
 
 impl<T: ArrowPrimitiveType + Send> GroupsAccumulator for Picked<T> {

@@ -4,13 +4,13 @@
 //! `min_time`, `max_time`), [`quality`] (`severity`, `quality_name`), [`epoch_ns`], [`label`] (the only one that
 //! depends on the snapshot a statement reads).
 
-pub(crate) mod width;
 pub(crate) mod bucket;
-mod time_bucket;
-mod extreme;
-mod quality;
 mod epoch_ns;
+mod extreme;
 pub(crate) mod label;
+mod quality;
+mod time_bucket;
+pub(crate) mod width;
 
 use std::sync::Arc;
 

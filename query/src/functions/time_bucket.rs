@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, TimestampNanosecondArray};
-use datafusion::arrow::datatypes::{
-    DataType, IntervalUnit, TimeUnit, TimestampNanosecondType,
-};
+use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit, TimestampNanosecondType};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
@@ -140,7 +138,9 @@ fn width_type(data_type: &DataType) -> Result<DataType> {
         text if text.is_string() => Ok(DataType::Utf8),
         DataType::Interval(_) => Ok(DataType::Interval(IntervalUnit::MonthDayNano)),
         DataType::Duration(_) => Ok(DataType::Duration(TimeUnit::Nanosecond)),
-        other => plan_err!("time_bucket: a width is text such as '8 hours' or an interval, not {other}"),
+        other => {
+            plan_err!("time_bucket: a width is text such as '8 hours' or an interval, not {other}")
+        }
     }
 }
 

@@ -50,7 +50,8 @@ impl Width {
 
 /// Months and nanoseconds of a text such as `6 hours`, zero allowed.
 pub(crate) fn parse_parts(text: &str) -> Result<(i64, i64), String> {
-    let wrong = || format!("'{text}' is no width: write for example '8 hours', '300s' or '1 month'");
+    let wrong =
+        || format!("'{text}' is no width: write for example '8 hours', '300s' or '1 month'");
     let mut rest = text.trim();
     let (mut months, mut nanos) = (0_i64, 0_i64);
     if rest.is_empty() {
@@ -127,7 +128,8 @@ mod tests {
         ] {
             assert_eq!(Width::parse(text), Ok(Width { months, nanos }), "{text}");
         }
-        for text in ["", "5", "hours", "0 s", "-1 h", "1 month 1 day", "0.5 ns", "1.2.3 s", "9e9 s"] {
+        for text in ["", "5", "hours", "0 s", "-1 h", "1 month 1 day", "0.5 ns", "1.2.3 s", "9e9 s"]
+        {
             assert!(Width::parse(text).is_err(), "{text:?} was taken");
         }
         assert!(Width::parse("99999999999999999999 years").is_err());

@@ -60,9 +60,7 @@ impl TableProvider for Latest {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = match projection {
-            Some(wanted) => {
-                wanted.iter().filter_map(|&at| self.columns.get(at).copied()).collect()
-            }
+            Some(wanted) => wanted.iter().filter_map(|&at| self.columns.get(at).copied()).collect(),
             None => self.columns.clone(),
         };
         let snapshot = &self.scope.snapshot;

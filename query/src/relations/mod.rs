@@ -3,11 +3,11 @@
 //! Every relation of a statement reads the same snapshot. Reading order: [`rows`] (how samples become columns and what
 //! is null), [`samples`] (plans a scan; [`crate::source`] runs it), [`latest`], [`tags`], [`system`].
 
+pub(crate) mod latest;
 pub(crate) mod rows;
 pub(crate) mod samples;
-pub(crate) mod latest;
-pub(crate) mod tags;
 pub(crate) mod system;
+pub(crate) mod tags;
 
 use std::sync::Arc;
 

@@ -78,10 +78,7 @@ impl RowColumn {
 
     /// Whether stored qualities are needed for it.
     pub(crate) const fn needs_qualities(self) -> bool {
-        matches!(
-            self,
-            Self::Value | Self::ValueInt | Self::ValueText | Self::Quality | Self::Good
-        )
+        matches!(self, Self::Value | Self::ValueInt | Self::ValueText | Self::Quality | Self::Good)
     }
 }
 
@@ -193,7 +190,9 @@ impl RowBuilder {
                 Slot::Good(flags) => match &qualities {
                     Qualities::Uniform(quality) => flags.append_n(rows, quality.is_good()),
                     Qualities::Each(each) => {
-                        each.iter().for_each(|quality| flags.append_value(quality.is_good()));
+                        for quality in each {
+                            flags.append_value(quality.is_good());
+                        }
                     }
                 },
                 Slot::Age(all) => {
@@ -215,9 +214,9 @@ impl RowBuilder {
                     let names = StringViewArray::from_iter_values(names.drain(..));
                     take(&names, &each, None)?
                 }
-                Slot::Ts(all) => Arc::new(
-                    TimestampNanosecondArray::from(std::mem::take(all)).with_timezone(UTC),
-                ),
+                Slot::Ts(all) => {
+                    Arc::new(TimestampNanosecondArray::from(std::mem::take(all)).with_timezone(UTC))
+                }
                 Slot::Value(all, valid) | Slot::ValueRaw(all, valid) => {
                     Arc::new(Float64Array::new(std::mem::take(all).into(), valid.finish()))
                 }
@@ -283,7 +282,9 @@ fn push_validity<T: Copy>(
             if values.iter().all(|&value| shown(value)) {
                 valid.append_n_non_nulls(rows);
             } else {
-                values.iter().for_each(|&value| valid.append(shown(value)));
+                for &value in values {
+                    valid.append(shown(value));
+                }
             }
         }
         Qualities::Each(each) => {
@@ -317,7 +318,9 @@ fn push_texts(
             }
         }
         Values::F64(_) | Values::F32(_) | Values::I64(_) | Values::Bool(_) => {
-            (0..rows).for_each(|_| texts.append_null());
+            for _ in 0..rows {
+                texts.append_null();
+            }
         }
     }
 }

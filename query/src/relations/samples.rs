@@ -1,4 +1,4 @@
-//! `samples`: every sample of every tag, one row each, sorted by (tag_id, ts).
+//! `samples`: every sample of every tag, one row each, sorted by (`tag_id`, `ts`).
 //!
 //! Planning decides what is read: filters over the tag become a list of tags, filters over `ts` a range, and the tags
 //! are cut into partitions of about equal work. Running is [`crate::source`]'s.
@@ -69,13 +69,13 @@ impl TableProvider for Samples {
         };
         let pushed = pushdown::push(filters);
         let snapshot = &self.scope.snapshot;
-        let mut tags =
-            select(snapshot.registry(), &pushed.tags, session, &self.scope.notices)?;
+        let mut tags = select(snapshot.registry(), &pushed.tags, session, &self.scope.notices)?;
         if pushed.range.is_empty() {
             tags.clear();
         }
         let rows = estimate(snapshot, &tags, pushed.range);
-        let wanted = if rows < PARTITION_ROWS_MIN { 1 } else { session.config().target_partitions() };
+        let wanted =
+            if rows < PARTITION_ROWS_MIN { 1 } else { session.config().target_partitions() };
         let parts = cut(snapshot, &tags, pushed.range, wanted.clamp(1, tags.len().max(1)));
         let source = SampleSource::new(snapshot.clone(), columns, parts, pushed.range, rows);
         let plan = DataSourceExec::from_data_source(source);

@@ -1,4 +1,4 @@
-//! `tags`: what is known of every tag; joins with `samples` and `latest` on tag_id.
+//! `tags`: what is known of every tag; joins with `samples` and `latest` on `tag_id`.
 //!
 //! `labels` is a JSON object of text, `states` a JSON array of {"code", "label"} of a state tag's set. `stepped` and
 //! `uncertain_usable` show what holds, defaults included; everything else is null until somebody has said it.
@@ -142,9 +142,9 @@ fn column(registry: &Registry, tags: &[&Tag], name: &str) -> ArrayRef {
             let labels = tags.iter().map(|tag| json!(tag.attributes.labels).to_string());
             Arc::new(StringViewArray::from_iter_values(labels))
         }
-        "states" => Arc::new(
-            tags.iter().map(|tag| states_of(registry, tag)).collect::<StringViewArray>(),
-        ),
+        "states" => {
+            Arc::new(tags.iter().map(|tag| states_of(registry, tag)).collect::<StringViewArray>())
+        }
         "retention" => text(|known| known.retention.as_deref()),
         _ => {
             let created = tags.iter().map(|tag| tag.created_ns);
