@@ -9,7 +9,7 @@ use std::path::Path;
 
 const FILES: [&str; 4] = ["tag", "ingest", "admin", "query"];
 
-/// Fields that the server's view leaves as bytes: (field as the `.proto` has it, as the view has it).
+/// Fields that the view leaves as bytes: (field as the `.proto` has it, as the view has it).
 const LEFT_AS_BYTES: [(&str, &str); 5] = [
     ("DefineTags define_tags = 2;", "bytes define_tags = 2;"),
     ("DefineTagSet define_tag_set = 3;", "bytes define_tag_set = 3;"),
@@ -54,8 +54,7 @@ fn make_view(root: &Path, scratch: &Path) {
     fs::write(&path, text).unwrap();
 
     let descriptors = protox::compile([path], [scratch]).unwrap();
-    let mut build =
-        tonic_prost_build::configure().bytes(".").build_client(false).out_dir(scratch.join("out"));
+    let mut build = tonic_prost_build::configure().bytes(".").out_dir(scratch.join("out"));
     for file in &descriptors.file {
         let messages = file.message_type.iter().filter_map(|message| message.name.as_deref());
         let enums = file.enum_type.iter().filter_map(|item| item.name.as_deref());

@@ -180,7 +180,7 @@ pub struct DefineTagSet {
     /// The gateway's number for the set, from 1.
     #[prost(uint32, tag = "2")]
     pub set: u32,
-    /// Raised by the gateway whenever the list changes.
+    /// Any number that changes whenever the list does.
     #[prost(uint32, tag = "3")]
     pub version: u32,
     /// Aliases of the tags, in the order of their values. Not of text tags.

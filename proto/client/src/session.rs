@@ -1,0 +1,284 @@
+//! One connection after the other: says hello, goes on where the server stands, sends what the queue gives, hears answers.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tagmill_proto::v1::server_message::Message as Answer;
+use tagmill_proto::v1::{GoAwayReason, Hello, Nack, ServerMessage, Welcome};
+use tagmill_proto::view::ClientMessage;
+use tagmill_proto::view::client_message::Message;
+use tagmill_proto::view::ingest_client::IngestClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::{Error, Result};
+use crate::queue::{OutOfReach, Resume};
+use crate::state::Shared;
+
+/// Messages handed to the transport ahead of the network.
+const AHEAD: usize = 4;
+/// Bytes of HTTP/2 flow control, above the greatest batch so that the server's credit is what holds a gateway back.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Why a connection ended.
+enum End {
+    /// The caller wants no more.
+    Closed,
+    /// Connect again after a pause.
+    Broken(Error),
+    /// Connect again at once, in a new epoch.
+    NewEpoch,
+    /// It is over.
+    Fatal(Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        if error.is_retriable() { Self::Broken(error) } else { Self::Fatal(error) }
+    }
+}
+
+impl From<tonic::Status> for End {
+    fn from(status: tonic::Status) -> Self {
+        Self::from(Error::from(status))
+    }
+}
+
+/// Runs until the gateway ends.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut pause = shared.options.retry_min;
+    loop {
+        let started = Instant::now();
+        let end = match connected(&shared).await {
+            Ok(end) | Err(end) => end,
+        };
+        let broken = match end {
+            End::NewEpoch => continue,
+            End::Broken(error) if shared.lock().was_connected => error,
+            End::Broken(error) | End::Fatal(error) => return finish(&shared, error),
+            End::Closed => return finish(&shared, Error::Closed),
+        };
+        if started.elapsed() > shared.options.retry_max {
+            pause = shared.options.retry_min;
+        }
+        tracing::warn!(gateway = shared.options.gateway, ?pause, "connection lost: {broken}");
+        let closing = wait_for_close(&shared);
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = closing => return finish(&shared, Error::Closed),
+        }
+        pause = (pause * 2).min(shared.options.retry_max);
+    }
+}
+
+fn finish(shared: &Shared, error: Error) {
+    shared.lock().failure = Some(error);
+    shared.advance();
+}
+
+async fn wait_for_close(shared: &Shared) {
+    while !shared.lock().closing {
+        shared.work.notified().await;
+    }
+}
+
+/// Between half of the pause and the whole, so that many gateways do not return at one instant.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0_u8) % 1_000;
+    pause / 2 + pause.mul_f64(random as f64 / 2_000.0)
+}
+
+async fn open_channel(shared: &Shared) -> Result<Channel> {
+    let unreachable = |why: String| Error::Unreachable { uri: shared.uri.clone(), why };
+    let endpoint = Endpoint::from_shared(shared.uri.clone())
+        .map_err(|error| Error::Invalid(format!("{} is not an address: {error}", shared.uri)))?
+        .connect_timeout(shared.options.connect_timeout)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    endpoint.connect().await.map_err(|error| unreachable(with_causes(&error)))
+}
+
+/// An error with everything below it: tonic's own sentence is "transport error".
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// One connection, from hello to its end.
+async fn connected(shared: &Shared) -> Result<End, End> {
+    let channel = open_channel(shared).await?;
+    let (outbound, messages) = mpsc::channel(AHEAD);
+    let hello = {
+        let options = &shared.options;
+        Hello {
+            gateway: options.gateway.clone(),
+            epoch: shared.lock().epoch,
+            durability: options.durability.into(),
+            agent: options.agent.clone(),
+            mark_disconnect: options.mark_disconnect,
+        }
+    };
+    let hello = ClientMessage { message: Some(Message::Hello(hello)) };
+    outbound.send(hello).await.map_err(|_| End::Closed)?;
+    let mut client = IngestClient::new(channel);
+    let timeout = shared.options.connect_timeout;
+    let late = || Error::Unreachable {
+        uri: shared.uri.clone(),
+        why: format!("no welcome within {} s", timeout.as_secs_f64()),
+    };
+    let opening = async {
+        let mut answers = client.stream(ReceiverStream::new(messages)).await?.into_inner();
+        let first = answers.message().await?;
+        Ok::<_, tonic::Status>((answers, first))
+    };
+    let (mut answers, first) =
+        tokio::time::timeout(timeout, opening).await.map_err(|_| late())??;
+    match first.and_then(|answer| answer.message) {
+        Some(Answer::Welcome(welcome)) => welcomed(shared, &welcome)?,
+        Some(Answer::GoAway(away)) => return Err(went_away(shared, away.reason(), away.detail)),
+        _ => return Err(End::Fatal(protocol(shared, "its first answer is not a welcome"))),
+    }
+    shared.advance();
+    exchange(shared, &outbound, &mut answers).await
+}
+
+fn welcomed(shared: &Shared, welcome: &Welcome) -> Result<(), End> {
+    let mut state = shared.lock();
+    let incarnation = state.incarnation.replace(welcome.incarnation);
+    if incarnation.is_some_and(|before| before != welcome.incarnation) {
+        state.epoch += 1;
+        state.queue.begin_epoch();
+        tracing::warn!(epoch = state.epoch, "the database was restored or replaced: new epoch");
+        return Err(End::NewEpoch);
+    }
+    match state.queue.welcome(welcome.mark, welcome.credit_bytes) {
+        Resume::Here => {}
+        Resume::NewEpoch => {
+            state.epoch += 1;
+            state.queue.begin_epoch();
+            tracing::warn!(epoch = state.epoch, "the server lacks acknowledged batches: new epoch");
+            return Err(End::NewEpoch);
+        }
+        Resume::Foreign => {
+            let gateway = shared.options.gateway.clone();
+            let detail = "the server has batches that were not sent from here".into();
+            return Err(End::Fatal(Error::Fenced { gateway, detail }));
+        }
+    }
+    state.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
+    state.was_connected = true;
+    state.refill_outbox();
+    Ok(())
+}
+
+/// Sends and hears until the connection ends.
+async fn exchange(
+    shared: &Shared,
+    outbound: &mpsc::Sender<ClientMessage>,
+    answers: &mut Streaming<ServerMessage>,
+) -> Result<End, End> {
+    loop {
+        let (ready, resume_at) = {
+            let state = shared.lock();
+            if state.closing {
+                return Ok(End::Closed);
+            }
+            (state.has_outgoing(Instant::now()), state.paused_until)
+        };
+        let pause = async {
+            match resume_at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            answer = answers.message() => {
+                let Some(answer) = answer? else {
+                    return Ok(broken(shared, "the server ended the stream"));
+                };
+                hear(shared, answer)?;
+            }
+            permit = outbound.reserve(), if ready => {
+                // A closed channel means a broken connection: the answers say why, so only they are waited for.
+                let Ok(permit) = permit else {
+                    let why = answers.message().await.err();
+                    return Ok(broken(shared, why.as_ref().map_or("closed", |s| s.message())));
+                };
+                let message = shared.lock().take_outgoing(Instant::now());
+                if message.is_some() {
+                    permit.send(ClientMessage { message });
+                }
+            }
+            () = shared.work.notified(), if !ready => {}
+            () = pause, if !ready => {}
+        }
+    }
+}
+
+fn hear(shared: &Shared, answer: ServerMessage) -> Result<(), End> {
+    let mut state = shared.lock();
+    let heard = match answer.message {
+        Some(Answer::Ack(ack)) => state.acked(ack),
+        Some(Answer::Nack(nack)) => {
+            log_nack(&shared.options.gateway, &nack);
+            state.nacked(nack, Instant::now() + jittered(Duration::from_secs(2)))
+        }
+        Some(Answer::Gap(gap)) => state.queue.rewind(gap.expected),
+        Some(Answer::Credit(credit)) => {
+            state.queue.grant(credit.bytes);
+            Ok(())
+        }
+        Some(Answer::Defined(defined)) => {
+            state.defined(defined.id, defined.rejects);
+            Ok(())
+        }
+        Some(Answer::GoAway(away)) => {
+            drop(state);
+            return Err(went_away(shared, away.reason(), away.detail));
+        }
+        // A later server may say more than this client knows.
+        Some(Answer::Welcome(_) | Answer::Flushed(_)) | None => Ok(()),
+    };
+    drop(state);
+    shared.advance();
+    // What the server stands at is learned anew from its next welcome.
+    heard.map_err(|OutOfReach| broken(shared, "the server asks for a batch that is not here"))
+}
+
+fn log_nack(gateway: &str, nack: &Nack) {
+    let Nack { seq, detail, .. } = nack;
+    if nack.retriable {
+        tracing::warn!(gateway, seq, "the server asks to send again later: {detail}");
+    } else {
+        tracing::error!(gateway, seq, "the server will never take this batch: {detail}");
+    }
+}
+
+fn went_away(shared: &Shared, reason: GoAwayReason, detail: String) -> End {
+    if reason == GoAwayReason::Fenced {
+        let gateway = shared.options.gateway.clone();
+        return End::Fatal(Error::Fenced { gateway, detail });
+    }
+    broken(shared, if detail.is_empty() { "the server goes away" } else { &detail })
+}
+
+fn broken(shared: &Shared, why: &str) -> End {
+    End::Broken(Error::Unreachable { uri: shared.uri.clone(), why: why.into() })
+}
+
+fn protocol(shared: &Shared, why: &str) -> Error {
+    Error::Protocol { uri: shared.uri.clone(), why: why.into() }
+}

@@ -1,0 +1,240 @@
+//! What the caller's side and the connection's side of a gateway share.
+//!
+//! One mutex, held for moments and never over an await; `work` wakes the connection, `progress` wakes callers that wait
+//! for room, acknowledgements or definitions.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tagmill_proto::v1::{Ack, DefineReject, Flush, Nack, Reject};
+use tagmill_proto::view::client_message::Message;
+use tokio::sync::{Notify, watch};
+
+use crate::definitions::Definitions;
+use crate::error::{Error, Result};
+use crate::gateway::{REJECTS_KEPT, Rejected, Ticket};
+use crate::options::GatewayOptions;
+use crate::queue::{OutOfReach, Queue};
+
+/// Length of a message besides its batch.
+const ENVELOPE_BYTES: usize = 32;
+/// What the server reads unless it says otherwise.
+const BATCH_BYTES_DEFAULT: usize = 4 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: GatewayOptions,
+    pub(crate) uri: String,
+    /// The connection has something to do.
+    pub(crate) work: Notify,
+    progress: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) queue: Queue,
+    pub(crate) definitions: Definitions,
+    pub(crate) epoch: u64,
+    pub(crate) incarnation: Option<u64>,
+    /// Whether `Welcome` was ever received.
+    pub(crate) was_connected: bool,
+    /// Why it ended for good.
+    pub(crate) failure: Option<Error>,
+    /// Whether the caller wants no more.
+    pub(crate) closing: bool,
+    /// Nothing is sent before, after a refusal.
+    pub(crate) paused_until: Option<Instant>,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) totals: Totals,
+    /// Definitions that the server has not answered, by id.
+    pending: BTreeMap<u64, Message>,
+    /// Definitions to send on this connection, in order.
+    outbox: VecDeque<Message>,
+    answers: HashMap<u64, Vec<DefineReject>>,
+    last_id: u64,
+    flush_wanted: bool,
+}
+
+/// What acknowledgements said since the last summary.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) accepted_samples: u64,
+    pub(crate) rejected_samples: u64,
+    pub(crate) rejects: Vec<Rejected>,
+}
+
+impl Shared {
+    pub(crate) fn new(uri: String, options: GatewayOptions) -> Self {
+        let state = State {
+            queue: Queue::new(),
+            definitions: Definitions::default(),
+            epoch: options.epoch,
+            incarnation: None,
+            was_connected: false,
+            failure: None,
+            closing: false,
+            paused_until: None,
+            batch_bytes_max: BATCH_BYTES_DEFAULT,
+            totals: Totals::default(),
+            pending: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            answers: HashMap::new(),
+            last_id: 0,
+            flush_wanted: false,
+        };
+        let (progress, _) = watch::channel(0);
+        Self { options, uri, work: Notify::new(), progress, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A caller that panicked cannot leave the state half changed: nothing in here panics between two changes.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells waiting callers to look again.
+    pub(crate) fn advance(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until `look` finds something, or the gateway has ended.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        mut look: impl FnMut(&mut State) -> Option<Result<T>>,
+    ) -> Result<T> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            progress.borrow_and_update();
+            {
+                let mut state = self.lock();
+                if let Some(found) = look(&mut state) {
+                    return found;
+                }
+                if let Some(failure) = &state.failure {
+                    return Err(failure.clone());
+                }
+            }
+            progress.changed().await.map_err(|_| Error::Closed)?;
+        }
+    }
+}
+
+impl State {
+    /// Refuses work for a gateway that has ended.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match &self.failure {
+            Some(failure) => Err(failure.clone()),
+            None if self.closing => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Longest encoded batch that fits a message.
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        self.batch_bytes_max.saturating_sub(ENVELOPE_BYTES)
+    }
+
+    /// Queues a definition for sending; its answer comes under the id.
+    pub(crate) fn post(&mut self, make: impl FnOnce(u64) -> Message) -> u64 {
+        self.last_id += 1;
+        let message = make(self.last_id);
+        self.pending.insert(self.last_id, message.clone());
+        self.outbox.push_back(message);
+        self.last_id
+    }
+
+    /// The answer to a definition, once.
+    pub(crate) fn answer(&mut self, id: u64) -> Option<Vec<DefineReject>> {
+        self.answers.remove(&id)
+    }
+
+    pub(crate) fn defined(&mut self, id: u64, rejects: Vec<DefineReject>) {
+        if self.pending.remove(&id).is_some() {
+            self.answers.insert(id, rejects);
+            return;
+        }
+        for reject in rejects {
+            tracing::warn!(
+                tag = reject.name,
+                "no longer accepted by the server: {}",
+                reject.detail
+            );
+        }
+    }
+
+    /// Begins a connection: everything that was defined is said again, before any batch.
+    pub(crate) fn refill_outbox(&mut self) {
+        let (tags, sets) = self.definitions.messages();
+        let tags = tags.into_iter().map(|message| Message::DefineTags(encode(&message)));
+        let sets = sets.into_iter().map(|message| Message::DefineTagSet(encode(&message)));
+        self.outbox = tags.chain(sets).chain(self.pending.values().cloned()).collect();
+        self.flush_wanted |= !self.queue.is_empty();
+        self.paused_until = None;
+    }
+
+    pub(crate) fn want_flush(&mut self) {
+        self.flush_wanted = true;
+    }
+
+    pub(crate) fn has_outgoing(&self, now: Instant) -> bool {
+        if !self.outbox.is_empty() {
+            return true;
+        }
+        let paused = self.paused_until.is_some_and(|until| now < until);
+        !paused && (self.queue.has_next() || self.flush_wanted && self.queue.is_sent())
+    }
+
+    pub(crate) fn take_outgoing(&mut self, now: Instant) -> Option<Message> {
+        if !self.has_outgoing(now) {
+            return None;
+        }
+        self.paused_until = None;
+        if let Some(message) = self.outbox.pop_front() {
+            return Some(message);
+        }
+        if let Some(bytes) = self.queue.take_next() {
+            return Some(Message::Batch(bytes));
+        }
+        self.flush_wanted = false;
+        Some(Message::Flush(Flush { id: 0 }))
+    }
+
+    pub(crate) fn acked(&mut self, ack: Ack) -> Result<(), OutOfReach> {
+        self.totals.accepted_samples += ack.accepted_samples;
+        for reject in ack.rejects {
+            self.rejected(reject);
+        }
+        self.queue.ack(ack.durable_seq)
+    }
+
+    /// A batch that will never be taken gives way to an empty one; any other is sent again by the caller's clock.
+    pub(crate) fn nacked(&mut self, nack: Nack, resend_at: Instant) -> Result<(), OutOfReach> {
+        if nack.retriable {
+            self.paused_until = Some(resend_at);
+            return self.queue.rewind(nack.seq);
+        }
+        let ticket = Ticket(self.queue.ticket_of(nack.seq));
+        self.queue.empty(nack.seq)?;
+        self.totals.keep(Rejected::whole_batch(ticket, nack.detail));
+        Ok(())
+    }
+
+    fn rejected(&mut self, reject: Reject) {
+        let ticket = Ticket(self.queue.ticket_of(reject.seq));
+        self.totals.keep(Rejected::from_wire(ticket, reject));
+    }
+}
+
+impl Totals {
+    fn keep(&mut self, rejected: Rejected) {
+        self.rejected_samples += u64::from(rejected.count);
+        if self.rejects.len() < REJECTS_KEPT {
+            self.rejects.push(rejected);
+        }
+    }
+}
+
+pub(crate) fn encode(message: &impl tagmill_proto::Message) -> bytes::Bytes {
+    message.encode_to_vec().into()
+}
