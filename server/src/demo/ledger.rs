@@ -132,6 +132,14 @@ impl Ledger {
         self.arrived
     }
 
+    /// Samples that are left whose quality is Uncertain, and those whose quality is Bad.
+    pub fn untrusted(&self) -> [usize; 2] {
+        [Severity::Uncertain, Severity::Bad].map(|severity| {
+            let qualities = self.tracks.iter().flat_map(|track| &track.qualities);
+            qualities.filter(|quality| quality.severity() == severity).count()
+        })
+    }
+
     /// Samples that are left: one for each tag and instant.
     pub fn rows(&self) -> u64 {
         self.tracks.iter().map(|track| track.times.len() as u64).sum()
@@ -184,6 +192,7 @@ mod tests {
         assert_eq!(ledger.arrived(), 8);
         ledger.settle();
         assert_eq!(ledger.rows(), 6);
+        assert_eq!(ledger.untrusted(), [0, 3]);
         assert_eq!(ledger.track(0).times, [40, 50]);
         let track = ledger.track(1);
         assert_eq!(track.times, [10, 20, 30, 50]);

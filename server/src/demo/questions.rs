@@ -12,6 +12,7 @@ use tagmill_storage::{SECOND_NS, Severity};
 use super::answer::{Cell, Question, Show};
 use super::equipment::MOTOR_STATES;
 use super::ledger::{Ledger, Track};
+use super::plan::instant;
 use super::signals::Signal;
 
 /// The bed's upper limit, °C.
@@ -41,8 +42,7 @@ impl<'a> Facts<'a> {
     }
 
     fn between(&self) -> String {
-        let show = |ns| DateTime::from_timestamp_nanos(ns).format("%Y-%m-%dT%H:%M:%SZ");
-        format!("ts >= '{}' AND ts < '{}'", show(self.window.0), show(self.window.1))
+        format!("ts >= '{}' AND ts < '{}'", instant(self.window.0), instant(self.window.1))
     }
 }
 

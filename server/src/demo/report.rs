@@ -46,17 +46,34 @@ impl<W: Write> Paper<W> {
     pub fn fact(&mut self, name: &str, lines: &[&str]) -> io::Result<()> {
         for (index, line) in lines.iter().enumerate() {
             let name = self.styled("36", &format!("{:<10}", if index == 0 { name } else { "" }));
-            writeln!(self.out, " {name} {line}")?;
+            let erase = if self.is_coloured { "\x1b[K" } else { "" };
+            writeln!(self.out, "{erase} {name} {line}")?;
         }
         self.out.flush()
     }
 
-    /// An empty line.
+    /// Shows how far something is, on a terminal only; the next line takes its place.
     ///
     /// # Errors
     /// If the paper cannot be written on.
-    pub fn gap(&mut self) -> io::Result<()> {
-        writeln!(self.out)
+    pub fn progress(&mut self, text: &str) -> io::Result<()> {
+        if self.is_coloured {
+            write!(self.out, "\r\x1b[K {text}\r")?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Shows how things are: in place on a terminal, else on a line of its own.
+    ///
+    /// # Errors
+    /// If the paper cannot be written on.
+    pub fn status(&mut self, text: &str) -> io::Result<()> {
+        if self.is_coloured {
+            return self.progress(text);
+        }
+        writeln!(self.out, " {text}")?;
+        self.out.flush()
     }
 
     /// A question, its SQL, its answer, and whether that is right.
