@@ -25,6 +25,7 @@ use crate::registry::gateways::Gateways;
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
+use crate::segment::name::SegmentName;
 use crate::time::Clock;
 use crate::wal::file::FileHeader;
 use crate::wal::replay::{Listing, LogFile};
@@ -40,9 +41,12 @@ pub(crate) fn open(
         std::io::ErrorKind::WouldBlock => Error::Locked { path: disk.root() },
         _ => Error::io("lock database directory", disk.root(), error),
     })?;
-    let loaded = match Manifest::load(&disk)? {
-        Some(loaded) => loaded,
-        None => begin(&disk, &options)?,
+    let loaded = match Manifest::load(&disk) {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => begin(&disk, &options)?,
+        // The first manifest was torn by a crash while the database was made, if nothing else is here.
+        Err(error @ Error::Corrupt { .. }) => begin(&disk, &options).map_err(|_| error)?,
+        Err(error) => return Err(error),
     };
     check_files(&disk, &loaded)?;
     let incarnation = loaded.incarnation;
@@ -92,9 +96,16 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     for folder in [crate::wal::file::DIR, "segments", "trash"] {
         disk.create_dir(folder).map_err(io)?;
     }
-    let has_segments = !disk.list("segments").map_err(io)?.is_empty();
-    if has_segments || Listing::read(disk)?.discard_empty(disk)? {
+    let names = disk.list("").map_err(io)?;
+    let has_segments = !disk.list("segments").map_err(io)?.is_empty()
+        || names.iter().any(|(name, _)| checkpoint::parse_name(name).is_some());
+    if has_segments || Listing::read(disk)?.discard_unused(disk)? {
         return refuse("segments or logs are here, but no manifest names them: restore a backup");
+    }
+    let torn: Vec<String> =
+        names.into_iter().map(|(name, _)| name).filter(|name| Manifest::is_name(name)).collect();
+    for name in &torn {
+        disk.remove(name).map_err(io)?;
     }
     RegistryLog::create(disk, crate::ids::random())?;
     let incarnation = crate::ids::random();
@@ -146,9 +157,13 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<()> {
             Some(_) => named.insert(path),
         };
     }
+    // A file of another name is none of ours: it stays where it is.
     let orphans = present.keys().filter(|path| !named.contains(*path));
     for path in orphans {
         let name = path.trim_start_matches("segments/");
+        if SegmentName::parse(name).is_none() {
+            continue;
+        }
         disk.rename(path, &format!("trash/{name}")).map_err(io)?;
     }
     let root = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;

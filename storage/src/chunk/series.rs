@@ -100,11 +100,6 @@ impl SeriesBuf {
         self.times.len()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.times.is_empty()
-    }
-
     /// The samples, borrowed. All columns must have been read.
     pub(crate) fn as_series(&self) -> Series<'_> {
         Series {

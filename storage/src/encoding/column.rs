@@ -65,7 +65,8 @@ pub(super) fn decode_checked(
     let before = out.len();
     decode(kind, reader, count, rows, Nesting::Top, out)?;
     // The greatest words are all ones, so what any word has too much shows in all of them together.
-    if out[before..].iter().fold(0, |all, word| all | word) > kind.max() {
+    let max = kind.max();
+    if max != u64::MAX && out[before..].iter().fold(0, |all, word| all | word) > max {
         return Err(Malformed("value is too great for its type"));
     }
     Ok(())

@@ -147,7 +147,7 @@ fn signals(rows: usize) -> Vec<(&'static str, &'static str, Column)> {
     let with_gaps: Vec<f64> = two_decimals
         .iter()
         .enumerate()
-        .map(|(i, v)| match i % 512 {
+        .map(|(i, v)| match i % 1_000 {
             100..=140 => f64::NAN,
             300 => -0.0,
             _ => *v,

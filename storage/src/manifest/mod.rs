@@ -130,6 +130,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether a file of this name is a manifest.
+    pub(crate) fn is_name(name: &str) -> bool {
+        parse_name(name).is_some()
+    }
+
     /// Reads the newest manifest of a database; `None` if there is none.
     pub(crate) fn load(disk: &Arc<dyn Disk>) -> Result<Option<Loaded>> {
         let names = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;

@@ -61,6 +61,7 @@ impl SegmentCursor {
     ///
     /// # Errors
     /// If the segment does not open, the chunk is damaged, or it holds values of another type than `out`.
+    #[expect(clippy::too_many_arguments, reason = "what to read, how much of it, and where to")]
     pub(crate) fn read(
         &mut self,
         chunk: ChunkIndex,

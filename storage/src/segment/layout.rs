@@ -213,7 +213,8 @@ pub(crate) fn check_header(meta: &SegmentMeta, found: &[u8; HEADER_BYTES]) -> Re
     }
     if number(found, identity) != meta.identity {
         let why = format!(
-            "the file is one of segment {}, identity {:016x}; the manifest expects segment {}, identity {:016x}",
+            "the file is of segment {} with identity {:016x}, \
+             the manifest expects segment {} with identity {:016x}",
             number(found, id),
             number(found, identity),
             meta.id.0,

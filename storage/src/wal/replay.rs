@@ -74,14 +74,18 @@ impl Listing {
         Ok(Self { groups })
     }
 
-    /// Unlinks files without any record, of a creation that crashed before its manifest. Gives whether others are left.
-    pub(crate) fn discard_empty(self, disk: &Arc<dyn Disk>) -> Result<bool> {
+    /// Unlinks a first file without any record, of a creation that crashed before its manifest. Gives whether other files
+    /// are left.
+    pub(crate) fn discard_unused(self, disk: &Arc<dyn Disk>) -> Result<bool> {
         let mut others = false;
-        for (path, identity) in self.groups.into_values().flatten() {
-            if later_frame(&read_all(disk, &path)?, 0, identity).is_some() {
-                others = true;
-            } else {
-                disk.remove(&path).map_err(|e| Error::io("remove empty log file", &path, e))?;
+        for (first_seq, copies) in self.groups {
+            for (path, identity) in copies {
+                let is_used = first_seq > Seq(1)
+                    || later_frame(&read_all(disk, &path)?, 0, identity).is_some();
+                others |= is_used;
+                if !is_used {
+                    disk.remove(&path).map_err(|e| Error::io("remove unused log", &path, e))?;
+                }
             }
         }
         Ok(others)
@@ -100,6 +104,11 @@ impl Listing {
         let groups: Vec<_> = self.groups.into_iter().collect();
         for (number, (first_seq, copies)) in groups.iter().enumerate() {
             let next = groups.get(number + 1).map(|(seq, _)| *seq);
+            if next.is_some_and(|next| next <= floor.next()) {
+                // Segments hold all of it; a crash left it while its neighbours were unlinked.
+                needless.extend(copies.iter().map(|(path, _)| path.clone()));
+                continue;
+            }
             let Some(file) = fullest(disk, copies, *first_seq, next, &mut needless)? else {
                 continue;
             };
@@ -158,13 +167,17 @@ fn fullest(
                 needless.extend(loser.map(|file| file.path));
             }
             Ok(None) => needless.push(path.clone()),
-            Err(error) => failed = Some(error),
+            Err(error) => failed = Some((path.clone(), error)),
         }
+    }
+    if best.is_some() {
+        // Two copies stand side by side only while nothing was acknowledged from the newer one, which may be torn.
+        needless.extend(failed.take().map(|(path, _)| path));
     }
     let durable = next.map(|seq| Seq(seq.0 - 1));
     match (best, durable, failed) {
         (Some(file), Some(durable), _) if file.last_seq >= durable => Ok(Some(file)),
-        (_, _, Some(error)) => Err(error),
+        (_, _, Some((_, error))) => Err(error),
         (Some(file), Some(durable), None) => {
             let what = format!("log records {} to {durable}", file.last_seq.next());
             Err(Error::corrupt(what, &file.path, file.used_bytes(), rot()))
