@@ -16,7 +16,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// The files of one database directory.
+/// The files of one database directory. Every call may fail with what the system says; where more is promised it says so.
+#[expect(clippy::missing_errors_doc, reason = "said once for all calls")]
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes a file that must not exist yet, `allocate` bytes long and all zero, blocks reserved.
     ///
@@ -55,7 +56,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn root(&self) -> std::path::PathBuf;
 }
 
-/// One open file.
+/// One open file. Every call may fail with what the system says.
+#[expect(clippy::missing_errors_doc, reason = "said once for all calls")]
 pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Fills `buffer` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;

@@ -273,15 +273,12 @@ impl SimDisk {
     /// Puts other bytes in place of a file's, at rest; makes the file if there is none. Durable at once.
     pub fn replace(&self, path: &str, bytes: &[u8]) {
         let mut state = self.state();
-        let inode = match state.names.find(path) {
-            Some(inode) => inode,
-            None => {
-                let inode = state.add_inode();
-                state.names.link(path, inode);
-                state.names.sync(folder_of(path));
-                inode
-            }
-        };
+        let inode = state.names.find(path).unwrap_or_else(|| {
+            let inode = state.add_inode();
+            state.names.link(path, inode);
+            state.names.sync(folder_of(path));
+            inode
+        });
         if let Some(inode) = state.inodes.get_mut(&inode) {
             inode.replace(bytes);
         }

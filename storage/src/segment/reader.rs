@@ -53,18 +53,10 @@ impl Segment {
         &self.meta
     }
 
-    /// Opens the file, if this is the first use, and checks header, footer and directory.
+    /// The directory. The first use opens the file and checks header, footer and directory.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the file is missing, damaged or another one; [`Error::TooNew`]; [`Error::Io`].
-    pub(crate) fn check(&self) -> Result<()> {
-        self.opened().map(drop)
-    }
-
-    /// The directory.
-    ///
-    /// # Errors
-    /// As [`Self::check`].
     pub(crate) fn directory(&self) -> Result<Arc<Directory>> {
         self.opened().map(|opened| Arc::clone(&opened.directory))
     }
@@ -79,7 +71,7 @@ impl Segment {
     /// Decodes the times of packed chunks, and nothing else.
     ///
     /// # Errors
-    /// As [`Self::check`]; and if a packed chunk is damaged.
+    /// As [`Self::directory`]; and if a packed chunk is damaged.
     pub(crate) fn for_each_tag(&self, f: &mut dyn FnMut(TagId, i64, i64, u64)) -> Result<()> {
         let directory = self.directory()?;
         let mut buffer = Vec::new();

@@ -108,6 +108,13 @@ fn written(all: &[SeriesBuf]) -> (SimDisk, SegmentMeta) {
     (disk, meta)
 }
 
+/// The first thing that is wrong with a segment.
+fn verify(segment: &Segment) -> Result<()> {
+    let mut first = None;
+    segment.verify_each(&mut |error| first = first.take().or(Some(error)));
+    first.map_or(Ok(()), Err)
+}
+
 fn open(disk: &SimDisk, meta: &SegmentMeta) -> Arc<Segment> {
     Arc::new(Segment::new(Arc::new(disk.clone()), meta.clone()))
 }
@@ -151,7 +158,7 @@ fn filtered(all: &SeriesBuf, range: TimeRange, (values, qualities): (bool, bool)
 
 /// Everything that reading must answer, compared with the samples written.
 fn check(segment: &Arc<Segment>, all: &[SeriesBuf], seed: u64) {
-    segment.verify().unwrap();
+    verify(&segment).unwrap();
     assert_eq!(read_all(segment, all).unwrap(), all);
     let mut spans = Vec::new();
     segment
@@ -232,7 +239,7 @@ proptest! {
         forge(&mut meta, &mut bytes);
         disk.replace(&meta.path(), &bytes);
         let segment = open(&disk, &meta);
-        if segment.check().is_ok() {
+        if segment.directory().is_ok() {
             segment.verify_each(&mut |_| ());
             drop(segment.for_each_tag(&mut |_, _, _, _| ()));
             let mut cursor = segment.cursor();
@@ -372,7 +379,7 @@ fn every_changed_byte_is_found() {
             bytes[at] = changed;
             disk.replace(&path, &bytes);
             let segment = open(&disk, &meta);
-            assert_corrupt(&segment.verify(), &path, &format!("byte {at} = {changed}"));
+            assert_corrupt(&verify(&segment), &path, &format!("byte {at} = {changed}"));
         }
     }
 }
@@ -406,14 +413,18 @@ fn every_truncation_and_extension_is_found() {
     let good = disk.bytes(&path).unwrap();
     for length in 0..good.len() {
         disk.replace(&path, &good[..length]);
-        assert_corrupt(&open(&disk, &meta).check(), &path, &format!("{length} bytes"));
+        assert_corrupt(
+            &open(&disk, &meta).directory().map(drop),
+            &path,
+            &format!("{length} bytes"),
+        );
     }
     disk.replace(&path, &[&good[..], &[0]].concat());
-    assert_corrupt(&open(&disk, &meta).check(), &path, "one byte more");
+    assert_corrupt(&open(&disk, &meta).directory().map(drop), &path, "one byte more");
     disk.replace(&path, &vec![0; good.len()]);
-    assert_corrupt(&open(&disk, &meta).check(), &path, "zeros");
+    assert_corrupt(&open(&disk, &meta).directory().map(drop), &path, "zeros");
     disk.lose(&path);
-    assert_corrupt(&open(&disk, &meta).check(), &path, "missing");
+    assert_corrupt(&open(&disk, &meta).directory().map(drop), &path, "missing");
 }
 
 #[test]
@@ -426,7 +437,7 @@ fn swapped_and_stale_files_are_found() {
     disk.replace(&one.path(), &second);
     disk.replace(&two.path(), &first);
     for meta in [&one, &two] {
-        let result = open(&disk, meta).check();
+        let result = open(&disk, meta).directory().map(drop);
         assert_corrupt(&result, &meta.path(), "swapped");
         let message = result.unwrap_err().to_string();
         assert!(message.contains("manifest expects segment"), "{message}");
@@ -437,7 +448,11 @@ fn swapped_and_stale_files_are_found() {
     assert_eq!(first[64..200], second[64..200], "only the checksums know the file");
     mixed[first.len() - 500..first.len() - 64].copy_from_slice(&second[first.len() - 500..][..436]);
     disk.replace(&one.path(), &mixed);
-    assert_corrupt(&open(&disk, &one).check(), &one.path(), "a directory of another file");
+    assert_corrupt(
+        &open(&disk, &one).directory().map(drop),
+        &one.path(),
+        "a directory of another file",
+    );
 }
 
 #[test]
@@ -475,13 +490,13 @@ fn a_bit_that_flips_on_the_way_is_read_again() {
     let (disk, meta) = written(&all);
     let reads = {
         let before = disk.calls(Call::Read);
-        open(&disk, &meta).verify().unwrap();
+        verify(&open(&disk, &meta)).unwrap();
         disk.calls(Call::Read) - before
     };
     let mut found_right = 0;
     for after in 0..reads {
         disk.add_fault(fault(Call::Read, after, Failure::FlippedBit));
-        let result = open(&disk, &meta).verify();
+        let result = verify(&open(&disk, &meta));
         disk.clear_faults();
         if result.is_err() {
             assert_corrupt(&result, &meta.path(), "a flipped bit");
@@ -504,9 +519,9 @@ fn a_refusing_disk_is_an_error_and_not_damage() {
     for call in [Call::Open, Call::Len, Call::Read] {
         disk.add_fault(fault(call, 0, Failure::Io));
         let segment = open(&disk, &meta);
-        let refused = segment.check();
+        let refused = segment.directory().map(drop);
         assert!(matches!(refused, Err(Error::Io { .. })), "{call:?}: {refused:?}");
-        segment.check().unwrap();
+        segment.directory().unwrap();
     }
 }
 

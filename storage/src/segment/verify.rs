@@ -9,16 +9,6 @@ use crate::segment::{ChunkIndex, Directory, Segment};
 use crate::time::TimeRange;
 
 impl Segment {
-    /// Verifies every byte.
-    ///
-    /// # Errors
-    /// The first thing that is wrong; see [`Self::verify_each`] for all of them.
-    pub(crate) fn verify(&self) -> Result<()> {
-        let mut first = None;
-        self.verify_each(&mut |error| first = first.take().or(Some(error)));
-        first.map_or(Ok(()), Err)
-    }
-
     /// Verifies every byte and reports each thing that is wrong: each bad chunk with its tags and times. Without a
     /// valid header, footer and directory it cannot go on.
     pub(crate) fn verify_each(&self, report: &mut dyn FnMut(Error)) {
