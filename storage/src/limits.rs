@@ -48,6 +48,8 @@ pub const FUTURE_NS: i64 = 5 * 60 * 1_000_000_000;
 
 /// Rows of small runs at which the head folds them into one.
 pub const FOLD_ROWS: usize = 1 << 20;
+/// Number of small runs at which the head folds them into one.
+pub const FOLD_RUNS: usize = 512;
 /// Age of the oldest small run at which the head folds.
 pub const FOLD_AGE: Duration = Duration::from_millis(500);
 /// Folded runs kept side by side before they are merged.

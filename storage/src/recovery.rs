@@ -12,9 +12,9 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::engine::core::{Core, Start, lock};
 use crate::error::{Error, Result};
-use crate::head::run::Run;
 use crate::ids::{SegmentId, Seq};
-use crate::limits::FOLD_ROWS;
+use crate::limits::{FOLD_ROWS, FOLD_RUNS};
+use crate::maintenance::fold;
 use crate::maintenance::seal::{self, Ledger, snapshot_edit};
 use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::State;
@@ -28,6 +28,7 @@ use crate::segment::Segment;
 use crate::segment::name::SegmentName;
 use crate::time::Clock;
 use crate::wal::file::FileHeader;
+use crate::wal::record::Content;
 use crate::wal::replay::{Listing, LogFile};
 use crate::wal::writer::{self, ClosedFile, WalWriter};
 
@@ -80,7 +81,7 @@ pub(crate) fn open(
     let start =
         Start { incarnation, view, unlogged: std::mem::take(&mut unlogged), directory_lock };
     let core = Core::new(disk, clock, options, wal, start);
-    let mut replay = Replay { core, ledger, closed: Vec::new(), unfolded_rows: 0 };
+    let mut replay = Replay { core, ledger, closed: Vec::new() };
     replay.run(listing)?;
     Ok((replay.core, replay.ledger))
 }
@@ -213,7 +214,6 @@ struct Replay {
     core: Core,
     ledger: Ledger,
     closed: Vec<ClosedFile>,
-    unfolded_rows: usize,
 }
 
 impl Replay {
@@ -251,35 +251,37 @@ impl Replay {
     }
 
     fn take(&mut self, file: &LogFile) -> Result<()> {
+        let mut records = Vec::new();
+        let mut rows = 0;
         for (offset, frame, payload) in file.frames() {
-            if frame.seq <= self.core.view().durable_seq {
+            if frame.seq <= self.ledger.state.floor {
                 continue; // in segments, and its changes in the registry file
             }
             let content = file.content(offset, &frame, payload)?;
-            self.unfolded_rows += content.run.as_ref().map_or(0, |run| run.times.len());
-            self.core.publish(vec![(frame.seq, content)]);
-            if self.unfolded_rows >= FOLD_ROWS {
-                self.fold();
-            }
-            if self.core.head_bytes() >= self.core.options.head_bytes / 2 {
-                seal::seal(&self.core, &mut self.ledger)?;
+            rows += content.run.as_ref().map_or(0, |run| run.times.len());
+            records.push((frame.seq, content));
+            if records.len() >= FOLD_RUNS / 2 || rows >= FOLD_ROWS {
+                self.publish(std::mem::take(&mut records))?;
+                rows = 0;
             }
         }
+        self.publish(records)?;
         let (path, last_seq) = (file.path.clone(), file.last_seq);
         self.closed.push(ClosedFile { path, last_seq, bytes: file.used_bytes() });
         Ok(())
     }
 
-    /// Folds what was replayed since the last time.
-    fn fold(&mut self) {
-        self.unfolded_rows = 0;
-        let mut view = View::clone(&self.core.view());
-        let first = view.head.folded;
-        let inputs = view.head.runs[first..].to_vec();
-        let folded = Run::fold(&inputs, &view.tombstones);
-        let folded = (!folded.times.is_empty()).then(|| Arc::new(folded));
-        view.head.replace(first, inputs.len(), folded.as_ref());
-        self.core.swap(view);
+    /// Makes records visible, and keeps the head as small as it would be while running.
+    fn publish(&mut self, records: Vec<(Seq, Content)>) -> Result<()> {
+        self.core.publish(records);
+        let view = self.core.view();
+        let unfolded_runs = view.head.runs.len() - view.head.folded;
+        if view.head.bytes >= self.core.options.head_bytes / 2 {
+            seal::seal(&self.core, &mut self.ledger)?;
+        } else if unfolded_runs >= FOLD_RUNS / 2 || view.head.unfolded_rows() >= FOLD_ROWS {
+            fold::fold(&self.core);
+        }
+        Ok(())
     }
 }
 

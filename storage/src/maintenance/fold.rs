@@ -10,7 +10,7 @@ use crate::scan::snapshot::View;
 
 /// Folds every unfolded run, together with those older runs that are not much larger: each row is then folded a number of
 /// times that grows with the logarithm of the head only.
-pub(super) fn fold(core: &Core) {
+pub(crate) fn fold(core: &Core) {
     let view = core.view();
     let first = start(&view.head);
     let inputs = &view.head.runs[first..];

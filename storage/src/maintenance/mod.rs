@@ -7,7 +7,7 @@
 //! # Reading order
 //! [`plan`] (what to do, pure), [`fold`], [`seal`].
 
-mod fold;
+pub(crate) mod fold;
 mod plan;
 pub(crate) mod seal;
 

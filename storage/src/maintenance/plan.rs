@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{FOLD_AGE, FOLD_ROWS};
+use crate::limits::{FOLD_AGE, FOLD_ROWS, FOLD_RUNS};
 use crate::options::Options;
 
 /// What the engine looks like.
@@ -33,7 +33,8 @@ pub(super) fn plan(now: &Situation, options: &Options) -> Task {
         return Task::Seal;
     }
     let is_due = now.unfolded_age.is_some_and(|age| age >= FOLD_AGE);
-    if now.unfolded_runs > 0 && (is_due || now.unfolded_rows >= FOLD_ROWS) {
+    let is_many = now.unfolded_rows >= FOLD_ROWS || now.unfolded_runs >= FOLD_RUNS;
+    if now.unfolded_runs > 0 && (is_due || is_many) {
         return Task::Fold;
     }
     Task::Rest
@@ -56,6 +57,7 @@ mod tests {
             (Situation { unsealed_age: old, ..rest }, Task::Seal),
             (Situation { unfolded_age: old, ..rest }, Task::Fold),
             (Situation { unfolded_rows: FOLD_ROWS, ..rest }, Task::Fold),
+            (Situation { unfolded_runs: FOLD_RUNS, ..rest }, Task::Fold),
             (Situation { unfolded_age: old, unfolded_runs: 0, ..rest }, Task::Rest),
         ];
         for (situation, task) in cases {
