@@ -23,6 +23,8 @@ pub(crate) mod core;
 mod gateways;
 mod prepare;
 mod tags;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
