@@ -101,20 +101,24 @@ impl Listing {
     ) -> Result<Replayed> {
         let mut needless = Vec::new();
         let mut last: Option<LogFile> = None;
-        let groups: Vec<_> = self.groups.into_iter().collect();
-        for (number, (first_seq, copies)) in groups.iter().enumerate() {
-            let next = groups.get(number + 1).map(|(seq, _)| *seq);
+        let mut sealed: Option<(Seq, Vec<(String, u64)>)> = None;
+        let paths = |copies: Vec<(String, u64)>| copies.into_iter().map(|(path, _)| path);
+        let mut groups = self.groups.into_iter().peekable();
+        while let Some((first_seq, copies)) = groups.next() {
+            let next = groups.peek().map(|(seq, _)| *seq);
             if next.is_some_and(|next| next <= floor.next()) {
                 // Segments hold all of it; a crash left it while its neighbours were unlinked.
-                needless.extend(copies.iter().map(|(path, _)| path.clone()));
+                needless.extend(
+                    sealed.replace((first_seq, copies)).into_iter().flat_map(|s| paths(s.1)),
+                );
                 continue;
             }
-            let Some(file) = fullest(disk, copies, *first_seq, next, &mut needless)? else {
+            let Some(file) = fullest(disk, &copies, first_seq, next, &mut needless)? else {
                 continue;
             };
             let fits = match &last {
-                None => *first_seq <= floor.next(),
-                Some(last) => *first_seq == last.last_seq.next() || *first_seq == floor.next(),
+                None => first_seq <= floor.next(),
+                Some(last) => first_seq == last.last_seq.next() || first_seq == floor.next(),
             };
             if !fits {
                 let expected = last.as_ref().map_or(floor, |last| last.last_seq).next();
@@ -123,6 +127,15 @@ impl Listing {
             }
             take(&file)?;
             last = Some(file);
+        }
+        if let Some((first_seq, copies)) = sealed {
+            if last.is_some() {
+                needless.extend(paths(copies));
+            } else if let Some(file) = fullest(disk, &copies, first_seq, None, &mut needless)? {
+                // The file after it was being begun by an open that crashed.
+                take(&file)?;
+                last = Some(file);
+            }
         }
         let missing = |path: &str, why: &str| Err(Error::corrupt("log", path, 0, why));
         match last {
