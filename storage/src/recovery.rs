@@ -6,12 +6,13 @@
 //! * Nothing is shown or acknowledged before the records it rests on are durable in files of this open.
 //! * Old log and manifest files are never appended to: their content is taken over by new ones first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::engine::core::{Core, Start, lock};
 use crate::error::{Error, Result};
+use crate::head::tombstone::Tombstones;
 use crate::ids::{SegmentId, Seq};
 use crate::limits::{FOLD_ROWS, FOLD_RUNS};
 use crate::maintenance::fold;
@@ -21,7 +22,6 @@ use crate::manifest::edit::State;
 use crate::manifest::version::Version;
 use crate::manifest::{Loaded, Manifest};
 use crate::options::Options;
-use crate::registry::gateways::Gateways;
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
@@ -49,41 +49,43 @@ pub(crate) fn open(
         Err(error @ Error::Corrupt { .. }) => begin(&disk, &options).map_err(|_| error)?,
         Err(error) => return Err(error),
     };
-    check_files(&disk, &loaded)?;
-    let incarnation = loaded.incarnation;
-    let (mut view, mut unlogged) = (View::default(), Vec::new());
-    let registry_log = RegistryLog::load(&disk, loaded.state.registry_bytes, |change| {
-        view.apply_change(&change);
-    })?;
-    let open = |meta: &_| Arc::new(Segment::new(Arc::clone(&disk), Clone::clone(meta)));
-    view.version = Version::new(loaded.segments.values().map(open).collect());
-    view.durable_seq = loaded.floor();
-    view.tombstones = crate::head::tombstone::Tombstones::new(loaded.state.tombstones.clone());
-    let marks = Arc::make_mut(&mut view.gateways);
-    for (gateway, epoch, seq) in &loaded.state.marks {
-        Gateways::restore(marks, Arc::clone(gateway), *epoch, *seq);
-    }
+    let needless = check_files(&disk, &loaded)?;
+    let (mut view, registry_log) = read_state(&disk, &loaded)?;
     let sealed_until = read_checkpoint(&disk, &loaded, &mut view)?;
-    let number = loaded.number + 1;
+    // The whole log is read once before anything is changed: a database that is refused stays as it is.
+    Listing::read(&disk)?.replay(&disk, loaded.floor(), |_| Ok(()))?;
+    needless.clear_away(&disk)?;
+    let (number, incarnation) = (loaded.number + 1, loaded.incarnation);
     let everything = snapshot_edit(&view.version, &loaded.state);
     let manifest = Manifest::create(&disk, number, incarnation, &everything)?;
     remove_all(&disk, loaded.files.iter());
     let ledger = Ledger { manifest, registry_log, sealed_until, state: loaded.state };
 
     let listing = Listing::read(&disk)?;
-    let wal = WalWriter::new(
-        Arc::clone(&disk),
-        incarnation,
-        options.wal_file_bytes(),
-        view.durable_seq,
-        Vec::new(),
-    );
-    let start =
-        Start { incarnation, view, unlogged: std::mem::take(&mut unlogged), directory_lock };
+    let (file_bytes, last) = (options.wal_file_bytes(), view.durable_seq);
+    let wal = WalWriter::new(Arc::clone(&disk), incarnation, file_bytes, last, Vec::new());
+    let start = Start { incarnation, view, directory_lock };
     let core = Core::new(disk, clock, options, wal, start);
     let mut replay = Replay { core, ledger, closed: Vec::new() };
     replay.run(listing)?;
     Ok((replay.core, replay.ledger))
+}
+
+/// What the manifest and the registry file say.
+fn read_state(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(View, RegistryLog)> {
+    let mut view = View::default();
+    let registry_log = RegistryLog::load(disk, loaded.state.registry_bytes, |change| {
+        view.apply_change(&change);
+    })?;
+    let open = |meta: &_| Arc::new(Segment::new(Arc::clone(disk), Clone::clone(meta)));
+    view.version = Version::new(loaded.segments.values().map(open).collect());
+    view.durable_seq = loaded.floor();
+    view.tombstones = Tombstones::new(loaded.state.tombstones.clone());
+    let marks = Arc::make_mut(&mut view.gateways);
+    for (gateway, epoch, seq) in &loaded.state.marks {
+        marks.restore(Arc::clone(gateway), *epoch, *seq);
+    }
+    Ok((view, registry_log))
 }
 
 /// Makes an empty database, or says why not.
@@ -129,50 +131,46 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     Ok(Loaded { number: 0, incarnation, segments, state, files })
 }
 
-/// Moves files that no manifest names to the trash, and checks that those it names are there in full length.
-fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<()> {
-    let io = |e| Error::io("list", "segments", e);
-    let present: BTreeMap<String, u64> = disk
-        .list("segments")
-        .map_err(io)?
-        .into_iter()
-        .map(|(n, b)| (format!("segments/{n}"), b))
-        .collect();
-    let mut named = BTreeSet::new();
+/// Files that a crash left and no manifest names.
+struct Needless {
+    /// Names of segments.
+    segments: Vec<String>,
+    checkpoints: Vec<String>,
+}
+
+impl Needless {
+    /// Moves segments to the trash and unlinks checkpoints.
+    fn clear_away(self, disk: &Arc<dyn Disk>) -> Result<()> {
+        for name in &self.segments {
+            let moved = disk.rename(&format!("segments/{name}"), &format!("trash/{name}"));
+            moved.map_err(|e| Error::io("move to trash", name, e))?;
+        }
+        remove_all(disk, self.checkpoints.iter());
+        Ok(())
+    }
+}
+
+/// Checks that the segments the manifest names are there in full length, and finds those it does not name.
+fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<Needless> {
+    let present = disk.list("segments").map_err(|e| Error::io("list", "segments", e))?;
+    let mut present: BTreeMap<String, u64> = present.into_iter().collect();
     for meta in loaded.segments.values() {
         let path = meta.path();
-        match present.get(&path) {
-            None => {
-                return Err(Error::corrupt(
-                    "segment",
-                    path,
-                    0,
-                    "the file is missing: restore a backup",
-                ));
-            }
-            Some(bytes) if *bytes != meta.file_bytes => {
-                let why =
-                    format!("the file has {bytes} bytes, the manifest says {}", meta.file_bytes);
-                return Err(Error::corrupt("segment", path, 0, why));
-            }
-            Some(_) => named.insert(path),
-        };
+        let name = path.trim_start_matches("segments/");
+        let bytes = present.remove(name);
+        if bytes != Some(meta.file_bytes) {
+            let found = bytes.map_or("is missing".into(), |bytes| format!("has {bytes} bytes"));
+            let wanted = meta.file_bytes;
+            let why = format!("the file {found}, the manifest says {wanted}: restore a backup");
+            return Err(Error::corrupt("segment", path, 0, why));
+        }
     }
     // A file of another name is none of ours: it stays where it is.
-    let orphans = present.keys().filter(|path| !named.contains(*path));
-    for path in orphans {
-        let name = path.trim_start_matches("segments/");
-        if SegmentName::parse(name).is_none() {
-            continue;
-        }
-        disk.rename(path, &format!("trash/{name}")).map_err(io)?;
-    }
+    let segments = present.into_keys().filter(|name| SegmentName::parse(name).is_some()).collect();
     let root = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
-    let checkpoints = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
-    let needless = checkpoints.filter(|number| *number != loaded.state.latest_file);
-    let needless: Vec<String> = needless.map(checkpoint::path).collect();
-    remove_all(disk, needless.iter());
-    Ok(())
+    let numbers = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
+    let needless = numbers.filter(|number| *number != loaded.state.latest_file);
+    Ok(Needless { segments, checkpoints: needless.map(checkpoint::path).collect() })
 }
 
 /// Latest samples and newest sealed times, from the checkpoint or, where that does not verify, from the segments.

@@ -143,11 +143,12 @@ impl Core {
         wal: WalWriter,
         start: Start,
     ) -> Self {
-        let Start { incarnation, view, unlogged, directory_lock } = start;
+        let Start { incarnation, view, directory_lock } = start;
         let next_id = u32::try_from(view.registry.len()).unwrap_or(u32::MAX);
         let now = clock.monotonic_ns();
         let since = (!view.head.runs.is_empty()).then_some(now);
-        let install = Install { unlogged, unfolded_since_ns: since, unsealed_since_ns: since };
+        let install =
+            Install { unlogged: Vec::new(), unfolded_since_ns: since, unsealed_since_ns: since };
         Self {
             disk,
             clock,
@@ -310,7 +311,6 @@ impl Core {
 pub(crate) struct Start {
     pub(crate) incarnation: u64,
     pub(crate) view: View,
-    pub(crate) unlogged: Vec<(Seq, Change)>,
     pub(crate) directory_lock: Box<dyn Send + Sync>,
 }
 

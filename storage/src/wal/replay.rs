@@ -225,6 +225,9 @@ fn read(
         return Err(Error::corrupt("log file header", path, 0, "the file has another's name"));
     }
     if (bytes.len() as u64) < header.length {
+        if later_frame(&bytes, HEADER_BYTES, identity).is_none() {
+            return Ok(None); // begun, and never used: its length was not durable yet
+        }
         let why = format!("the file was made with {} bytes: it was cut", header.length);
         return Err(Error::corrupt("log file", path, bytes.len() as u64, why));
     }
