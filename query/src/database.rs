@@ -16,10 +16,13 @@ use datafusion::execution::object_store::{
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use tagmill_storage::{Appended, Batch, Engine, Seq, TagDefinition, TagId};
 
 use crate::arrow::array::RecordBatch;
 use crate::catalog::{CATALOG, PUBLIC};
+use crate::cooperation::InterruptibleJoins;
+use crate::durations::DurationsByLength;
 use crate::error::{Error, Result};
 use crate::functions;
 use crate::limits::{BATCH_ROWS, MEMORY_BYTES, SORT_AHEAD_BYTES, SPILL_BYTES};
@@ -183,10 +186,14 @@ impl Database {
 
 /// DataFusion as every statement uses it: our functions, bounded memory, no way to a file or a network.
 fn base_state(options: Options) -> Result<SessionState> {
+    let rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
+        std::iter::once(Arc::new(DurationsByLength) as _).chain(Analyzer::new().rules).collect();
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_runtime_env(Arc::new(runtime(options)?))
         .with_default_features()
+        .with_analyzer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(InterruptibleJoins))
         .build();
     for function in functions::scalars() {
         state.register_udf(function)?;

@@ -6,10 +6,13 @@
 //! # Reading order
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
-//! and [`hints`] (the scan), [`functions`], [`settings`], [`error`], [`limits`].
+//! and [`hints`] (the scan), [`durations`] and
+//! [`cooperation`] (rules of planning), [`functions`], [`settings`], [`error`], [`limits`].
 
 mod catalog;
+mod cooperation;
 mod database;
+mod durations;
 mod error;
 mod functions;
 mod hints;

@@ -26,6 +26,9 @@ pub(crate) fn nearest<'a>(
             limit = found.last().map_or(limit, |worst| worst.0);
         }
     }
+    // Far ones beside a near one only distract.
+    let best = found.first().map_or(0, |&(distance, _)| distance);
+    found.retain(|&(distance, _)| distance <= best + 1);
     found.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 

@@ -208,7 +208,7 @@ mod tests {
         settings.set("statement_timeout", "1500").unwrap();
         assert_eq!(settings.get("statement_timeout").unwrap(), "1500ms");
         settings.set("statement_timeout", "2 min").unwrap();
-        assert_eq!(settings.statement_timeout(), Some(Duration::from_secs(120)));
+        assert_eq!(settings.statement_timeout(), Some(Duration::from_mins(2)));
         settings.set("statement_timeout", "0").unwrap();
         assert_eq!(settings.statement_timeout(), None);
         for (name, value) in [

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, StringViewArray, StringViewBuilder};
 use datafusion::arrow::datatypes::{DataType, UInt32Type};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::{Result, exec_err, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
@@ -107,7 +107,7 @@ pub(crate) struct QualityFunction {
 impl QualityFunction {
     /// The function that gives `text`.
     pub(crate) fn new(text: QualityText) -> Self {
-        Self { text, signature: Signature::exact(vec![DataType::UInt32], Volatility::Immutable) }
+        Self { text, signature: Signature::user_defined(Volatility::Immutable) }
     }
 }
 
@@ -125,6 +125,13 @@ impl ScalarUDFImpl for QualityFunction {
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(DataType::Utf8View)
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        match types {
+            [code] if code.is_integer() || code.is_null() => Ok(vec![DataType::UInt32]),
+            _ => plan_err!("{} takes one quality, a number", self.name()),
+        }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -1,0 +1,194 @@
+//! Databases for SQL tests, by name: `# fixture: plant_small` on top of an `.slt` file.
+//!
+//! SQL only reads, so a test names its data instead of inserting it. Every fixture is small enough to check its
+//! answers by hand from the tables below, or regular enough to compute them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tagmill::{
+    Batch, Database, Engine, Options, Qualities, Quality, TagAttributes, TagColumn, TagDefinition,
+    TagId, ValueType, Values,
+};
+
+/// 2026-03-01T00:00:00Z, a Sunday.
+pub const START_NS: i64 = 1_772_323_200 * SECOND_NS;
+const SECOND_NS: i64 = 1_000_000_000;
+const HOUR_NS: i64 = 3_600 * SECOND_NS;
+
+/// Every fixture's name.
+pub const NAMES: [&str; 5] = ["empty", "plant_small", "exact", "clock_change", "many_rows"];
+
+/// Builds a fixture in an empty directory; `sealed` has its samples in segments instead of the head.
+///
+/// # Panics
+/// If there is no fixture of this name, or the database refuses it.
+pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
+    let database = Database::open(directory, Options::default()).expect("directory is empty");
+    let engine = database.engine();
+    match name {
+        "empty" => {}
+        "plant_small" => plant_small(engine),
+        "exact" => exact(engine),
+        "clock_change" => clock_change(engine),
+        "many_rows" => many_rows(engine),
+        _ => panic!("no fixture named {name}: there are {}", NAMES.join(", ")),
+    }
+    if sealed {
+        engine.seal().expect("fixture seals");
+    }
+    database
+}
+
+/// Eight tags of two units, one of them without samples. Times in seconds after [`START_NS`].
+///
+/// | tag | type | samples |
+/// |---|---|---|
+/// | U1/TT-101 | f64 | 0: 20, 60: 21, 120: 25 Bad, 180: 22 Uncertain, 240: NaN, 300: 24.5 |
+/// | U1/PT-102 | f32 | 0: 0.1, 30: 0.2, 60: 0.3 |
+/// | U1/M-103 | state | 0: STOP, 60: RUN, 200: code 7 without label, 210: FAULT, 220: RUN Bad, 230: STOP |
+/// | U2/TT-201 | f64 | 0: 5, 60: 6, 120: 7, .. 540: 14 |
+/// | U2/FQ-202 | i64 | 0: 9990, 60: 9998, 120: 4 |
+/// | U2/XV-203 | bool | 0: false, 90: true, 95: false Bad |
+/// | U2/BATCH | text | 0: B-1, 300: B-2 |
+/// | U2/SPARE | f64 | |
+fn plant_small(engine: &Engine) {
+    let known = |area: &str, kind: &str, unit: &str| TagAttributes {
+        unit: Some(unit.to_owned()),
+        labels: BTreeMap::from([("area".into(), area.into()), ("kind".into(), kind.into())]),
+        ..TagAttributes::default()
+    };
+    let tag = |name: &str, value_type, attributes| TagDefinition {
+        name: name.to_owned(),
+        value_type,
+        attributes,
+    };
+    let mut boiler = known("north", "temperature", "°C");
+    boiler.description = Some("Boiler outlet".to_owned());
+    (boiler.range_low, boiler.range_high) = (Some(0.0), Some(150.0));
+    boiler.max_gap_ns = Some(300 * SECOND_NS);
+    let mut counter = known("south", "flow", "kg");
+    counter.rollover = Some(10_000.0);
+    counter.uncertain_usable = Some(true);
+    let motor = TagAttributes { state_set: Some("motor".to_owned()), ..TagAttributes::default() };
+    let ids = engine
+        .define(&[
+            tag("U1/TT-101", ValueType::F64, boiler),
+            tag("U1/PT-102", ValueType::F32, known("north", "pressure", "bar")),
+            tag("U1/M-103", ValueType::State, motor),
+            tag("U2/TT-201", ValueType::F64, known("south", "temperature", "°C")),
+            tag("U2/FQ-202", ValueType::I64, counter),
+            tag("U2/XV-203", ValueType::Bool, TagAttributes::default()),
+            tag("U2/BATCH", ValueType::Text, TagAttributes::default()),
+            tag("U2/SPARE", ValueType::F64, TagAttributes::default()),
+        ])
+        .expect("tags are new");
+    let labels = ["STOP", "RUN", "FAULT"].map(String::from);
+    engine.grow_states("motor", &labels).expect("labels are new");
+    let good = Quality::GOOD;
+    let each = |qualities: &[Quality]| Qualities::Each(qualities.to_vec());
+    let texts = ["B-1", "B-2"].map(Arc::from).to_vec();
+    let columns = vec![
+        column(
+            ids[0],
+            &[0, 60, 120, 180, 240, 300],
+            Values::F64(vec![20.0, 21.0, 25.0, 22.0, f64::NAN, 24.5]),
+            each(&[good, good, Quality::BAD_NOT_CONNECTED, Quality(0x4090_0000), good, good]),
+        ),
+        column(ids[1], &[0, 30, 60], Values::F32(vec![0.1, 0.2, 0.3]), Qualities::GOOD),
+        column(
+            ids[2],
+            &[0, 60, 200, 210, 220, 230],
+            Values::State(vec![0, 1, 7, 2, 1, 0]),
+            each(&[good, good, good, good, Quality::BAD, good]),
+        ),
+        column(
+            ids[3],
+            &[0, 60, 120, 180, 240, 300, 360, 420, 480, 540],
+            Values::F64((5..15).map(f64::from).collect()),
+            Qualities::GOOD,
+        ),
+        column(ids[4], &[0, 60, 120], Values::I64(vec![9_990, 9_998, 4]), Qualities::GOOD),
+        column(
+            ids[5],
+            &[0, 90, 95],
+            Values::Bool(vec![false, true, false]),
+            each(&[good, good, Quality::BAD_NO_DATA]),
+        ),
+        column(ids[6], &[0, 300], Values::Text(texts), Qualities::GOOD),
+    ];
+    append(engine, columns);
+}
+
+/// Values and times that lose something as soon as anybody is careless with them.
+fn exact(engine: &Engine) {
+    let ids = define(engine, &[("big", ValueType::I64), ("odd", ValueType::F64)]);
+    let big = column(
+        ids[0],
+        &[0, 1, 2, 3],
+        Values::I64(vec![i64::MIN, i64::MAX, (1 << 53) + 1, -(1 << 53) - 1]),
+        Qualities::GOOD,
+    );
+    let odd = TagColumn {
+        tag: ids[1],
+        times: (0..6).map(|step| START_NS + step).collect(),
+        values: Values::F64(vec![
+            -0.0,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::from_bits(0x7FF8_0000_0000_1234),
+            f64::MIN_POSITIVE / 4.0,
+            0.1 + 0.2,
+        ]),
+        qualities: Qualities::GOOD,
+    };
+    append(engine, vec![big, odd]);
+}
+
+/// One tag, value 1 every half hour of the four days around both changes of the clock in Berlin, 2026.
+fn clock_change(engine: &Engine) {
+    let ids = define(engine, &[("T", ValueType::F64)]);
+    // 2026-03-28 and 2026-10-24, 00:00 UTC.
+    let firsts = [1_774_656_000, 1_792_800_000].map(|second: i64| second * SECOND_NS);
+    let times: Vec<i64> = firsts
+        .iter()
+        .flat_map(|first| (0..4 * 48).map(move |step| first + step * HOUR_NS / 2))
+        .collect();
+    let values = Values::F64(vec![1.0; times.len()]);
+    append(engine, vec![TagColumn { tag: ids[0], times, values, qualities: Qualities::GOOD }]);
+}
+
+/// Eight tags `N-0` to `N-7`, each 10,000 samples, one a second: `1000 * n + i % 100 + 0.5`.
+fn many_rows(engine: &Engine) {
+    const ROWS: i32 = 10_000;
+    let names: Vec<String> = (0..8).map(|number| format!("N-{number}")).collect();
+    let tags: Vec<_> = names.iter().map(|name| (name.as_str(), ValueType::F64)).collect();
+    let times: Vec<i64> = (0..ROWS).map(|step| START_NS + i64::from(step) * SECOND_NS).collect();
+    let columns = define(engine, &tags).into_iter().zip(0..).map(|(tag, number)| TagColumn {
+        tag,
+        times: times.clone(),
+        values: Values::F64(
+            (0..ROWS).map(|step| f64::from(1_000 * number + step % 100) + 0.5).collect(),
+        ),
+        qualities: Qualities::GOOD,
+    });
+    append(engine, columns.collect());
+}
+
+fn define(engine: &Engine, tags: &[(&str, ValueType)]) -> Vec<TagId> {
+    let tags: Vec<_> = tags.iter().map(|&(name, of)| TagDefinition::new(name, of)).collect();
+    engine.define(&tags).expect("tags are new")
+}
+
+fn column(tag: TagId, seconds: &[i64], values: Values, qualities: Qualities) -> TagColumn {
+    let times = seconds.iter().map(|second| START_NS + second * SECOND_NS).collect();
+    TagColumn { tag, times, values, qualities }
+}
+
+fn append(engine: &Engine, columns: Vec<TagColumn>) {
+    let count: usize = columns.iter().map(|column| column.times.len()).sum();
+    let batch = Batch { columns, ..Batch::default() };
+    let appended = engine.append(batch).expect("fixture is appended");
+    assert_eq!(appended.accepted, count as u64, "{:?}", appended.rejects);
+}
