@@ -1,0 +1,265 @@
+//! Care of the database: service `tagmill.v1.Admin`.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tagmill_proto::v1::admin_server::Admin;
+use tagmill_proto::v1::{
+    DeleteRangeRequest, DeleteRangeResponse, DeleteTagRequest, DeleteTagResponse, EditTagRequest,
+    EditTagResponse, RenameTagRequest, RenameTagResponse, SealRequest, SealResponse,
+    SetStatesRequest, SetStatesResponse,
+};
+use tagmill_storage::{
+    Engine, Error, Registry, Result, ScanRequest, Tag, TagAttributes, TagEdit, TagId, TagSelection,
+    TimeRange,
+};
+use tonic::{Request, Response, Status};
+
+use crate::ingest::definitions::attributes;
+use crate::status::blocking;
+
+/// Names that a delete lists.
+const NAMES_MAX: usize = 100;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminService {
+    engine: Arc<Engine>,
+    /// One edit at a time: an edit replaces all attributes by what it has read, changed.
+    edits: Arc<Mutex<()>>,
+}
+
+impl AdminService {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, edits: Arc::default() }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let engine = Arc::clone(&self.engine);
+        blocking(move || call(&engine)).await
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn edit_tag(
+        &self,
+        request: Request<EditTagRequest>,
+    ) -> Result<Response<EditTagResponse>, Status> {
+        let request = request.into_inner();
+        let edits = Arc::clone(&self.edits);
+        self.call(move |engine| {
+            let _one_at_a_time = edits.lock().unwrap_or_else(PoisonError::into_inner);
+            edit_tag(engine, request)
+        })
+        .await?;
+        Ok(Response::new(EditTagResponse {}))
+    }
+
+    async fn rename_tag(
+        &self,
+        request: Request<RenameTagRequest>,
+    ) -> Result<Response<RenameTagResponse>, Status> {
+        let RenameTagRequest { name, new_name } = request.into_inner();
+        self.call(move |engine| {
+            let tag = find(engine.snapshot().registry(), &name)?.id;
+            engine.edit_tag(tag, TagEdit { name: Some(new_name), attributes: None })
+        })
+        .await?;
+        Ok(Response::new(RenameTagResponse {}))
+    }
+
+    async fn delete_tag(
+        &self,
+        request: Request<DeleteTagRequest>,
+    ) -> Result<Response<DeleteTagResponse>, Status> {
+        let who = who(request.remote_addr());
+        let name = request.into_inner().name;
+        self.call(move |engine| {
+            let tag = find(engine.snapshot().registry(), &name)?.id;
+            engine.delete_tag(tag, &who)
+        })
+        .await?;
+        Ok(Response::new(DeleteTagResponse {}))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let who = who(request.remote_addr());
+        let request = request.into_inner();
+        let response = self.call(move |engine| delete_range(engine, &request, &who)).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn seal(&self, _: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+        let segments = self.call(Engine::seal).await?;
+        let segments = segments.into_iter().map(|id| id.0).collect();
+        Ok(Response::new(SealResponse { segments }))
+    }
+
+    async fn set_states(
+        &self,
+        request: Request<SetStatesRequest>,
+    ) -> Result<Response<SetStatesResponse>, Status> {
+        let SetStatesRequest { set, labels } = request.into_inner();
+        self.call(move |engine| {
+            let code = |code: u32| {
+                let too_great =
+                    |_| Error::Invalid(format!("{code} is no state: codes end at 65535"));
+                u16::try_from(code).map_err(too_great)
+            };
+            let labels: Result<Vec<_>> =
+                labels.into_iter().map(|(number, label)| Ok((code(number)?, label))).collect();
+            engine.set_states(&set, &labels?)
+        })
+        .await?;
+        Ok(Response::new(SetStatesResponse {}))
+    }
+}
+
+fn who(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "gRPC".to_owned(), |peer| format!("gRPC {peer}"))
+}
+
+fn find<'a>(registry: &'a Registry, name: &str) -> Result<&'a Arc<Tag>> {
+    let tag = registry.find(name).and_then(|id| registry.get(id));
+    tag.ok_or_else(|| Error::Invalid(format!("there is no tag {name:?}")))
+}
+
+fn edit_tag(engine: &Engine, request: EditTagRequest) -> Result<()> {
+    let snapshot = engine.snapshot();
+    let tag = find(snapshot.registry(), &request.name)?;
+    // What is set wins over what there is; then what is to be cleared goes.
+    let mut edited = attributes(request.set.unwrap_or_default());
+    edited.fill_from(&tag.attributes);
+    for name in &request.clear {
+        clear(&mut edited, name)?;
+    }
+    for key in &request.clear_labels {
+        edited.labels.remove(key);
+    }
+    engine.edit_tag(tag.id, TagEdit { name: None, attributes: Some(edited) })
+}
+
+/// Unsets one attribute, by the name it has in `TagAttributes`.
+fn clear(attributes: &mut TagAttributes, name: &str) -> Result<()> {
+    match name {
+        "description" => attributes.description = None,
+        "unit" => attributes.unit = None,
+        "stepped" => attributes.stepped = None,
+        "range_low" => attributes.range_low = None,
+        "range_high" => attributes.range_high = None,
+        "max_gap_ns" => attributes.max_gap_ns = None,
+        "uncertain_usable" => attributes.uncertain_usable = None,
+        "rollover" => attributes.rollover = None,
+        "jitter" => attributes.jitter = None,
+        "reset_value" => attributes.reset_value = None,
+        "retention" => attributes.retention = None,
+        "state_set" => attributes.state_set = None,
+        "labels" => attributes.labels.clear(),
+        other => return Err(Error::Invalid(format!("there is no attribute {other:?} to clear"))),
+    }
+    Ok(())
+}
+
+fn delete_range(
+    engine: &Engine,
+    request: &DeleteRangeRequest,
+    who: &str,
+) -> Result<DeleteRangeResponse> {
+    let snapshot = engine.snapshot();
+    let tags = select_tags(snapshot.registry(), &request.tags)?;
+    let all = TimeRange::ALL;
+    let start_ns = request.from_ns.unwrap_or(all.start_ns);
+    let range = TimeRange::new(start_ns, request.to_ns.unwrap_or(all.end_ns));
+    if range.is_empty() {
+        return Err(Error::Invalid(format!("the range {range} is empty")));
+    }
+    let names = tags.iter().take(NAMES_MAX).filter_map(|tag| snapshot.registry().get(*tag));
+    let names = names.map(|tag| tag.name.to_string()).collect();
+    let selection = TagSelection::Only(tags.as_slice().into());
+    let rows_estimate = snapshot.estimate_rows(&ScanRequest::new(selection, range));
+    if !request.dry_run {
+        engine.delete(&tags, range, who)?;
+    }
+    let tags = u32::try_from(tags.len()).unwrap_or(u32::MAX);
+    Ok(DeleteRangeResponse { tags, rows_estimate, names })
+}
+
+/// Live tags that names and patterns select, ascending.
+///
+/// # Errors
+/// [`Error::Invalid`] for a name or pattern that selects none: a mistyped name must not look like a success.
+pub(crate) fn select_tags(registry: &Registry, patterns: &[String]) -> Result<Vec<TagId>> {
+    let mut tags = Vec::new();
+    for pattern in patterns {
+        let before = tags.len();
+        if pattern.contains('*') {
+            let matching = registry.iter().filter(|tag| matches_glob(pattern, &tag.name));
+            tags.extend(matching.map(|tag| tag.id));
+        } else {
+            tags.extend(registry.find(pattern));
+        }
+        if tags.len() == before {
+            return Err(Error::Invalid(format!("no tag matches {pattern:?}")));
+        }
+    }
+    if tags.is_empty() {
+        return Err(Error::Invalid("name at least one tag, or a pattern such as 'unit3/*'".into()));
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(tags)
+}
+
+/// Whether `name` matches a pattern in which `*` stands for any characters.
+fn matches_glob(pattern: &str, name: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = pieces.next_back() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, name, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("*", "", true),
+            ("*", "a/b", true),
+            ("a/*", "a/b/c", true),
+            ("a/*", "b/a/c", false),
+            ("*/PV", "a/b/PV", true),
+            ("*/PV", "a/b/PV2", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "a1c2b", false),
+            ("ab*bc", "abc", false),
+            ("**", "x", true),
+            ("*b*", "abc", true),
+        ] {
+            assert_eq!(matches_glob(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn only_known_attributes_are_cleared() {
+        let mut attributes = TagAttributes { unit: Some("bar".into()), ..TagAttributes::default() };
+        clear(&mut attributes, "unit").unwrap();
+        assert_eq!(attributes.unit, None);
+        assert!(clear(&mut attributes, "colour").is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! One limit on the memory that samples take between the wire and the log, whoever sends them.
+//!
+//! A gateway may have [`CREDIT_BYTES`] of batches under way; it gets them back as batches are answered. Before a batch is
+//! read, the memory it will take is acquired here. When there is none left, streams stop reading, credit stops
+//! returning, and fast gateways wait: first come, first served, and acknowledgements go on meanwhile.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+/// Bytes of encoded batches that one stream may have unanswered.
+pub(super) const CREDIT_BYTES: u64 = 8 << 20;
+/// Memory of one sample of a column while it is converted and waits: time, value, quality, text handle.
+const SAMPLE_BYTES: u64 = 40;
+/// Memory of a batch besides its samples.
+const BATCH_BYTES: u64 = 1 << 10;
+/// Permits are counted in this unit, so that any memory fits into them.
+const UNIT_BYTES: u64 = 1 << 10;
+
+/// The limit.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    memory: Arc<Semaphore>,
+    units: u32,
+}
+
+/// Memory of one batch, given back when dropped.
+pub(super) type Grant = OwnedSemaphorePermit;
+
+impl Admission {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        let units = u32::try_from(limit_bytes / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        Self { memory: Arc::new(Semaphore::new(units as usize)), units }
+    }
+
+    /// Waits for the memory of a batch of `encoded` bytes that announces `samples` in columns.
+    pub(super) async fn acquire(&self, encoded: usize, samples: u64) -> Result<Grant, Status> {
+        let bytes = BATCH_BYTES + encoded as u64 * 2 + samples.saturating_mul(SAMPLE_BYTES);
+        let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, self.units);
+        let memory = Arc::clone(&self.memory);
+        let closed = |_| Status::unavailable("the server shuts down");
+        memory.acquire_many_owned(units).await.map_err(closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_beyond_the_limit_waits_for_those_before_it() {
+        let admission = Admission::new(100 << 10);
+        let first = admission.acquire(40 << 10, 0).await.unwrap();
+        let mut second = Box::pin(admission.acquire(40 << 10, 0));
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), &mut second).await;
+        assert!(waiting.is_err());
+        drop(first);
+        let second = second.await.unwrap();
+        drop(second);
+        // What announces more than there is gets everything, not nothing.
+        let all = admission.acquire(0, u64::MAX).await.unwrap();
+        assert_eq!(all.num_permits(), 100);
+    }
+}

@@ -1,0 +1,152 @@
+//! The way in: service `tagmill.v1.Ingest`.
+//!
+//! # Contract
+//! * An acknowledgement is sent after the engine has called back, never before.
+//! * One bad tag, column or batch never harms the others, one bad stream never harms other streams.
+//! * Memory taken by samples under way is bounded by [`admission`], whoever sends them.
+//!
+//! # Reading order
+//! [`fields`] (protobuf in place), [`parts`] (columns and scan blocks as sent), [`convert`] (wire to engine, pure),
+//! [`definitions`], [`admission`], [`progress`] (one stream's order, pure), [`stream`],
+//! [`disconnect`], [`write`].
+
+mod admission;
+mod convert;
+pub(crate) mod definitions;
+mod disconnect;
+mod fields;
+mod parts;
+mod progress;
+mod stream;
+mod write;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tagmill_proto::v1::{DefineTagsResponse, ServerMessage, WriteResponse};
+use tagmill_proto::view;
+use tagmill_storage::{Clock, Engine, SystemClock};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use admission::Admission;
+use convert::MissingLabels;
+
+/// Answers handed to the transport ahead of the network.
+const AHEAD: usize = 16;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    engine: Arc<Engine>,
+    admission: Admission,
+    clock: SystemClock,
+    message_bytes: usize,
+    sessions: Sessions,
+    /// Turns true when the server shuts down.
+    stopping: watch::Receiver<bool>,
+}
+
+/// The newest stream of each gateway.
+#[derive(Debug, Default)]
+struct Sessions {
+    newest: Mutex<HashMap<String, (u64, watch::Sender<bool>)>>,
+}
+
+impl Ingest {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        message_bytes: usize,
+        memory_bytes: u64,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let admission = Admission::new(memory_bytes);
+        let (clock, sessions) = (SystemClock::default(), Sessions::default());
+        Self { engine, admission, clock, message_bytes, sessions, stopping }
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.clock.wall_ns()
+    }
+}
+
+impl Sessions {
+    /// Makes this the newest stream of the gateway and tells the one before. The receiver turns true when a newer comes.
+    fn enter(&self, gateway: &str, generation: u64) -> watch::Receiver<bool> {
+        let (fence, fenced) = watch::channel(false);
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match newest.get(gateway) {
+            // Two streams entered in the other order than they opened their sessions.
+            Some((known, _)) if *known > generation => {
+                fence.send_replace(true);
+            }
+            _ => {
+                if let Some((_, older)) = newest.insert(gateway.to_owned(), (generation, fence)) {
+                    older.send_replace(true);
+                }
+            }
+        }
+        fenced
+    }
+
+    fn leave(&self, gateway: &str, generation: u64) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.get(gateway).is_some_and(|(known, _)| *known == generation) {
+            newest.remove(gateway);
+        }
+    }
+}
+
+/// The service as tonic wants it: a handle of the shared one.
+#[derive(Clone, Debug)]
+pub(crate) struct IngestService(pub(crate) Arc<Ingest>);
+
+#[tonic::async_trait]
+impl view::ingest_server::Ingest for IngestService {
+    type StreamStream = Pin<Box<dyn Stream<Item = Result<ServerMessage, Status>> + Send>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<view::ClientMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let (answers, outbound) = mpsc::channel(AHEAD);
+        let service = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let inbound = request.into_inner();
+            if let Err(status) = stream::run(&service, inbound, &answers).await {
+                // Nobody to tell if the gateway has gone.
+                drop(answers.send(Err(status)).await);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+
+    async fn write(
+        &self,
+        request: Request<view::WriteRequest>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        Ok(Response::new(self.0.write_batch(request.into_inner()).await?))
+    }
+
+    async fn define_tags(
+        &self,
+        request: Request<view::DefineTagsRequest>,
+    ) -> Result<Response<DefineTagsResponse>, Status> {
+        Ok(Response::new(self.0.define(request.into_inner()).await?))
+    }
+}
+
+/// Adds labels to their state sets. Blocks. True if the batch should be read again; what could not be added is then
+/// rejected by name.
+fn grow(engine: &Engine, missing: &MissingLabels) -> bool {
+    for (set, labels) in missing {
+        let labels: Vec<String> = labels.iter().cloned().collect();
+        if let Err(error) = engine.grow_states(set, &labels) {
+            tracing::warn!(set, "cannot add labels: {error}");
+        }
+    }
+    !missing.is_empty()
+}

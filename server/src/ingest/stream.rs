@@ -1,0 +1,430 @@
+//! One stream of one gateway: a reader that submits what arrives, and a teller that answers what the engine calls back.
+//!
+//! The two run side by side in one task, so that a batch that waits for memory or for room in the head never holds up the
+//! acknowledgement of those before it. The channel between them has no bound of its own: what is in it was admitted.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tagmill_proto::Message as _;
+use tagmill_proto::v1::server_message::Message as Answer;
+use tagmill_proto::v1::{self, Credit, Defined, Flushed, GoAway, GoAwayReason, Hello, Welcome};
+use tagmill_proto::view::ClientMessage;
+use tagmill_proto::view::client_message::Message;
+use tagmill_storage::limits::BATCH_SAMPLES_MAX;
+use tagmill_storage::{Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagSets};
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::{Status, Streaming};
+
+use super::admission::{CREDIT_BYTES, Grant};
+use super::convert::{Converted, Known, Outline, Places, convert, outline};
+use super::definitions::{Definitions, define_set, malformed};
+use super::disconnect::mark_disconnect;
+use super::progress::{Outcome, Progress, Refusal};
+use super::write::KEY_PREFIX;
+use super::{Ingest, grow};
+use crate::status::{blocking, of_join};
+
+/// How long a gateway may take to say hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// How long a batch that was acknowledged before its sync may be without one.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+type Answers = mpsc::Sender<Result<v1::ServerMessage, Status>>;
+
+/// Why a stream ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The gateway closed it, or is gone.
+    Left,
+    Fenced,
+    Stopping,
+}
+
+/// What reader and teller share.
+struct Stream<'a> {
+    service: &'a Arc<Ingest>,
+    gateway: Arc<str>,
+    epoch: u64,
+    generation: u64,
+    durability: Durability,
+    progress: Mutex<Progress>,
+    /// The teller has found that reading on is of no use.
+    halt: Notify,
+}
+
+/// What the teller hears.
+enum Event {
+    Answered(Box<Answered>),
+    /// A batch mostly in the future.
+    Clock {
+        seq: u64,
+        round: u32,
+        bytes: usize,
+    },
+    /// A batch that waits for one before it to be sent again.
+    Dropped {
+        bytes: usize,
+    },
+    /// Everything submitted before is on disk.
+    Flushed {
+        id: u64,
+    },
+    Defined(Defined),
+}
+
+struct Answered {
+    seq: u64,
+    round: u32,
+    bytes: usize,
+    result: Result<Appended, Error>,
+    places: Places,
+    rejects: Vec<v1::Reject>,
+    aliases: Aliases,
+}
+
+/// Serves one stream to its end.
+pub(super) async fn run(
+    service: &Arc<Ingest>,
+    mut inbound: Streaming<ClientMessage>,
+    answers: &Answers,
+) -> Result<(), Status> {
+    let hello = hear_hello(&mut inbound).await?;
+    let stream = open(service, &hello, answers).await?;
+    let mut fenced = service.sessions.enter(&stream.gateway, stream.generation);
+    tracing::info!(gateway = hello.gateway, agent = hello.agent, epoch = hello.epoch, "connected");
+
+    let (events, heard) = mpsc::unbounded_channel();
+    let reading = stream.read(&mut inbound, events, &mut fenced);
+    let (read, ()) = tokio::join!(reading, stream.tell(heard, answers));
+
+    service.sessions.leave(&stream.gateway, stream.generation);
+    tracing::info!(gateway = hello.gateway, ?read, "disconnected");
+    let is_fenced = service.engine.is_fenced(&stream.gateway, stream.generation);
+    if hello.mark_disconnect && !is_fenced && read.as_ref().ok() != Some(&End::Stopping) {
+        let (engine, gateway) = (Arc::clone(&service.engine), Arc::clone(&stream.gateway));
+        let now_ns = service.now_ns();
+        blocking(move || mark_disconnect(&engine, &gateway, now_ns)).await?;
+    }
+    let (reason, detail) = match read? {
+        End::Left => return Ok(()),
+        End::Fenced => (GoAwayReason::Fenced, "a newer stream of this gateway has taken over"),
+        End::Stopping => (GoAwayReason::Shutdown, "the server shuts down"),
+    };
+    let away = GoAway { reason: reason.into(), detail: detail.into() };
+    // The stream ends either way.
+    drop(answers.send(Ok(message(Answer::GoAway(away)))).await);
+    Ok(())
+}
+
+async fn hear_hello(inbound: &mut Streaming<ClientMessage>) -> Result<Hello, Status> {
+    let late = |_| Status::deadline_exceeded("no hello within 10 s");
+    let first = tokio::time::timeout(HELLO_WITHIN, inbound.message()).await.map_err(late)??;
+    match first.and_then(|first| first.message) {
+        Some(Message::Hello(hello)) if hello.gateway.starts_with(KEY_PREFIX) => {
+            Err(Status::invalid_argument("gateway names must not begin with write/"))
+        }
+        Some(Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::failed_precondition("the first message of a stream must be a hello")),
+    }
+}
+
+async fn open<'a>(
+    service: &'a Arc<Ingest>,
+    hello: &Hello,
+    answers: &Answers,
+) -> Result<Stream<'a>, Status> {
+    let (engine, gateway) = (Arc::clone(&service.engine), hello.gateway.clone());
+    let epoch = hello.epoch;
+    let session = blocking(move || engine.open_session(&gateway, epoch)).await?;
+    let engine = &service.engine;
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let welcome = Welcome {
+        incarnation: engine.incarnation(),
+        mark: session.mark,
+        generation: session.generation,
+        max_batch_bytes: count(service.message_bytes),
+        credit_bytes: CREDIT_BYTES,
+        aliases: count(engine.aliases(&hello.gateway).len()),
+        tag_sets: count(engine.tag_sets(&hello.gateway).len()),
+    };
+    let gone = |_| Status::cancelled("the gateway has gone");
+    answers.send(Ok(message(Answer::Welcome(welcome)))).await.map_err(gone)?;
+    Ok(Stream {
+        service,
+        gateway: hello.gateway.as_str().into(),
+        epoch,
+        generation: session.generation,
+        durability: match hello.durability() {
+            v1::Durability::Interval => Durability::Interval,
+            v1::Durability::Synced | v1::Durability::Unspecified => Durability::Synced,
+        },
+        progress: Mutex::new(Progress::new(session.mark)),
+        halt: Notify::new(),
+    })
+}
+
+impl Stream<'_> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Submits what arrives. Ends when the gateway, the server or a newer stream says so.
+    async fn read(
+        &self,
+        inbound: &mut Streaming<ClientMessage>,
+        events: mpsc::UnboundedSender<Event>,
+        fenced: &mut watch::Receiver<bool>,
+    ) -> Result<End, Status> {
+        let mut stopping = self.service.stopping.clone();
+        let mut sets = Arc::new(self.service.engine.tag_sets(&self.gateway));
+        loop {
+            let arrived = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return Ok(End::Stopping),
+                _ = fenced.wait_for(|fenced| *fenced) => return Ok(End::Fenced),
+                () = self.halt.notified() => {
+                    let engine = &self.service.engine;
+                    let is_fenced = engine.is_fenced(&self.gateway, self.generation);
+                    return Ok(if is_fenced { End::Fenced } else { End::Left });
+                }
+                arrived = inbound.message() => arrived?,
+            };
+            let Some(arrived) = arrived else { return Ok(End::Left) };
+            match arrived.message {
+                Some(Message::Batch(bytes)) => self.take_batch(bytes, &events, &sets).await?,
+                Some(Message::DefineTags(bytes)) => self.define_tags(&bytes, &events).await?,
+                Some(Message::DefineTagSet(bytes)) => {
+                    self.define_tag_set(&bytes, &events).await?;
+                    sets = Arc::new(self.service.engine.tag_sets(&self.gateway));
+                }
+                Some(Message::Flush(flush)) => {
+                    let engine = Arc::clone(&self.service.engine);
+                    blocking(move || engine.sync()).await?;
+                    tell(&events, Event::Flushed { id: flush.id });
+                }
+                Some(Message::Hello(_)) => {
+                    return Err(Status::failed_precondition("hello was said before"));
+                }
+                // A later client may say more than this server knows.
+                None => {}
+            }
+        }
+    }
+
+    async fn define_tags(
+        &self,
+        bytes: &[u8],
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), Status> {
+        let definitions = Definitions::read(bytes)?;
+        let id = definitions.id;
+        let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
+        let answer = blocking(move || definitions.apply(&engine, Some(&gateway))).await?;
+        tell(events, Event::Defined(Defined { id, rejects: answer.rejects }));
+        Ok(())
+    }
+
+    async fn define_tag_set(
+        &self,
+        bytes: &[u8],
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), Status> {
+        let set = v1::DefineTagSet::decode(bytes).map_err(malformed)?;
+        let id = set.id;
+        let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
+        let rejects = blocking(move || define_set(&engine, &gateway, &set)).await?;
+        tell(events, Event::Defined(Defined { id, rejects }));
+        Ok(())
+    }
+
+    async fn take_batch(
+        &self,
+        bytes: Bytes,
+        events: &mpsc::UnboundedSender<Event>,
+        sets: &Arc<TagSets>,
+    ) -> Result<(), Status> {
+        let outline = outline(&bytes).map_err(malformed)?;
+        if outline.seq == 0 {
+            return Err(Status::invalid_argument("the numbers of batches begin at 1"));
+        }
+        let admitted = self.progress().admit(outline.seq);
+        let Some(round) = admitted else {
+            tell(events, Event::Dropped { bytes: bytes.len() });
+            return Ok(());
+        };
+        let grant = self.service.admission.acquire(bytes.len(), outline.announced).await?;
+        let job = Job {
+            engine: Arc::clone(&self.service.engine),
+            origin: Origin {
+                gateway: Arc::clone(&self.gateway),
+                epoch: self.epoch,
+                seq: outline.seq,
+                session: self.generation,
+            },
+            durability: self.durability,
+            sets: Arc::clone(sets),
+            now_ns: self.service.now_ns(),
+            events: events.clone(),
+            outline,
+            round,
+            bytes,
+        };
+        // Reading a batch takes time and submitting it may wait for room: not on a thread that serves others.
+        let submitted = tokio::task::spawn_blocking(move || job.submit(grant));
+        submitted.await.map_err(|error| of_join(&error))?
+    }
+
+    /// Answers what the engine calls back, until nothing more can come.
+    async fn tell(&self, mut heard: mpsc::UnboundedReceiver<Event>, answers: &Answers) {
+        let mut sync = tokio::time::interval(SYNC_EVERY);
+        sync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let is_behind = self.progress().is_behind();
+            let mut due = Vec::new();
+            tokio::select! {
+                event = heard.recv() => match event {
+                    Some(event) => self.hear(event, &mut due),
+                    None => return,
+                },
+                _ = sync.tick(), if is_behind => self.catch_up().await,
+            }
+            while let Ok(event) = heard.try_recv() {
+                self.hear(event, &mut due);
+            }
+            self.push_ack(&mut due, false);
+            let credit = self.progress().take_credit();
+            if credit > 0 {
+                due.push(Answer::Credit(Credit { bytes: credit }));
+            }
+            for answer in due {
+                if answers.send(Ok(message(answer))).await.is_err() {
+                    self.halt.notify_one();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Brings to disk what was acknowledged before its sync.
+    async fn catch_up(&self) {
+        let taken = self.progress().taken();
+        let engine = Arc::clone(&self.service.engine);
+        match blocking(move || engine.sync()).await {
+            Ok(_) => self.progress().synced(taken),
+            // The next batch meets the same error and tells the gateway.
+            Err(status) => tracing::warn!("cannot sync: {}", status.message()),
+        }
+    }
+
+    fn push_ack(&self, due: &mut Vec<Answer>, always: bool) {
+        due.extend(self.progress().take_ack(always).map(Answer::Ack));
+    }
+
+    fn hear(&self, event: Event, due: &mut Vec<Answer>) {
+        let refusal = match event {
+            Event::Answered(answered) => {
+                let Answered { seq, round, bytes, result, places, mut rejects, aliases } =
+                    *answered;
+                let outcome = match result {
+                    Ok(appended) => {
+                        rejects.extend(places.rejects(&appended, &aliases));
+                        Outcome::Appended(appended, rejects)
+                    }
+                    Err(error) => Outcome::Refused(error),
+                };
+                let mut progress = self.progress();
+                progress.release(bytes);
+                progress.settle(seq, round, outcome)
+            }
+            Event::Clock { seq, round, bytes } => {
+                let mut progress = self.progress();
+                progress.release(bytes);
+                progress.settle(seq, round, Outcome::Clock)
+            }
+            Event::Dropped { bytes } => {
+                self.progress().release(bytes);
+                None
+            }
+            Event::Flushed { id } => {
+                let mut progress = self.progress();
+                let taken = progress.taken();
+                progress.synced(taken);
+                drop(progress);
+                self.push_ack(due, true);
+                due.push(Answer::Flushed(Flushed { id }));
+                None
+            }
+            Event::Defined(defined) => {
+                due.push(Answer::Defined(defined));
+                None
+            }
+        };
+        let Some(refusal) = refusal else { return };
+        self.push_ack(due, false);
+        match refusal {
+            Refusal::Nack(nack) => due.push(Answer::Nack(nack)),
+            Refusal::Gap(gap) => due.push(Answer::Gap(gap)),
+            Refusal::Fenced => self.halt.notify_one(),
+        }
+    }
+}
+
+/// A batch on its way into the engine.
+struct Job {
+    engine: Arc<Engine>,
+    origin: Origin,
+    durability: Durability,
+    sets: Arc<TagSets>,
+    now_ns: i64,
+    events: mpsc::UnboundedSender<Event>,
+    outline: Outline,
+    round: u32,
+    bytes: Bytes,
+}
+
+impl Job {
+    /// Reads the batch and hands it to the engine, which answers later. Blocks.
+    fn submit(self, grant: Grant) -> Result<(), Status> {
+        let aliases = self.engine.aliases(&self.origin.gateway);
+        let mut converted = self.convert(&aliases)?;
+        if grow(&self.engine, &converted.missing_labels) {
+            converted = self.convert(&aliases)?;
+        }
+        let Self { engine, origin, durability, now_ns, events, round, bytes, .. } = self;
+        let (seq, bytes) = (origin.seq, bytes.len());
+        if converted.is_mostly_future(now_ns) {
+            tell(&events, Event::Clock { seq, round, bytes });
+            return Ok(());
+        }
+        let Converted { columns, scans, places, rejects, .. } = converted;
+        let batch = Batch { columns, scans, origin: Some(origin), durability };
+        let done = move |result| {
+            drop(grant);
+            let answered = Answered { seq, round, bytes, result, places, rejects, aliases };
+            tell(&events, Event::Answered(Box::new(answered)));
+        };
+        engine.submit(batch, Box::new(done));
+        Ok(())
+    }
+
+    fn convert(&self, aliases: &Aliases) -> Result<Converted, Status> {
+        let announced = self.outline.announced;
+        if announced > BATCH_SAMPLES_MAX as u64 {
+            return Ok(Converted::too_long(announced));
+        }
+        let snapshot = self.engine.snapshot();
+        let known = Known { registry: snapshot.registry(), aliases, sets: &self.sets };
+        convert(&self.bytes, &known).map_err(malformed)
+    }
+}
+
+/// The teller outlives the stream's interest: it may be gone.
+fn tell(events: &mpsc::UnboundedSender<Event>, event: Event) {
+    drop(events.send(event));
+}
+
+fn message(answer: Answer) -> v1::ServerMessage {
+    v1::ServerMessage { message: Some(answer) }
+}

@@ -1,0 +1,209 @@
+//! One batch by tag names: unary `Write`.
+
+use std::sync::Arc;
+
+use tagmill_proto::v1::{RejectReason, WriteResponse};
+use tagmill_proto::{v1, view};
+use tagmill_storage::limits::BATCH_SAMPLES_MAX;
+use tagmill_storage::{
+    Aliases, Appended, Batch, Durability, Engine, Error, Origin, Registry, TagDefinition, ValueType,
+};
+use tonic::Status;
+
+use super::convert::{Converted, Target, announced};
+use super::definitions::{malformed, value_type};
+use super::fields::fields;
+use super::parts::RawColumn;
+use super::{Ingest, grow};
+use crate::status::{blocking, of_join, of_storage};
+
+/// Gateways of this name are made by the server: one for each idempotency key.
+pub(super) const KEY_PREFIX: &str = "write/";
+/// Bytes of an idempotency key.
+const KEY_BYTES_MAX: usize = 100;
+
+/// A `NamedColumn`, its samples not yet read.
+struct NamedColumn<'a> {
+    name: &'a str,
+    value_type: Option<ValueType>,
+    column: &'a [u8],
+}
+
+impl Ingest {
+    pub(super) async fn write_batch(
+        &self,
+        request: view::WriteRequest,
+    ) -> Result<WriteResponse, Status> {
+        let view::WriteRequest { key, batch, .. } = &request;
+        check_key(key)?;
+        let mut samples = 0;
+        for column in columns(batch) {
+            samples += announced(column?.column);
+        }
+        if samples > BATCH_SAMPLES_MAX as u64 {
+            let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
+            return Err(Status::invalid_argument(why));
+        }
+        let grant = self.admission.acquire(batch.len(), samples).await?;
+        let engine = Arc::clone(&self.engine);
+        let now_ns = self.now_ns();
+        let written = tokio::task::spawn_blocking(move || {
+            let _held_while_it_waits = grant;
+            write(&engine, &request, now_ns)
+        });
+        written.await.map_err(|error| of_join(&error))?
+    }
+
+    pub(super) async fn define(
+        &self,
+        request: view::DefineTagsRequest,
+    ) -> Result<v1::DefineTagsResponse, Status> {
+        let definitions = super::definitions::Definitions::read(&request.define)?;
+        let gateway = request.gateway;
+        if gateway.starts_with(KEY_PREFIX) {
+            return Err(Status::invalid_argument("gateway names must not begin with write/"));
+        }
+        let engine = Arc::clone(&self.engine);
+        let apply = move || definitions.apply(&engine, (!gateway.is_empty()).then_some(&gateway));
+        let answer = blocking(apply).await?;
+        Ok(v1::DefineTagsResponse { rejects: answer.rejects, defined: answer.defined })
+    }
+}
+
+fn check_key(key: &str) -> Result<(), Status> {
+    if key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
+        let why = format!("a key has at most {KEY_BYTES_MAX} bytes and no control characters");
+        return Err(Status::invalid_argument(why));
+    }
+    Ok(())
+}
+
+fn columns(batch: &[u8]) -> impl Iterator<Item = Result<NamedColumn<'_>, Status>> {
+    let columns = fields(batch).filter(|field| !matches!(field, Ok((number, _)) if *number != 1));
+    columns.map(|field| {
+        let (_, field) = field.map_err(malformed)?;
+        let mut named = NamedColumn { name: "", value_type: None, column: &[] };
+        for field in fields(field.bytes("a column").map_err(malformed)?) {
+            match field.map_err(malformed)? {
+                (1, field) => named.name = field.str("name").map_err(malformed)?,
+                (2, field) => {
+                    let code = field.u32("type").map_err(malformed)?;
+                    let code =
+                        i32::try_from(code).ok().and_then(|c| v1::ValueType::try_from(c).ok());
+                    let code = code.ok_or_else(|| malformed("unknown type"))?;
+                    named.value_type = value_type(code);
+                }
+                (3, field) => named.column = field.bytes("column").map_err(malformed)?,
+                _ => {}
+            }
+        }
+        Ok(named)
+    })
+}
+
+fn write(
+    engine: &Engine,
+    request: &view::WriteRequest,
+    now_ns: i64,
+) -> Result<WriteResponse, Status> {
+    let mut converted = convert(engine, &request.batch)?;
+    if grow(engine, &converted.missing_labels) {
+        converted = convert(engine, &request.batch)?;
+    }
+    if converted.is_mostly_future(now_ns) {
+        let why = "more than half of the samples lie in the future: compare the clocks, send again";
+        return Err(Status::unavailable(why));
+    }
+    let origin = origin(engine, &request.key)?;
+    if converted.columns.is_empty() && origin.is_none() {
+        return Ok(WriteResponse { rejects: converted.rejects, ..WriteResponse::default() });
+    }
+    let durability = match request.durability() {
+        v1::Durability::Interval => Durability::Interval,
+        v1::Durability::Synced | v1::Durability::Unspecified => Durability::Synced,
+    };
+    let Converted { columns, places, mut rejects, .. } = converted;
+    let batch = Batch { columns, scans: Vec::new(), origin, durability };
+    let appended: Appended = engine.append(batch).map_err(|error| match error {
+        Error::Fenced { .. } => Status::aborted("another request with this key is under way: wait"),
+        error => of_storage(&error),
+    })?;
+    rejects.extend(places.rejects(&appended, &Aliases::default()));
+    if appended.repeated {
+        rejects.clear();
+    }
+    Ok(WriteResponse {
+        accepted_samples: appended.accepted,
+        repeated: appended.repeated,
+        durable: appended.durable,
+        rejects,
+    })
+}
+
+/// A key is a gateway of its own that sends one batch.
+fn origin(engine: &Engine, key: &str) -> Result<Option<Origin>, Status> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let gateway = format!("{KEY_PREFIX}{key}");
+    let session = engine.open_session(&gateway, 1).map_err(|error| of_storage(&error))?;
+    let gateway = gateway.into();
+    Ok(Some(Origin { gateway, epoch: 1, seq: 1, session: session.generation }))
+}
+
+fn convert(engine: &Engine, batch: &[u8]) -> Result<Converted, Status> {
+    let snapshot = engine.snapshot();
+    let mut converted = Converted::default();
+    for (part, named) in (0..).zip(columns(batch)) {
+        let named = named?;
+        let mut raw = match RawColumn::read(named.column) {
+            Ok(raw) => raw,
+            Err(why) => {
+                converted.reject(part, 0, 0, (RejectReason::Malformed, why.0));
+                continue;
+            }
+        };
+        raw.alias = 0;
+        match resolve(engine, snapshot.registry(), &named, &raw) {
+            Ok((target, set)) => {
+                let target = Target { state_set: &set, ..target };
+                converted.take_raw(part, &raw, target, snapshot.registry());
+            }
+            Err(Error::Invalid(why)) => {
+                converted.reject(part, 0, raw.count, (RejectReason::BadDefinition, why));
+            }
+            Err(error) => return Err(of_storage(&error)),
+        }
+    }
+    Ok(converted)
+}
+
+/// The tag of a name, defined if need be, and the name of its state set.
+fn resolve(
+    engine: &Engine,
+    registry: &Registry,
+    named: &NamedColumn<'_>,
+    raw: &RawColumn<'_>,
+) -> tagmill_storage::Result<(Target<'static>, String)> {
+    let known = registry.find(named.name).and_then(|id| registry.get(id));
+    if let Some(tag) = known.filter(|tag| named.value_type.is_none_or(|t| t == tag.value_type)) {
+        let target = Target { tag: tag.id, value_type: tag.value_type, state_set: "" };
+        return Ok((target, tag.state_set().to_owned()));
+    }
+    let inferred = raw.value_field().ok().flatten().map(|field| match field {
+        "f64" => ValueType::F64,
+        "f32" => ValueType::F32,
+        "i64" => ValueType::I64,
+        "bools" => ValueType::Bool,
+        "states" => ValueType::State,
+        _ => ValueType::Text,
+    });
+    let Some(value_type) = named.value_type.or(inferred) else {
+        let why = format!("tag {} is new and neither type nor values are given", named.name);
+        return Err(Error::Invalid(why));
+    };
+    let definition = TagDefinition::new(named.name, value_type);
+    let mut ids = engine.reserve(std::slice::from_ref(&definition));
+    let tag = ids.pop().unwrap_or(Err(Error::Closed))?;
+    Ok((Target { tag, value_type, state_set: "" }, definition.name))
+}

@@ -1,0 +1,199 @@
+//! The way out: service `tagmill.v1.Query`.
+//!
+//! Statements run on a runtime of their own, so that a heavy one never delays an acknowledgement. Only so many run at once;
+//! a few more wait, the rest are refused.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
+use futures::StreamExt;
+use tagmill::Database;
+use tagmill_proto::v1::execute_response::Message;
+use tagmill_proto::v1::query_server::Query;
+use tagmill_proto::v1::{ExecuteRequest, ExecuteResponse, Finished};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::status::of_query;
+
+/// Statements that run at once.
+const RUNNING_MAX: usize = 4;
+/// Statements that run or wait.
+const ADMITTED_MAX: usize = 20;
+/// Bytes of one message of an answer.
+const PIECE_BYTES: usize = 1 << 20;
+/// Messages of an answer handed to the transport ahead of the network.
+const AHEAD: usize = 4;
+/// Bytes of a statement.
+const SQL_BYTES_MAX: usize = 64 << 10;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryService {
+    database: Database,
+    runtime: Handle,
+    running: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
+    /// Turns true when the server shuts down.
+    stopping: watch::Receiver<bool>,
+}
+
+type Answers = mpsc::Sender<Result<ExecuteResponse, Status>>;
+
+impl QueryService {
+    pub(crate) fn new(
+        database: Database,
+        runtime: Handle,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let running = Arc::new(Semaphore::new(RUNNING_MAX));
+        let admitted = Arc::new(Semaphore::new(ADMITTED_MAX));
+        Self { database, runtime, running, admitted, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl Query for QueryService {
+    type ExecuteStream = Pin<Box<dyn Stream<Item = Result<ExecuteResponse, Status>> + Send>>;
+
+    async fn execute(
+        &self,
+        request: Request<ExecuteRequest>,
+    ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let ExecuteRequest { sql, settings } = request.into_inner();
+        if sql.len() > SQL_BYTES_MAX {
+            return Err(Status::resource_exhausted("a statement has at most 64 KiB"));
+        }
+        let Ok(admitted) = Arc::clone(&self.admitted).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(
+                "too many statements run and wait: try again in a moment",
+            ));
+        };
+        let (answers, outbound) = mpsc::channel(AHEAD);
+        let (database, running) = (self.database.clone(), Arc::clone(&self.running));
+        let mut stopping = self.stopping.clone();
+        self.runtime.spawn(async move {
+            let _admitted = admitted;
+            let answering = async {
+                let _turn = running.acquire().await;
+                answer(&database, &sql, settings, &answers).await
+            };
+            tokio::select! {
+                // Whoever asked has gone: what was started ends here.
+                () = answers.closed() => {}
+                _ = stopping.wait_for(|stop| *stop) => {
+                    let status = Status::unavailable("the server shuts down");
+                    drop(answers.send(Err(status)).await);
+                }
+                answered = answering => if let Err(status) = answered {
+                    drop(answers.send(Err(status)).await);
+                },
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+}
+
+async fn answer(
+    database: &Database,
+    sql: &str,
+    settings: HashMap<String, String>,
+    answers: &Answers,
+) -> Result<(), Status> {
+    let started = Instant::now();
+    let mut session = database.session();
+    for (name, value) in settings {
+        session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
+    }
+    let mut answer = session.execute(sql).await.map_err(|error| of_query(&error))?;
+    for notice in answer.notices {
+        send(answers, Message::Notice(notice)).await?;
+    }
+    let mut pieces = Pieces::new(&answer.schema)?;
+    let mut rows = 0;
+    while let Some(batch) = answer.stream.next().await {
+        let batch = batch.map_err(|error| of_query(&tagmill::Error::from(error)))?;
+        rows += batch.num_rows() as u64;
+        for piece in pieces.write(&batch)? {
+            send(answers, Message::Ipc(piece)).await?;
+        }
+    }
+    for piece in pieces.finish()? {
+        send(answers, Message::Ipc(piece)).await?;
+    }
+    let elapsed_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    send(answers, Message::Finished(Finished { rows, elapsed_ns })).await
+}
+
+async fn send(answers: &Answers, message: Message) -> Result<(), Status> {
+    let response = ExecuteResponse { message: Some(message) };
+    let gone = |_| Status::cancelled("whoever asked has gone");
+    answers.send(Ok(response)).await.map_err(gone)
+}
+
+/// An Arrow IPC stream, cut into messages.
+struct Pieces {
+    writer: StreamWriter<Vec<u8>>,
+}
+
+impl Pieces {
+    fn new(schema: &SchemaRef) -> Result<Self, Status> {
+        let writer = StreamWriter::try_new(Vec::new(), schema).map_err(|error| of_arrow(&error))?;
+        Ok(Self { writer })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<impl Iterator<Item = Bytes>, Status> {
+        let batch = compacted(batch).map_err(|error| of_arrow(&error))?;
+        self.writer.write(&batch).map_err(|error| of_arrow(&error))?;
+        Ok(self.cut())
+    }
+
+    fn finish(&mut self) -> Result<impl Iterator<Item = Bytes>, Status> {
+        self.writer.finish().map_err(|error| of_arrow(&error))?;
+        Ok(self.cut())
+    }
+
+    /// What was written since the last call, in pieces.
+    fn cut(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+        let mut rest = Bytes::from(std::mem::take(self.writer.get_mut()));
+        std::iter::from_fn(move || {
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+            (!piece.is_empty()).then_some(piece)
+        })
+    }
+}
+
+/// The batch without text that it holds but does not show: a view of ten rows keeps the buffers of all it was cut from.
+fn compacted(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let compact = |column: &ArrayRef| -> ArrayRef {
+        if *column.data_type() != DataType::Utf8View {
+            return Arc::clone(column);
+        }
+        let views = column.as_string_view();
+        let held: usize = views.data_buffers().iter().map(arrow::buffer::Buffer::len).sum();
+        if held > 2 * views.total_buffer_bytes_used() {
+            Arc::new(views.gc())
+        } else {
+            Arc::clone(column)
+        }
+    };
+    RecordBatch::try_new_with_options(
+        batch.schema(),
+        batch.columns().iter().map(compact).collect(),
+        &arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
+    )
+}
+
+fn of_arrow(error: &ArrowError) -> Status {
+    Status::internal(format!("cannot send the answer: {error}"))
+}
