@@ -63,7 +63,7 @@ pub(super) fn decode_checked(
     out: &mut Vec<u64>,
 ) -> Result<(), Malformed> {
     let before = out.len();
-    decode(kind, reader, count, rows, Nesting::Top, out)?;
+    decode((kind, Nesting::Top), reader, count, rows, out)?;
     // The greatest words are all ones, so what any word has too much shows in all of them together.
     let max = kind.max();
     if max != u64::MAX && out[before..].iter().fold(0, |all, word| all | word) > max {
@@ -73,13 +73,11 @@ pub(super) fn decode_checked(
 }
 
 /// Appends the wanted rows; their words may exceed the kind's greatest.
-#[expect(clippy::too_many_arguments, reason = "the five of every decoder, and the nesting")]
 pub(super) fn decode(
-    kind: Kind,
+    (kind, nesting): (Kind, Nesting),
     reader: &mut Reader<'_>,
     count: usize,
     rows: &Range<usize>,
-    nesting: Nesting,
     out: &mut Vec<u64>,
 ) -> Result<(), Malformed> {
     match (reader.u8()?, nesting) {
@@ -102,7 +100,7 @@ pub(super) fn decode(
 /// The low half of a word that is known to fit it.
 #[expect(clippy::cast_possible_truncation, reason = "callers checked the word against its kind")]
 pub(super) fn low_u32(word: u64) -> u32 {
-    debug_assert!(word <= u64::from(u32::MAX));
+    debug_assert!(u32::try_from(word).is_ok());
     word as u32
 }
 
@@ -196,6 +194,6 @@ fn word(kind: Kind, reader: &mut Reader<'_>) -> Result<u64, Malformed> {
     match kind {
         Kind::F64 => reader.u64(),
         Kind::F32 => reader.u32().map(u64::from),
-        Kind::I64 | Kind::Bool | Kind::U16 | Kind::U32 => reader.zigzag().map(|word| word as u64),
+        Kind::I64 | Kind::Bool | Kind::U16 | Kind::U32 => reader.zigzag().map(i64::cast_unsigned),
     }
 }

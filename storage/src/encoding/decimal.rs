@@ -89,7 +89,7 @@ impl Scale {
             }
         }
         let exceptions = sample.len() as u64 - fitting;
-        let width = super::packing::width_of(greatest.wrapping_sub(least) as u64);
+        let width = super::packing::width_of(greatest.wrapping_sub(least).cast_unsigned());
         (exceptions < fitting).then(|| fitting * u64::from(width) + exceptions * EXCEPTION_BITS)
     }
 
@@ -319,14 +319,18 @@ mod tests {
     #[test]
     fn a_decimal_is_the_double_its_text_parses_to() {
         for (power, divisor) in POWERS.into_iter().enumerate() {
-            assert_eq!(divisor, format!("1e{power}").parse::<f64>().unwrap());
+            assert_eq!(divisor.to_bits(), format!("1e{power}").parse::<f64>().unwrap().to_bits());
             for integer in [0_i64, 1, 7, 2_035, -99_999, 1_234_567_890_123, -(1 << 51), 1 << 51] {
                 let text = format!("{integer}e-{power}");
                 let want: f64 = text.parse().unwrap();
-                assert_eq!(f64::from_bits(double(integer as u64, divisor)), want, "{text}");
+                assert_eq!(double(integer.cast_unsigned(), divisor), want.to_bits(), "{text}");
                 let scale = Scale { target: Target::Double, power: u8::try_from(power).unwrap() };
                 if integer.unsigned_abs() < 1 << 50 {
-                    assert_eq!(scale.integer(want.to_bits()), Some(integer as u64), "{text}");
+                    assert_eq!(
+                        scale.integer(want.to_bits()),
+                        Some(integer.cast_unsigned()),
+                        "{text}"
+                    );
                 }
             }
         }

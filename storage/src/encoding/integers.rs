@@ -9,26 +9,22 @@
 //!   Each is packed relative to its least value. Few far values may be kept aside as *patches*.
 //!
 //! # What it does not know
-//! What the words mean. Bytes: docs/format/encoding.md, "Integer vectors".
+//! What the words mean. `plan` decides, this file writes and reads. Bytes: docs/format/encoding.md, "Integer vectors".
+
+mod plan;
 
 use std::ops::Range;
 
+use self::plan::{Plan, plan};
 use super::packing::{self, WIDTH_MAX, width_of};
 use super::{overlap, vectors};
-use crate::bytes::{Malformed, Reader, put_varint, put_zigzag, varint_bytes, zigzag_bytes};
+use crate::bytes::{Malformed, Reader, put_varint, put_zigzag, zigzag_bytes};
 use crate::limits::VECTOR_ROWS;
 
 /// Set in the form byte of a vector with patches.
 const PATCHED: u8 = 8;
 /// Fraction bits of a line's slope: over a whole vector it drifts by half a unit at most.
 const SLOPE_SHIFT: u32 = 10;
-/// Vectors of fewer rows are not searched for patches: two patches cost what they would save.
-const PATCH_ROWS_MIN: usize = 32;
-/// At most one row in so many is a patch.
-const PATCH_SHARE: usize = 8;
-/// Rows looked at to see whether patches could pay.
-const SAMPLE_ROWS: usize = 32;
-
 /// What the packed words are. The numbers are the low bits of the form byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -100,12 +96,12 @@ impl Header {
             return Err(Malformed("integer vector has words of more than 64 bits"));
         }
         let mut header = Self { form, width, base: 0, first: 0, slope: 0 };
-        header.base = reader.zigzag()? as u64;
+        header.base = reader.zigzag()?.cast_unsigned();
         if matches!(form, Form::Delta | Form::DeltaOfDelta) {
-            header.first = reader.zigzag()? as u64;
+            header.first = reader.zigzag()?.cast_unsigned();
         }
         if matches!(form, Form::DeltaOfDelta | Form::Line) {
-            header.slope = reader.zigzag()? as u64;
+            header.slope = reader.zigzag()?.cast_unsigned();
         }
         Ok((header, byte & PATCHED != 0))
     }
@@ -120,16 +116,6 @@ impl Header {
         };
         2 + zigzag_bytes(self.base as i64) + start + packing::packed_bytes(rows, self.width)
     }
-}
-
-/// How a vector will be written.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    header: Header,
-    /// Whether some words lie outside `base .. base + 2^width`.
-    patched: bool,
-    /// Size, an estimate if patched.
-    bytes: usize,
 }
 
 /// Appends all of `words`.
@@ -192,13 +178,13 @@ pub(super) fn decode_vector(reader: &mut Reader<'_>, words: &mut [u64]) -> Resul
 pub(super) fn skip_vector(reader: &mut Reader<'_>, len: usize) -> Result<(), Malformed> {
     let (header, patched) = Header::read(reader)?;
     if patched {
-        let patches = patch_count(reader, len)?;
+        let count = patch_count(reader, len)?;
         for _ in ["positions", "words"] {
             let (header, patched) = Header::read(reader)?;
             if patched {
                 return Err(NESTED);
             }
-            reader.take(packing::packed_bytes(patches, header.width))?;
+            reader.take(packing::packed_bytes(count, header.width))?;
         }
     }
     reader.take(packing::packed_bytes(len, header.width))?;
@@ -293,7 +279,7 @@ fn restore(header: Header, words: &mut [u64]) {
 /// Height of a line at `index`. This arithmetic is part of the format.
 #[inline]
 const fn line(slope: u64, index: u64) -> u64 {
-    ((slope.wrapping_mul(index) as i64) >> SLOPE_SHIFT) as u64
+    ((slope.wrapping_mul(index) as i64) >> SLOPE_SHIFT).cast_unsigned()
 }
 
 /// Adds [`line`] to each word.
@@ -344,140 +330,6 @@ fn residuals(header: Header, words: &[u64], filler: u64, out: &mut [u64]) {
     out[..lead].fill(filler);
 }
 
-/// A header of that form for `words`, base and width still to be found.
-fn start(form: Form, words: &[u64]) -> Header {
-    let first = words.first().copied().unwrap_or(0);
-    let slope = match form {
-        Form::Plain | Form::Delta => 0,
-        Form::DeltaOfDelta => words.get(1).map_or(0, |second| second.wrapping_sub(first)),
-        Form::Line => slope_of(words),
-    };
-    Header { form, width: 0, base: 0, first, slope }
-}
-
-/// Slope of the least-squares line, in units of `2^-SLOPE_SHIFT` a row.
-#[expect(clippy::cast_possible_truncation, reason = "a float cast saturates; any slope is correct")]
-fn slope_of(words: &[u64]) -> u64 {
-    let Some(&first) = words.first() else { return 0 };
-    let rows = words.len() as f64;
-    let middle = (rows - 1.0) / 2.0;
-    let (mut sum, mut index) = (0.0, 0.0);
-    for word in words {
-        sum += (index - middle) * (word.wrapping_sub(first) as i64 as f64);
-        index += 1.0;
-    }
-    let scale = rows * (rows * rows - 1.0) / 12.0;
-    if scale == 0.0 {
-        return 0;
-    }
-    (sum / scale * f64::from(1 << SLOPE_SHIFT)).round() as i64 as u64
-}
-
-/// Least word, read as two's complement, and bits of the distance to the greatest.
-fn span(words: &[u64]) -> (u64, u32) {
-    let (mut least, mut greatest) = (i64::MAX, i64::MIN);
-    for &word in words {
-        least = least.min(word as i64);
-        greatest = greatest.max(word as i64);
-    }
-    if words.is_empty() {
-        return (0, 0);
-    }
-    (least as u64, width_of((greatest as u64).wrapping_sub(least as u64)))
-}
-
-fn plan(words: &[u64], may_patch: bool) -> Plan {
-    assert!(words.len() <= VECTOR_ROWS);
-    let mut buffer = [0; VECTOR_ROWS];
-    let residual = &mut buffer[..words.len()];
-    let mut best: Option<Plan> = None;
-    let mut calmest: Option<(u32, Header)> = None;
-    for form in Form::ALL {
-        if words.len() < 2 && form != Form::Plain {
-            continue;
-        }
-        let mut header = start(form, words);
-        residuals(header, words, 0, residual);
-        let body = &residual[form.lead().min(words.len())..];
-        (header.base, header.width) = span(body);
-        let bytes = header.bytes(words.len());
-        if best.is_none_or(|plan| bytes < plan.bytes) {
-            best = Some(Plan { header, patched: false, bytes });
-        }
-        if header.width == 0 {
-            break;
-        }
-        if may_patch && words.len() >= PATCH_ROWS_MIN {
-            let (middle, width) = calm(body);
-            if calmest.is_none_or(|(least, _)| width < least) {
-                calmest = Some((width, Header { base: middle, ..header }));
-            }
-        }
-    }
-    let best = best.expect("the plain form is always tried");
-    match calmest {
-        Some((width, header)) if width < best.header.width => {
-            residuals(header, words, header.base, residual);
-            match plan_patches(header, residual) {
-                Some(patched) if patched.bytes < best.bytes => patched,
-                _ => best,
-            }
-        }
-        _ => best,
-    }
-}
-
-/// Middle of the ordinary words, and the bits that hold these: a look at [`SAMPLE_ROWS`] of them.
-fn calm(words: &[u64]) -> (u64, u32) {
-    let mut sample = [0; SAMPLE_ROWS];
-    let step = (words.len() / SAMPLE_ROWS).max(1);
-    for (to, from) in sample.iter_mut().zip(words.iter().step_by(step)) {
-        *to = *from as i64;
-    }
-    sample.sort_unstable();
-    let (low, high) = (sample[2] as u64, sample[SAMPLE_ROWS - 3] as u64);
-    let range = high.wrapping_sub(low);
-    (low.wrapping_add(range / 2), width_of(range))
-}
-
-/// The cheapest window around `header.base` that leaves few enough words outside.
-fn plan_patches(header: Header, residual: &[u64]) -> Option<Plan> {
-    let distance = |word: u64| word.wrapping_sub(header.base) as i64;
-    let reach = |word: u64| width_of(distance(word).unsigned_abs());
-    let mut counts = [0_usize; WIDTH_MAX as usize + 1];
-    for &word in residual {
-        counts[reach(word) as usize] += 1;
-    }
-    let farthest = counts.iter().rposition(|&count| count > 0)?;
-    let mut outside = 0;
-    let mut best: Option<(usize, usize)> = None;
-    for limit in (0..farthest).rev() {
-        outside += counts[limit + 1];
-        if outside * PATCH_SHARE > residual.len() {
-            break;
-        }
-        let width = if limit == 0 { 0 } else { limit + 1 };
-        // A patch: ten bits of position at most, and its distance.
-        let bits = residual.len() * width + outside * (10 + farthest + 1);
-        if best.is_none_or(|(least, _)| bits < least) {
-            best = Some((bits, limit));
-        }
-    }
-    let (bits, limit) = best?;
-    let (mut least, mut greatest) = (i64::MAX, i64::MIN);
-    for &word in residual.iter().filter(|&&word| reach(word) as usize <= limit) {
-        least = least.min(distance(word));
-        greatest = greatest.max(distance(word));
-    }
-    let base = header.base.wrapping_add(least as u64);
-    let width = width_of((greatest as u64).wrapping_sub(least as u64));
-    let header = Header { base, width, ..header };
-    // Two headers and the count.
-    let extra = 2 * (2 + varint_bytes(base)) + 2;
-    let packed = Header { width: 0, ..header }.bytes(0) + bits.div_ceil(8);
-    Some(Plan { header, patched: true, bytes: packed + extra })
-}
-
 fn write_vector(words: &[u64], plan: Plan, out: &mut Vec<u8>) {
     let header = plan.header;
     let mut buffer = [0; VECTOR_ROWS];
@@ -497,8 +349,7 @@ fn write_vector(words: &[u64], plan: Plan, out: &mut Vec<u8>) {
         }
         put_varint(out, positions.len() as u64);
         for words in [positions, far] {
-            let plan = self::plan(&words, false);
-            write_vector(&words, plan, out);
+            write_vector(&words, plan(&words, false), out);
         }
     }
     packing::pack(residual, header.width, out);
@@ -581,7 +432,7 @@ mod tests {
             check(&(0..len).map(|i| noise(i, u64::MAX)).collect::<Vec<_>>());
             check(
                 &(0..len)
-                    .map(|i| if i % 2 == 0 { i64::MIN as u64 } else { i64::MAX as u64 })
+                    .map(|i| if i % 2 == 0 { i64::MIN.cast_unsigned() } else { i64::MAX as u64 })
                     .collect::<Vec<_>>(),
             );
         }

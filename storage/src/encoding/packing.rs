@@ -76,9 +76,9 @@ pub(super) fn pack(values: &[u64], width: u32, out: &mut Vec<u8>) {
     assert!(values.len() <= VECTOR_ROWS);
     debug_assert!(values.iter().all(|&value| width_of(value) <= width));
     if values.len() == VECTOR_ROWS {
-        pack_vector(values, width, out)
+        pack_vector(values, width, out);
     } else {
-        pack_tail(values, width, out)
+        pack_tail(values, width, out);
     }
 }
 
@@ -166,16 +166,14 @@ fn unpack_tail(bytes: &[u8], width: u32, base: u64, out: &mut [u64]) {
 /// The 16 bytes from `at` on, as far as there are any: a word of 64 bits at bit 7 needs nine.
 fn window(bytes: &[u8], at: usize) -> u128 {
     let rest = bytes.get(at..).unwrap_or_default();
-    match rest.first_chunk() {
-        Some(window) => u128::from_le_bytes(*window),
-        None => {
-            let mut window = [0; 16];
-            for (to, from) in window.iter_mut().zip(rest) {
-                *to = *from;
-            }
-            u128::from_le_bytes(window)
-        }
+    if let Some(window) = rest.first_chunk() {
+        return u128::from_le_bytes(*window);
     }
+    let mut window = [0; 16];
+    for (to, from) in window.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    u128::from_le_bytes(window)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
@@ -201,8 +199,8 @@ mod tests {
     #[test]
     fn every_width_of_vectors_and_tails() {
         for width in 0..=WIDTH_MAX {
-            for rows in [0, 1, 2, 7, 8, 9, 63, 1_023, 1_024] {
-                let values: Vec<u64> = (0..rows as u64)
+            for rows in [0_u64, 1, 2, 7, 8, 9, 63, 1_023, 1_024] {
+                let values: Vec<u64> = (0..rows)
                     .map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) & mask(width))
                     .collect();
                 check(&values, width, 0);

@@ -77,7 +77,7 @@ pub(super) fn decode(
 ) -> Result<(), Malformed> {
     let distinct = reader.length(count)?;
     let mut dictionary = Vec::with_capacity(distinct);
-    column::decode(kind, reader, distinct, &(0..distinct), Nesting::InRanks, &mut dictionary)?;
+    column::decode((kind, Nesting::InRanks), reader, distinct, &(0..distinct), &mut dictionary)?;
     integers::for_each(reader, count, rows, |ranks| {
         let mut outside = false;
         out.extend(ranks.iter().map(|&rank| {

@@ -74,7 +74,7 @@ const fn order(sign: u32, shift: u32, word: u64) -> u64 {
 
 /// Inverse of [`order`], for any integer. This arithmetic is part of the format.
 const fn unorder(sign: u32, shift: u32, ordered: u64) -> u64 {
-    let negative = (ordered as i64 >> 63) as u64;
+    let negative = (ordered as i64 >> 63).cast_unsigned();
     ((ordered ^ negative) << shift) | (negative & (1 << sign))
 }
 
@@ -88,7 +88,7 @@ mod tests {
         let ordered = values.map(|v| order(63, 0, v.to_bits()) as i64);
         assert!(ordered.is_sorted_by(|a, b| a < b), "{ordered:?}");
         for (value, ordered) in values.into_iter().zip(ordered) {
-            assert_eq!(unorder(63, 0, ordered as u64), value.to_bits());
+            assert_eq!(unorder(63, 0, ordered.cast_unsigned()), value.to_bits());
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn decode(
     integers::decode(reader, runs, &(0..runs), &mut lengths)?;
     let wanted = clip(&mut lengths, count, rows)?;
     let mut values = Vec::with_capacity(wanted.len());
-    column::decode(kind, reader, runs, &wanted, Nesting::InRuns, &mut values)?;
+    column::decode((kind, Nesting::InRuns), reader, runs, &wanted, &mut values)?;
     for (&value, &length) in values.iter().zip(&lengths[wanted]) {
         let length = usize::try_from(length).map_err(|_| DISAGREE)?;
         out.extend(std::iter::repeat_n(value, length));

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sample::Value;
+
+mod signals;
+
+use signals::{Noise, signals, texts};
 
 /// A column of any sort, so that one set of laws covers all.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,30 +48,30 @@ impl Column {
     /// Decodes a column of this sort and length, and checks that an error appends nothing.
     fn decode(&self, bytes: &[u8], rows: Range<usize>) -> Result<Self, Malformed> {
         fn checked<T: Clone + PartialEq + std::fmt::Debug>(
-            first: T,
+            first: &T,
             decode: impl FnOnce(&mut Vec<T>) -> Result<(), Malformed>,
         ) -> Result<Vec<T>, Malformed> {
-            let mut out = vec![first.clone()];
+            let mut out = vec![T::clone(first)];
             let result = decode(&mut out);
-            assert_eq!(out.remove(0), first, "decoders append");
+            assert_eq!(out.remove(0), *first, "decoders append");
             assert!(result.is_ok() || out.is_empty(), "an error appends nothing");
             result.map(|()| out)
         }
         let count = self.len();
         match self {
             Self::Times(_) => {
-                checked(7, |out| decode_times(bytes, count, rows, out)).map(Self::Times)
+                checked(&7, |out| decode_times(bytes, count, rows, out)).map(Self::Times)
             }
             Self::Words(value_type, _) => {
-                checked(7, |out| decode_words(*value_type, bytes, count, rows, out))
+                checked(&7, |out| decode_words(*value_type, bytes, count, rows, out))
                     .map(|words| Self::Words(*value_type, words))
             }
             Self::Texts(_) => {
-                checked(Arc::from("first"), |out| decode_texts(bytes, count, rows, out))
+                checked(&Arc::from("first"), |out| decode_texts(bytes, count, rows, out))
                     .map(Self::Texts)
             }
             Self::Qualities(_) => {
-                checked(7, |out| decode_qualities(bytes, count, rows, out)).map(Self::Qualities)
+                checked(&7, |out| decode_qualities(bytes, count, rows, out)).map(Self::Qualities)
             }
         }
     }
@@ -81,136 +84,6 @@ impl Column {
             Self::Qualities(v) => Self::Qualities(v[rows].to_vec()),
         }
     }
-}
-
-/// A generator for signals that must be the same in every run.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// In -1.0 .. 1.0.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
-    }
-}
-
-/// A slow walk with measurement noise, as most process values are. Adds and multiplies only: the same bits everywhere.
-fn walk(noise: &mut Noise, rows: usize, center: f64, step: f64) -> Vec<f64> {
-    let mut value = center;
-    let mut next = || {
-        value += noise.unit() * step + (center - value) * 0.001;
-        value + noise.unit() * step
-    };
-    (0..rows).map(|_| next()).collect()
-}
-
-fn doubles(values: impl IntoIterator<Item = f64>) -> Column {
-    Column::Words(ValueType::F64, values.into_iter().map(f64::to_bits).collect())
-}
-
-fn words(value_type: ValueType, values: impl IntoIterator<Item = Value>) -> Column {
-    Column::Words(value_type, values.into_iter().map(|value| value.to_word()).collect())
-}
-
-fn texts<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Column {
-    Column::Texts(texts.into_iter().map(|text| Arc::from(text.as_ref())).collect())
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is what a device does")]
-fn narrow(value: f64) -> f32 {
-    value as f32
-}
-
-/// Typical signals by name, and the encoding each must get.
-fn signals(rows: usize) -> Vec<(&'static str, &'static str, Column)> {
-    let mut noise = Noise(rows as u64);
-    let n = &mut noise;
-    let adc = |n: &mut Noise, counts: f64, step: f64| -> Vec<f32> {
-        let counts_walk = walk(n, rows, counts / 2.0, step);
-        counts_walk.iter().map(|c| narrow(c.round() * (150.0 / counts) - 20.0)).collect()
-    };
-    let adc12 = adc(n, 4_096.0, 1.5);
-    let adc16 = adc(n, 65_536.0, 12.0);
-    let two_decimals: Vec<f64> =
-        walk(n, rows, 78.5, 0.04).iter().map(|v| (v * 100.0).round() / 100.0).collect();
-    let with_gaps: Vec<f64> = two_decimals
-        .iter()
-        .enumerate()
-        .map(|(i, v)| match i % 1_000 {
-            100..=140 => f64::NAN,
-            300 => -0.0,
-            _ => *v,
-        })
-        .collect();
-    let totaliser: Vec<i64> = (0..rows as i64).map(|i| 1_000_000 + i * 37 + (i % 3)).collect();
-    let jittered: Vec<i64> = (0..rows as i64)
-        .map(|i| (1_700_000_000_000 + i * 1_000 + n.below(11) as i64) * 1_000_000)
-        .collect();
-    let regular: Vec<i64> =
-        (0..rows as i64).map(|i| 1_700_000_000_000_000_000 + i * 1_000_000_000).collect();
-    let set_points: Vec<f64> = (0..rows).map(|i| [50.0, 62.5, 0.1 + 0.2][i / 700 % 3]).collect();
-    let modes = ["AUTO", "MANUAL", "CASCADE"];
-    let batches: Vec<String> =
-        (0..rows).map(|i| format!("batch-2026-{:05}/unit-{}", i / 40, i / 40 % 4)).collect();
-    let uneven: Vec<Value> =
-        (0..rows).map(|_| Value::State([0, 3, 40_000][n.below(3) as usize])).collect();
-    let flags: Vec<Value> = (0..rows).map(|_| Value::Bool(n.below(2) == 1)).collect();
-    vec![
-        ("times_regular", "step", Column::Times(regular)),
-        ("times_jittered", "delta", Column::Times(jittered)),
-        ("adc12_f32", "ranks", words(ValueType::F32, adc12.iter().map(|v| Value::F32(*v)))),
-        ("adc12_widened", "ranks", doubles(adc12.iter().map(|v| f64::from(*v)))),
-        ("adc16_f32", "ranks", words(ValueType::F32, adc16.iter().map(|v| Value::F32(*v)))),
-        ("two_decimals", "decimal", doubles(two_decimals.iter().copied())),
-        ("decimals_with_gaps", "decimal", doubles(with_gaps)),
-        (
-            "two_decimals_widened",
-            "decimal",
-            doubles(two_decimals.iter().map(|v| f64::from(narrow(*v)))),
-        ),
-        (
-            "two_decimals_f32",
-            "decimal",
-            words(ValueType::F32, two_decimals.iter().map(|v| Value::F32(narrow(*v)))),
-        ),
-        ("set_points", "runs", doubles(set_points)),
-        ("constant", "constant", doubles(vec![f64::from_bits(0x7FF8_0000_DEAD_BEEF); rows])),
-        ("full_mantissa", "raw", doubles(walk(n, rows, 40.0, 0.3))),
-        (
-            "full_mantissa_f32",
-            "raw",
-            words(ValueType::F32, walk(n, rows, -3.0, 2.0).iter().map(|v| Value::F32(narrow(*v)))),
-        ),
-        ("totaliser", "integers", words(ValueType::I64, totaliser.into_iter().map(Value::I64))),
-        (
-            "states_steady",
-            "runs",
-            words(ValueType::State, (0..rows).map(|i| Value::State((i / 300 % 5) as u16))),
-        ),
-        ("states_uneven", "ranks", words(ValueType::State, uneven)),
-        ("flags", "integers", words(ValueType::Bool, flags)),
-        ("texts", "dictionary", texts((0..rows).map(|i| modes[i / 50 % 3]))),
-        ("texts_many", "dictionary+zstd", texts(&batches)),
-        ("quality_good", "constant", Column::Qualities(vec![0; rows])),
-        (
-            "quality_mixed",
-            "runs",
-            Column::Qualities(
-                (0..rows).map(|i| if i % 400 < 30 { 0x800A_0000 } else { 0 }).collect(),
-            ),
-        ),
-    ]
 }
 
 /// Round trip, part of the column, every prefix refused. Returns the bytes.
@@ -296,8 +169,8 @@ fn short_and_long_columns() {
 #[test]
 fn a_wrong_count_is_refused() {
     for (signal, encoding, column) in signals(1_500) {
-        if ["constant", "step"].contains(&encoding) {
-            // These say nothing of the number of rows; their parent does.
+        if ["constant", "step"].contains(&encoding) || signal == "times_with_gaps" {
+            // No bits a row, so these say nothing of the number of rows; their parent does.
             continue;
         }
         let bytes = column.encode();
@@ -414,7 +287,7 @@ fn patchwork() -> impl Strategy<Value = Column> {
             all.extend((0..rows as u64).map(|i| match sort {
                 0 => a,
                 1 => a.wrapping_add(i.wrapping_mul(b % 1_000)),
-                2 => [a, b][noise.below(2) as usize],
+                2 => *noise.pick(&[a, b]),
                 _ => a.wrapping_add(noise.below(b % 5_000 + 1)),
             }));
         }
@@ -440,7 +313,9 @@ proptest! {
     fn any_floats_round_trip(mut all in prop::collection::vec(any_word(), 0..2_200), half in any::<bool>()) {
         let value_type = if half { ValueType::F32 } else { ValueType::F64 };
         if half {
-            all.iter_mut().for_each(|word| *word >>= 32);
+            for word in &mut all {
+                *word >>= 32;
+            }
         }
         check(&Column::Words(value_type, all));
     }

@@ -94,20 +94,18 @@ pub(super) fn decode(
         _ => return Err(Malformed("no such encoding for texts")),
     };
     let mut codes = Vec::with_capacity(rows.len());
-    column::decode(Kind::U32, reader, count, rows, Nesting::Top, &mut codes)?;
+    column::decode((Kind::U32, Nesting::Top), reader, count, rows, &mut codes)?;
     let mut texts: Vec<Option<Arc<str>>> = vec![None; distinct];
     for code in codes {
         let number = usize::try_from(code).ok().filter(|&number| number < distinct);
         let number = number.ok_or(Malformed("text number lies outside the distinct texts"))?;
-        let text = match &texts[number] {
-            Some(text) => Arc::clone(text),
-            None => {
-                let text = text(bytes, &ends, number)?;
-                texts[number] = Some(Arc::clone(&text));
-                text
-            }
-        };
-        out.push(text);
+        if let Some(text) = &texts[number] {
+            out.push(Arc::clone(text));
+        } else {
+            let text = text(bytes, &ends, number)?;
+            texts[number] = Some(Arc::clone(&text));
+            out.push(text);
+        }
     }
     Ok(())
 }

@@ -17,19 +17,20 @@ const NOT_ASCENDING: Malformed = Malformed("times do not ascend");
 pub(super) fn encode(times: &[i64], out: &mut Vec<u8>) {
     assert!(times.is_sorted_by(|a, b| a < b), "times ascend strictly");
     let first = times.first().copied().unwrap_or(0);
-    let step = times.get(1).map_or(1, |second| second.wrapping_sub(first) as u64);
-    if times.array_windows().all(|[a, b]| b.wrapping_sub(*a) as u64 == step) {
+    let step = times.get(1).map_or(1, |second| second.wrapping_sub(first).cast_unsigned());
+    if times.array_windows().all(|[a, b]| b.wrapping_sub(*a).cast_unsigned() == step) {
         out.push(code::TIMES_STEP);
         put_zigzag(out, first);
         put_varint(out, step);
         return;
     }
-    let tick =
-        times.array_windows().fold(0, |tick, [a, b]| divisor(b.wrapping_sub(*a) as u64, tick));
+    let tick = times
+        .array_windows()
+        .fold(0, |tick, [a, b]| divisor(b.wrapping_sub(*a).cast_unsigned(), tick));
     let ticks: Vec<u64> = if tick == 1 {
-        times.iter().map(|time| time.wrapping_sub(first) as u64).collect()
+        times.iter().map(|time| time.wrapping_sub(first).cast_unsigned()).collect()
     } else {
-        times.iter().map(|time| time.wrapping_sub(first) as u64 / tick).collect()
+        times.iter().map(|time| time.wrapping_sub(first).cast_unsigned() / tick).collect()
     };
     out.push(code::TIMES_DELTA);
     put_zigzag(out, first);
