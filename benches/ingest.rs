@@ -148,7 +148,8 @@ async fn gateway(database: &tagmill::Database, door: Door, batches: usize) -> Ou
         let mut batch = BatchBuilder::new();
         if matches!(door, Door::Scans) {
             let cells = (0..ROWS * TAGS).map(|at| value(at % TAGS, number * ROWS + at / TAGS));
-            batch.scan(&set, &times, &tagmill_client::Cells::good(&cells.collect::<Vec<_>>()))?;
+            let cells: Vec<f64> = cells.collect();
+            batch.scan(&set, &times, cells.as_slice().into(), tagmill_client::Qualities::Good)?;
         } else {
             for (at, alias) in aliases.iter().enumerate() {
                 let values: Vec<f64> =

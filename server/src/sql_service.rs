@@ -84,6 +84,8 @@ impl Query for QueryService {
         let mut stopping = self.stopping.clone();
         self.runtime.spawn(async move {
             let _admitted = admitted;
+            // The value it waits for is held by a lock guard, which must not live across an await.
+            let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
             let answering = async {
                 let _turn = running.acquire().await;
                 answer(&database, &sql, settings, &answers).await
@@ -91,7 +93,7 @@ impl Query for QueryService {
             tokio::select! {
                 // Whoever asked has gone: what was started ends here.
                 () = answers.closed() => {}
-                _ = stopping.wait_for(|stop| *stop) => {
+                () = stopped => {
                     let status = Status::unavailable("the server shuts down");
                     drop(answers.send(Err(status)).await);
                 }

@@ -1,9 +1,11 @@
 //! Reading and writing of plain little-endian bytes: fixed-width numbers, varints, slices.
 //!
 //! # Contract
-//! * Readers are total: any bytes give a value or [`Malformed`], never a panic and never an allocation.
+//! * Readers are total: any bytes give a value or [`Malformed`], never a panic and never an
+//!   allocation.
 //! * A value has one spelling. Varints with needless trailing groups are refused.
-//! * [`Reader::finish`] refuses bytes left over, so that a decoder that calls it consumed exactly its input.
+//! * [`Reader::finish`] refuses bytes left over, so that a decoder that calls it consumed exactly
+//!   its input.
 //!
 //! # What it does not know
 //! Files, offsets, checksums. Callers add where the bytes came from.

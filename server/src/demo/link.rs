@@ -1,4 +1,4 @@
-//! The demo's line to its server: batches through the gateway client, SQL and care of tags beside it.
+//! The demo's line to its server: batches through the gateway client, SQL and care of tags.
 //!
 //! Contract: everything goes over gRPC, as any gateway's and any analyst's would. A batch's tag ids
 //! are the signals' numbers; the aliases they travel under are kept here.
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use arrow::ipc::reader::StreamReader;
 use tagmill_client::{
-    Admin, BatchBuilder, Gateway, GatewayOptions, Piece, Qualities as Sent, Query, TagAttributes,
-    TagDef, TagSet, Times, Values as Column, ValueType as WireType,
+    Admin, BatchBuilder, Cells, Gateway, GatewayOptions, Piece, Qualities as Sent, Query,
+    TagAttributes, TagDef, TagSet, Times, ValueType as WireType, Values as Column,
 };
 use tagmill_storage::{
     Batch, Qualities, ScanBlock, TagColumn, TagDefinition, TagId, ValueType, Values,
@@ -20,7 +20,6 @@ use tagmill_storage::{
 use super::answer::{Cell, rows_of};
 use super::error::{Error, Result};
 use super::feed::Feed;
-
 
 /// Text tag that says what the directory holds.
 pub const PLAN_TAG: &str = "demo/plan";
@@ -163,12 +162,13 @@ impl Link {
         Ok(())
     }
 
-    fn put_scan(&self, sent: &mut BatchBuilder, scan: &ScanBlock) -> Result<()> {
-        let set = self.sets.iter().find(|(tags, _)| *tags == scan.tags);
-        let (_, set) = set.expect("the feed scans the tag sets it has named");
+    fn put_scan(&self, batch: &mut BatchBuilder, scan: &ScanBlock) -> Result<()> {
+        let known = self.sets.iter().find(|(tags, _)| *tags == scan.tags);
+        let (_, set) = known.expect("the feed scans the tag sets it has named");
         let codes = codes(&scan.qualities);
         let qualities = as_sent(&scan.qualities, &codes);
-        sent.scan(set, &scan.times, &scan.values, &scan.missing, qualities)?;
+        let cells = Cells { values: &scan.values, missing: &scan.missing };
+        batch.scan(set, &scan.times, cells, qualities)?;
         Ok(())
     }
 }

@@ -84,11 +84,11 @@ fn status(feed: &Feed, on_disk: u64) -> String {
         let phase = PHASES.iter().zip(0u8..).find(|(_, at)| f64::from(*at) >= code);
         let phase = phase.map_or("", |((label, _), _)| label);
         // The reactor's temperature is the fourth loop.
-        format!("{} {phase} {:.1} °C", unit.batch_id(), unit.read(Source::Pv(3)))
+        format!("U{} {phase} {:.1} °C", number + 1, unit.read(Source::Pv(3)))
     });
     let units: Vec<String> = units.collect();
     let now = chrono::Local::now().format("%H:%M:%S");
-    format!("{now}  {} live samples on disk   {}", grouped(&on_disk), units.join("   "))
+    format!("{now}  {} samples   {}", grouped(&on_disk), units.join("   "))
 }
 
 #[cfg(test)]
@@ -96,13 +96,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_names_batch_phase_and_temperature() {
+    fn the_status_names_phases_and_temperatures() {
         let mut feed = Feed::new(7, 0);
         drop(feed.advance(1));
         let status = status(&feed, 1_234);
-        assert!(status.contains("1,234 live samples"), "{status}");
-        assert!(status.contains("U1-0412 CHARGE 1"), "{status}");
-        assert!(status.contains("U2-0412 REACT"), "{status}");
-        assert!(status.chars().count() <= 100, "{status}");
+        assert!(status.contains("1,234 samples"), "{status}");
+        assert!(status.contains("U1 CHARGE 1"), "{status}");
+        assert!(status.contains("U2 REACT 20"), "{status}");
+        assert!(status.chars().count() < 90, "{status}");
     }
 }

@@ -25,7 +25,6 @@ pub mod signals;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tagmill::Database;
@@ -41,18 +40,22 @@ use self::plan::Plan;
 use self::questions::{Facts, motors_now, questions, rows};
 use self::report::{Answered, Paper, bytes, grouped, minute};
 use self::signals::Class;
-use crate::lifecycle::{ServeOptions, Server};
+use crate::lifecycle::{LISTEN, ServeOptions, Server};
 
-/// Port of a server that was told nothing else.
-const PORT: u16 = 7_410;
+/// Seconds of the history after which the server seals, so that late samples are late for it, too.
+const SEALS_S: [i64; 2] = [21_600, 59_400];
 
 /// What the demo was asked to do.
 #[derive(Clone, Debug)]
 pub struct DemoOptions {
+    /// The program's name as it was called, for commands to copy.
+    pub program: String,
     /// Directory of the database.
     pub data: PathBuf,
     /// Address of the server; without one port 7410 of this machine, or a free one.
     pub listen: Option<SocketAddr>,
+    /// Let other machines reach the address, though nobody is asked for a password.
+    pub insecure_no_auth: bool,
     /// How long to go on live; `None` for ever.
     pub live: Option<Duration>,
 }
@@ -64,24 +67,27 @@ pub struct DemoOptions {
 pub async fn run<W: Write>(options: &DemoOptions, paper: &mut Paper<W>) -> Result<bool> {
     let database = Database::open(&options.data, tagmill::Options::default())?;
     let listen = options.listen.unwrap_or_else(usual_or_free);
-    let server = Server::start(database, ServeOptions { listen, ..ServeOptions::default() }).await?;
+    let server =
+        Server::start(database, ServeOptions { listen, ..ServeOptions::default() }).await?;
     let address = server.address().to_string();
     let outcome = tokio::select! {
         outcome = demonstrate(options, &address, paper) => outcome,
         pressed = tokio::signal::ctrl_c() => pressed.map(|()| true).map_err(Error::from),
     };
-    server.stop().await?;
+    server.shutdown().await?;
     let right = outcome?;
     let data = options.data.display();
-    paper.fact("stopped", &[&format!("the data stays in {data}; tagmill demo goes on with it")])?;
+    paper.fact(
+        "stopped",
+        &[&format!("the data stays in {data}; run again, the demo goes on with it")],
+    )?;
     Ok(right)
 }
 
 /// The usual port, unless somebody has it.
 fn usual_or_free() -> SocketAddr {
-    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let is_free = TcpListener::bind(usual).is_ok();
-    if is_free { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+    let is_free = TcpListener::bind(LISTEN).is_ok();
+    if is_free { LISTEN } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
 }
 
 async fn demonstrate<W: Write>(
@@ -138,7 +144,9 @@ impl Day {
                 batches.push(feed.advance(BATCH_S));
             }
             batches.push(feed.drain());
-            batches.iter().for_each(|batch| ledger.take(batch));
+            for batch in &batches {
+                ledger.take(batch);
+            }
             ledger.settle();
             Self { plan, feed, batches, ledger, took: began.elapsed() }
         };
@@ -164,14 +172,14 @@ impl Day {
         let [uncertain, bad] = self.ledger.untrusted();
         let tally = self.feed.tally();
         let day = format!(
-            "{} to {} UTC, simulated in {:.1} s: {} samples;",
+            "{} to {} UTC, simulated in {:.1} s: {} samples,",
             minute(start_ns),
             minute(end_ns),
             self.took.as_secs_f64(),
             grouped(&self.ledger.arrived()),
         );
         let troubles = format!(
-            "{} come minutes to hours late, {} repeat or correct others, {} are Uncertain, {} Bad",
+            "{} of them late, {} repeated or corrected, {} Uncertain, {} Bad",
             grouped(&tally.late),
             grouped(&tally.again),
             grouped(&uncertain),
@@ -183,15 +191,19 @@ impl Day {
     /// Sends the day through the gateway client, unless the database has it from an earlier run.
     async fn write<W: Write>(&mut self, link: &mut Link, paper: &mut Paper<W>) -> Result<()> {
         let batches = std::mem::take(&mut self.batches);
-        let wanted = rows(&self.facts(&Arc::clone(self.feed.signals())));
+        let wanted = rows(&self.facts(self.feed.signals()));
         if held_rows(link, &self.plan).await? == Cell::Whole(wanted) {
             let held = format!("{} rows are there from an earlier run", grouped(&wanted));
             return Ok(paper.fact("ingest", &[&held])?);
         }
         let began = Instant::now();
-        let (mut sent, mut shown) = (0, Instant::now());
+        let (mut sent, mut taken, mut shown) = (0, 0, Instant::now());
         let all = self.ledger.arrived();
-        for batch in &batches {
+        for (batch, second) in batches.iter().zip((0..).map(|index: i64| index * BATCH_S)) {
+            if SEALS_S.contains(&second) {
+                taken += link.flush().await?;
+                link.seal().await?;
+            }
             link.send(batch).await?;
             sent += samples(batch);
             if shown.elapsed() > Duration::from_millis(100) {
@@ -199,15 +211,15 @@ impl Day {
                 paper.progress(&format!("{} of {} samples sent", grouped(&sent), grouped(&all)))?;
             }
         }
-        let taken = link.flush().await?;
+        taken += link.flush().await?;
         let took = began.elapsed().as_secs_f64();
         let rate = format!("{:.0}", sent as f64 / took);
-        let line = format!(
+        let said = format!(
             "{} samples over gRPC in {took:.1} s: {} samples/s, on disk before each ack",
             grouped(&sent),
             grouped(&rate),
         );
-        paper.fact("ingest", &[&line])?;
+        paper.fact("ingest", &[&said])?;
         if taken == sent {
             return Ok(());
         }
@@ -230,25 +242,23 @@ async fn held_rows(link: &mut Link, plan: &Plan) -> Result<Cell> {
 
 /// Seals, and says what the day takes on disk.
 async fn weigh<W: Write>(link: &mut Link, day: &Day, paper: &mut Paper<W>) -> Result<()> {
-    let began = Instant::now();
+    let wanted = rows(&day.facts(day.feed.signals()));
     link.seal().await?;
-    let sealed = began.elapsed().as_secs_f64();
-    let sql = "SELECT count(*), sum(bytes), sum(rows) FROM system.segments";
+    let sql =
+        "SELECT count(*) FILTER (WHERE kind = 'base'), count(*), sum(bytes) FROM system.segments";
     let (answer, _) = link.ask(sql).await?;
-    let Some([Cell::Whole(files), Cell::Whole(on_disk), Cell::Whole(stored)]) =
+    if let Some([Cell::Whole(base), Cell::Whole(all), Cell::Whole(on_disk), Cell::Whole(rows)]) =
         answer.first().map(Vec::as_slice)
-    else {
-        return Ok(());
-    };
-    let line = format!(
-        "{} rows in {files} segment{}, {}: {:.2} bytes per sample with time, value and quality",
-        grouped(stored),
-        if *files == 1 { "" } else { "s" },
-        bytes(u64::try_from(*on_disk).unwrap_or_default()),
-        *on_disk as f64 / *stored as f64,
-    );
-    paper.fact("disk", &[&line, &format!("sealed in {sealed:.1} s")])?;
-    let wanted = rows(&day.facts(&Arc::clone(day.feed.signals())));
+    {
+        let said = format!(
+            "{} in {base} base and {} late segments: {:.2} bytes per sample, time and quality \
+             included",
+            bytes(u64::try_from(*on_disk).unwrap_or_default()),
+            all - base,
+            *on_disk as f64 / *rows as f64,
+        );
+        paper.fact("disk", &[&said])?;
+    }
     let held = held_rows(link, &day.plan).await?;
     if held == Cell::Whole(wanted) {
         return Ok(());
@@ -262,8 +272,7 @@ async fn weigh<W: Write>(link: &mut Link, day: &Day, paper: &mut Paper<W>) -> Re
 
 /// Asks everything; gives whether all answers were right.
 async fn ask_all<W: Write>(link: &mut Link, day: &Day, paper: &mut Paper<W>) -> Result<bool> {
-    let signals = Arc::clone(day.feed.signals());
-    let facts = day.facts(&signals);
+    let facts = day.facts(day.feed.signals());
     let mut all: Vec<Question> = vec![motors_now(&facts)];
     all.extend(questions(&facts));
     let mut right = true;
@@ -272,22 +281,91 @@ async fn ask_all<W: Write>(link: &mut Link, day: &Day, paper: &mut Paper<W>) -> 
         let difference = difference(&question.expected, &rows);
         right &= difference.is_none();
         let answered = Answered { question, rows, took, difference: difference.as_deref() };
-        paper.question(number, &answered)?;
+        let heading = if number == 0 { "now".to_owned() } else { number.to_string() };
+        paper.question(&heading, &answered)?;
     }
     Ok(right)
 }
 
 /// Says how to go on from here.
 fn invite<W: Write>(options: &DemoOptions, address: &str, paper: &mut Paper<W>) -> Result<()> {
-    let data = options.data.display();
-    let question = "-c \"SELECT tag, ts, value FROM latest WHERE tag LIKE 'U1/reactor/%'\"";
+    let (program, data) = (&options.program, options.data.display());
+    let question = "-c \"SELECT tag, ts, value FROM latest WHERE tag LIKE 'U1/feed/%'\"";
     if options.live == Some(Duration::ZERO) {
-        return Ok(paper.fact("ask more", &[&format!("tagmill sql --data {data} {question}")])?);
+        let command = format!("{program} sql --data {data} {question}");
+        return Ok(paper.fact("ask more", &[&command])?);
     }
-    let target = format!("--connect {address}");
-    let lines = [
-        format!("tagmill sql {target}     in another terminal, for a prompt"),
-        format!("tagmill sql {target} {question}"),
-    ];
-    Ok(paper.fact("ask more", &lines.each_ref().map(String::as_str))?)
+    // The usual address needs no word.
+    let is_usual = address.parse() == Ok(LISTEN);
+    let target = if is_usual { String::new() } else { format!(" --connect {address}") };
+    let prompt = format!("{program} sql{target}     in another terminal, for a prompt");
+    Ok(paper.fact("ask more", &[&prompt, &format!("{program} sql{target} {question}")])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole day through the library, without server and wire.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_database_answers_as_the_ledger_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(directory.path(), tagmill::Options::default()).unwrap();
+        let plan = Plan { seed: 7, start_ns: 1_743_285_600_000_000_000 };
+        let mut day = Day::simulate(plan).await.unwrap();
+        let mut definitions = Vec::new();
+        for signal in day.feed.signals().iter() {
+            let definition = signal.definition.clone();
+            if let Some(set) = &definition.attributes.state_set {
+                let states: Vec<(u16, String)> = (0..).zip(signal.states()).collect();
+                database.engine().set_states(set, &states).unwrap();
+            }
+            definitions.push(definition);
+        }
+        let ids = database.define(&definitions).unwrap();
+        assert!(ids.iter().enumerate().all(|(at, id)| id.index() == at));
+        for (at, batch) in std::mem::take(&mut day.batches).into_iter().enumerate() {
+            if at % 250 == 100 {
+                database.engine().seal().unwrap();
+            }
+            let appended = database.append(batch).unwrap();
+            assert_eq!(appended.rejects, []);
+        }
+        let facts = day.facts(day.feed.signals());
+        let mut all = questions(&facts);
+        all.push(motors_now(&facts));
+        for question in all {
+            let answer = database.sql(&question.sql).await.unwrap();
+            let answer = answer::rows_of(&answer).unwrap();
+            assert_eq!(difference(&question.expected, &answer), None, "{}", question.sql);
+            assert!(answer.len() > 4, "{}", question.sql);
+            let (question, took) = (&question, Duration::from_secs(1));
+            let mut paper = Paper::new(Vec::new(), false);
+            let answered = Answered { question, rows: answer, took, difference: None };
+            paper.question("1", &answered).unwrap();
+            let page = String::from_utf8(paper.into_inner()).unwrap();
+            assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
+        }
+    }
+
+    /// The command as people run it, and run it again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_demo_is_right_and_a_rerun_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = DemoOptions {
+            program: "tagmill".to_owned(),
+            data: directory.path().join("demo"),
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            insecure_no_auth: false,
+            live: Some(Duration::from_secs(1)),
+        };
+        for said in ["samples over gRPC", "are there from an earlier run"] {
+            let mut paper = Paper::new(Vec::new(), false);
+            assert!(run(&options, &mut paper).await.unwrap());
+            let page = String::from_utf8(paper.into_inner()).unwrap();
+            assert!(page.contains(said), "{page}");
+            assert_eq!(page.matches("✓ checked").count(), 6, "{page}");
+            assert!(page.contains("live samples on disk"), "{page}");
+        }
+    }
 }

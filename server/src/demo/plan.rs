@@ -115,7 +115,10 @@ mod tests {
         assert_eq!(plan.to_string().parse(), Ok(plan));
         assert_eq!(plan.second_of(plan.window().1 + 1), DAY_S);
         let (start, end) = plan.window_text();
-        assert_eq!((start.as_str(), end.as_str()), ("2023-11-13T22:14:00Z", "2023-11-14T22:14:00Z"));
+        assert_eq!(
+            (start.as_str(), end.as_str()),
+            ("2023-11-13T22:14:00Z", "2023-11-14T22:14:00Z")
+        );
     }
 
     #[test]

@@ -26,6 +26,11 @@ impl<W: Write> Paper<W> {
         Self { out, is_coloured }
     }
 
+    /// What was written.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     fn styled(&self, code: &str, text: &str) -> String {
         if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -80,13 +85,13 @@ impl<W: Write> Paper<W> {
     ///
     /// # Errors
     /// If the paper cannot be written on.
-    pub fn question(&mut self, number: usize, answered: &Answered<'_>) -> io::Result<()> {
+    pub fn question(&mut self, heading: &str, answered: &Answered<'_>) -> io::Result<()> {
         let question = answered.question;
         let verdict = match answered.difference {
             None => self.styled("32", "✓ checked"),
             Some(_) => self.styled("31;1", "✗ DIFFERENT"),
         };
-        let title = self.styled("1", &format!("{number}  {}", question.title));
+        let title = self.styled("1", &format!("{heading}  {}", question.title));
         writeln!(self.out, "\n {title}")?;
         for line in question.sql.lines() {
             let line = self.styled("2", line);
@@ -197,7 +202,7 @@ pub fn grouped(number: &impl ToString) -> String {
 pub fn bytes(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
-        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        10_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
 }
@@ -238,7 +243,7 @@ mod tests {
             difference: None,
         };
         let mut paper = Paper::new(Vec::new(), false);
-        paper.question(3, &answered).unwrap();
+        paper.question("3", &answered).unwrap();
         let want = "\n 3  How many?\n    SELECT 1\n    FROM tags\n\n    tag             n\n    \
                     °C              1\n    \
                     long name   1,000\n    ✓ checked: 2 rows in 1.5 ms\n    One.\n";

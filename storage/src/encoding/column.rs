@@ -1,8 +1,9 @@
 //! Which encoding a column of words gets, and the byte that says so.
 //!
 //! # Contract
-//! The choice is the smallest estimate. Estimates look at two vectors of the column, at the number of runs and, where
-//! that could pay, at the distinct words; only the winner is encoded. A wrong guess costs bytes, never values.
+//! The choice is the smallest estimate. Estimates look at two vectors of the column, at the number
+//! of runs and, where that could pay, at the distinct words; only the winner is encoded. A wrong
+//! guess costs bytes, never values.
 
 use std::ops::Range;
 

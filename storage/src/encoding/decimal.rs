@@ -1,11 +1,13 @@
 //! Decimals: floats that people and devices wrote with few digits, as integers at one power of ten.
 //!
 //! # Contract
-//! * A value is `integer / 10^power`: one IEEE division of two exact numbers, hence the very double that parsing the
-//!   decimal's text gives. No search for lucky factors, no error in the last place.
-//! * Single precision computes the same quotient in f64 and rounds it to f32; an f64 column may hold such values too,
-//!   since gateways widen what devices send as f32.
-//! * Words that do not come back exactly (-0.0, NaN, infinities, full mantissas) are kept beside, bit for bit.
+//! * A value is `integer / 10^power`: one IEEE division of two exact numbers, hence the very double
+//!   that parsing the decimal's text gives. No search for lucky factors, no error in the last
+//!   place.
+//! * Single precision computes the same quotient in f64 and rounds it to f32; an f64 column may
+//!   hold such values too, since gateways widen what devices send as f32.
+//! * Words that do not come back exactly (-0.0, NaN, infinities, full mantissas) are kept beside,
+//!   bit for bit.
 //!
 //! This arithmetic is part of the format: see docs/format/encoding.md, "Decimal".
 
@@ -21,7 +23,8 @@ const POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
-/// Added to an integer of magnitude up to 2^51, gives a float whose low bits are that integer: 1.5 * 2^52.
+/// Added to an integer of magnitude up to 2^51, gives a float whose low bits are that integer: 1.5
+/// * 2^52.
 const MAGIC: f64 = 6_755_399_441_055_744.0;
 const MAGIC_BITS: u64 = 0x4338_0000_0000_0000;
 /// Greatest magnitude of an integer.
@@ -117,7 +120,8 @@ fn from_single(word: u64) -> f64 {
     f64::from(f32_of(word))
 }
 
-/// Exact float of an integer of magnitude up to 2^51; any other gives some float. Part of the format.
+/// Exact float of an integer of magnitude up to 2^51; any other gives some float. Part of the
+/// format.
 #[inline]
 fn float(integer: u64) -> f64 {
     f64::from_bits(integer.wrapping_add(MAGIC_BITS)) - MAGIC
@@ -195,7 +199,8 @@ impl Vector {
         }
     }
 
-    /// Moves out the words that do not come back; their places repeat a neighbour, which packs well.
+    /// Moves out the words that do not come back; their places repeat a neighbour, which packs
+    /// well.
     #[cold]
     fn put_aside(&mut self, words: &[u64], nearest: impl Fn(u64) -> (u64, bool)) {
         let first = words.iter().map(|&word| nearest(word)).find(|(_, fits)| *fits);

@@ -1,21 +1,23 @@
 //! Integer columns: vectors of 1,024 words, each in the form that makes it smallest.
 //!
 //! # Contract
-//! * A word is any 64 bits; arithmetic wraps, so every word comes back. Sizes are best for words near each other when
-//!   read as two's complement.
-//! * Vectors do not depend on each other and know their own length: a reader decodes those it wants and walks over the
-//!   rest without unpacking them.
-//! * The forms: plain, deltas, deltas of deltas, and deviations from a line (regular times with jitter, totalisers).
-//!   Each is packed relative to its least value. Few far values may be kept aside as *patches*.
+//! * A word is any 64 bits; arithmetic wraps, so every word comes back. Sizes are best for words
+//!   near each other when read as two's complement.
+//! * Vectors do not depend on each other and know their own length: a reader decodes those it wants
+//!   and walks over the rest without unpacking them.
+//! * The forms: plain, deltas, deltas of deltas, and deviations from a line (regular times with
+//!   jitter, totalisers). Each is packed relative to its least value. Few far values may be kept
+//!   aside as *patches*.
 //!
 //! # What it does not know
-//! What the words mean. `plan` decides, this file writes and reads. Bytes: docs/format/encoding.md, "Integer vectors".
+//! What the words mean. `plan` decides, this file writes and reads. Bytes: docs/format/encoding.md,
+//! "Integer vectors".
 
 mod plan;
 
 use std::ops::Range;
 
-use self::plan::{Plan, plan};
+use self::plan::Plan;
 use super::packing::{self, WIDTH_MAX, width_of};
 use super::{overlap, vectors};
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag, zigzag_bytes};
@@ -25,6 +27,7 @@ use crate::limits::VECTOR_ROWS;
 const PATCHED: u8 = 8;
 /// Fraction bits of a line's slope: over a whole vector it drifts by half a unit at most.
 const SLOPE_SHIFT: u32 = 10;
+
 /// What the packed words are. The numbers are the low bits of the form byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -42,7 +45,8 @@ impl Form {
     /// Every form, fastest to decode first: on equal size the earlier wins.
     const ALL: [Self; 4] = [Self::Plain, Self::Line, Self::Delta, Self::DeltaOfDelta];
 
-    /// Rows at the start whose packed words mean nothing, since the header holds what they start from.
+    /// Rows at the start whose packed words mean nothing, since the header holds what they start
+    /// from.
     const fn lead(self) -> usize {
         match self {
             Self::Plain | Self::Line => 0,
@@ -127,12 +131,12 @@ pub(super) fn encode(words: &[u64], out: &mut Vec<u8>) {
 
 /// Appends one vector, at most [`VECTOR_ROWS`] words.
 pub(super) fn encode_vector(words: &[u64], out: &mut Vec<u8>) {
-    write_vector(words, plan(words, true), out);
+    write_vector(words, plan::best(words, true), out);
 }
 
 /// Bytes that [`encode_vector`] would append, closely.
 pub(super) fn estimate(words: &[u64]) -> usize {
-    plan(words, true).bytes
+    plan::best(words, true).bytes
 }
 
 /// Gives the wanted rows to `sink`, at most a vector at a time, and walks over all others.
@@ -284,8 +288,9 @@ const fn line(slope: u64, index: u64) -> u64 {
 
 /// Adds [`line`] to each word.
 ///
-/// In steps of four with sums in place of products, and with a bias that makes the arithmetic shift a logical one:
-/// baseline vector units have neither the product nor that shift, and this takes half the time.
+/// In steps of four with sums in place of products, and with a bias that makes the arithmetic shift
+/// a logical one: baseline vector units have neither the product nor that shift, and this takes
+/// half the time.
 fn add_line(slope: u64, words: &mut [u64]) {
     const BIAS: u64 = 1 << 63;
     let mut heights = [0, 1, 2, 3].map(|index| slope.wrapping_mul(index).wrapping_add(BIAS));
@@ -330,16 +335,16 @@ fn residuals(header: Header, words: &[u64], filler: u64, out: &mut [u64]) {
     out[..lead].fill(filler);
 }
 
-fn write_vector(words: &[u64], plan: Plan, out: &mut Vec<u8>) {
-    let header = plan.header;
+fn write_vector(words: &[u64], how: Plan, out: &mut Vec<u8>) {
+    let header = how.header;
     let mut buffer = [0; VECTOR_ROWS];
     let residual = &mut buffer[..words.len()];
     residuals(header, words, header.base, residual);
     for word in residual.iter_mut() {
         *word = word.wrapping_sub(header.base);
     }
-    header.write(plan.patched, out);
-    if plan.patched {
+    header.write(how.patched, out);
+    if how.patched {
         let (mut positions, mut far) = (Vec::new(), Vec::new());
         for (position, word) in (0..).zip(residual.iter_mut()) {
             if width_of(*word) > header.width {
@@ -349,7 +354,7 @@ fn write_vector(words: &[u64], plan: Plan, out: &mut Vec<u8>) {
         }
         put_varint(out, positions.len() as u64);
         for words in [positions, far] {
-            write_vector(&words, plan(&words, false), out);
+            write_vector(&words, plan::best(&words, false), out);
         }
     }
     packing::pack(residual, header.width, out);

@@ -2,20 +2,22 @@
 //!
 //! # Contract
 //! * What was encoded comes back exactly: NaN payloads, -0.0 and every nanosecond.
-//! * The first byte of a column is its [code](name). A code means one layout and one arithmetic for ever; a new
-//!   behaviour is a new code.
-//! * Decoders are total: any bytes give values or [`Malformed`]. Memory is bounded by the number of rows, at most
-//!   [`COLUMN_ROWS_MAX`], and for text by the bytes given. They consume exactly all bytes.
-//! * `rows` selects part of a column; only vectors of [`crate::limits::VECTOR_ROWS`] rows that overlap it are decoded.
-//!   On an error nothing is appended.
+//! * The first byte of a column is its [code](name). A code means one layout and one arithmetic for
+//!   ever; a new behaviour is a new code.
+//! * Decoders are total: any bytes give values or [`Malformed`]. Memory is bounded by the number of
+//!   rows, at most [`COLUMN_ROWS_MAX`], and for text by the bytes given. They consume exactly all
+//!   bytes.
+//! * `rows` selects part of a column; only vectors of [`crate::limits::VECTOR_ROWS`] rows that
+//!   overlap it are decoded. On an error nothing is appended.
 //! * The encoding of a column is chosen by looking at its values: the smallest by estimate.
 //!
 //! # What it does not know
-//! Tags, files, checksums. A parent holds the number of rows and verifies the bytes before they come here.
+//! Tags, files, checksums. A parent holds the number of rows and verifies the bytes before they
+//! come here.
 //!
 //! # Reading order
-//! `column` (which encoding), `integers` and `packing` (what all are made of), `runs`, `decimal`, `ranks`, `raw`
-//! (words), `times`, `text`. Bytes: docs/format/encoding.md.
+//! `column` (which encoding), `integers` and `packing` (what all are made of), `runs`, `decimal`,
+//! `ranks`, `raw` (words), `times`, `text`. Bytes: docs/format/encoding.md.
 
 mod column;
 mod decimal;
@@ -205,7 +207,8 @@ impl Kind {
     }
 }
 
-/// Which encodings a column may use, given what it is part of. Bounds the depth of columns in columns.
+/// Which encodings a column may use, given what it is part of. Bounds the depth of columns in
+/// columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nesting {
     /// A column of a chunk.
@@ -217,13 +220,16 @@ enum Nesting {
 }
 
 /// The checks that all columns share.
-fn decode<T>(
+fn decode<T, F>(
     bytes: &[u8],
     count: usize,
     rows: Range<usize>,
     out: &mut Vec<T>,
-    column: impl FnOnce(&mut Reader<'_>, usize, &Range<usize>, &mut Vec<T>) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
+    column: F,
+) -> Result<(), Malformed>
+where
+    F: FnOnce(&mut Reader<'_>, usize, &Range<usize>, &mut Vec<T>) -> Result<(), Malformed>,
+{
     if count > COLUMN_ROWS_MAX {
         return Err(Malformed("column has more rows than any encoder writes"));
     }

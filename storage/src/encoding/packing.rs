@@ -1,10 +1,13 @@
 //! Bit-packing: `n` words of `width` bits in `ceil(n * width / 8)` bytes.
 //!
 //! # Contract
-//! * A full vector of [`VECTOR_ROWS`] words has the transposed layout of the `fastlanes` crate, in lanes of 16 bits for
-//!   widths up to 16, of 32 bits up to 32, and of 64 bits above; the lanes are written little-endian.
-//! * Fewer words are packed one after the other, lowest bit first, so that short columns stay short.
-//! * Both layouts are part of the format (docs/format/encoding.md, "Bit-packing"); golden files pin them.
+//! * A full vector of [`VECTOR_ROWS`] words has the transposed layout of the `fastlanes` crate, in
+//!   lanes of 16 bits for widths up to 16, of 32 bits up to 32, and of 64 bits above; the lanes are
+//!   written little-endian.
+//! * Fewer words are packed one after the other, lowest bit first, so that short columns stay
+//!   short.
+//! * Both layouts are part of the format (docs/format/encoding.md, "Bit-packing"); golden files pin
+//!   them.
 //!
 //! This is the only file that knows the crate.
 
@@ -98,32 +101,40 @@ pub(super) fn unpack(bytes: &[u8], width: u32, base: u64, out: &mut [u64]) {
     }
 }
 
-#[rustfmt::skip] // One line a lane width; the lists are the widths.
-#[expect(clippy::cast_possible_truncation, reason = "values are below 2^width, width fits the lane")]
+#[rustfmt::skip] // The lists are the widths of each lane.
+#[expect(clippy::cast_possible_truncation, reason = "values fit the width, and that the lane")]
 fn pack_vector(values: &[u64], width: u32, out: &mut Vec<u8>) {
     match width {
         0 => {}
-        1..=16 => pack_lanes!(u16, values, width, out; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
-        17..=32 => pack_lanes!(u32, values, width, out; 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32),
-        _ => pack_lanes!(u64, values, width, out; 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64),
+        1..=16 => pack_lanes!(u16, values, width, out;
+            1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
+        17..=32 => pack_lanes!(u32, values, width, out;
+            17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32),
+        _ => pack_lanes!(u64, values, width, out;
+            33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57
+            58 59 60 61 62 63 64),
     }
 }
 
-#[rustfmt::skip] // One line a lane width; the lists are the widths.
+#[rustfmt::skip] // The lists are the widths of each lane.
 fn unpack_vector(bytes: &[u8], width: u32, base: u64, out: &mut [u64; VECTOR_ROWS]) {
     match width {
         0..=16 => {
             let mut lanes = [0; VECTOR_ROWS];
-            unpack_lanes!(u16, bytes, width, &mut lanes; 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+            unpack_lanes!(u16, bytes, width, &mut lanes;
+                1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             widen(&lanes, base, out);
         }
         17..=32 => {
             let mut lanes = [0; VECTOR_ROWS];
-            unpack_lanes!(u32, bytes, width, &mut lanes; 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
+            unpack_lanes!(u32, bytes, width, &mut lanes;
+                17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
             widen(&lanes, base, out);
         }
         _ => {
-            unpack_lanes!(u64, bytes, width, out; 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64);
+            unpack_lanes!(u64, bytes, width, out;
+                33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56
+                57 58 59 60 61 62 63 64);
             for word in out {
                 *word = word.wrapping_add(base);
             }
@@ -211,7 +222,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tails_round_trip(values in prop::collection::vec(any::<u64>(), 0..200), width in 0..=WIDTH_MAX) {
+        fn tails_round_trip(
+            values in prop::collection::vec(any::<u64>(), 0..200),
+            width in 0..=WIDTH_MAX,
+        ) {
             let values: Vec<u64> = values.iter().map(|v| v & mask(width)).collect();
             check(&values, width, 5);
         }

@@ -1,9 +1,9 @@
 //! Ranks: the distinct words in ascending order, and for each row its place among them.
 //!
 //! # Contract
-//! Measurements of a 12- or 16-bit converter look random as floats but take few values: their ranks are in the order of
-//! the converter's counts, so steps stay small and pack like the counts themselves. The distinct words are a column of
-//! their own, in any encoding but runs and ranks.
+//! Measurements of a 12- or 16-bit converter look random as floats but take few values: their ranks
+//! are in the order of the converter's counts, so steps stay small and pack like the counts
+//! themselves. The distinct words are a column of their own, in any encoding but runs and ranks.
 
 use std::ops::Range;
 
@@ -89,8 +89,8 @@ pub(super) fn decode(
     })
 }
 
-/// The distinct words in order of their first row, and for each row the number of its word; none if there are more
-/// than `distinct_max`.
+/// The distinct words in order of their first row, and for each row the number of its word; none if
+/// there are more than `distinct_max`.
 fn number(words: &[u64], distinct_max: usize) -> Option<(Vec<u64>, Vec<u64>)> {
     const FREE: u32 = u32::MAX;
     let slots = (distinct_max * 2).next_power_of_two().max(16);
@@ -99,7 +99,8 @@ fn number(words: &[u64], distinct_max: usize) -> Option<(Vec<u64>, Vec<u64>)> {
     let mut distinct = Vec::new();
     let mut numbers = Vec::with_capacity(words.len());
     for &word in words {
-        // Fibonacci hashing after a fold, since floats differ in their high bits and integers in their low ones.
+        // Fibonacci hashing after a fold, since floats differ in their high bits and integers in
+        // their low ones.
         let hash = (word ^ (word >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift;
         let mut slot = index(hash);
         let number = loop {

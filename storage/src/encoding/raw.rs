@@ -2,7 +2,8 @@
 //!
 //! # Contract
 //! * A float's bits become an integer of the same order, so that near values have near integers.
-//! * Zero bits that all values share at the end are cut off: an f32 kept as f64 takes at most 35 bits, not 64.
+//! * Zero bits that all values share at the end are cut off: an f32 kept as f64 takes at most 35
+//!   bits, not 64.
 //! * Every bit pattern comes back. An f32 takes at most four bytes (and its vector's header).
 
 use std::ops::Range;
@@ -65,7 +66,8 @@ fn order_all<'a>(
     &ordered[..vector.len()]
 }
 
-/// Integer of the same order as the float: its magnitude, complemented below zero so that -0.0 differs from 0.0.
+/// Integer of the same order as the float: its magnitude, complemented below zero so that -0.0
+/// differs from 0.0.
 const fn order(sign: u32, shift: u32, word: u64) -> u64 {
     let negative = word >> sign & 1;
     let magnitude = (word & !(1 << sign)) >> shift;

@@ -1,8 +1,9 @@
 //! Runs: words that stay the same for many rows, such as set points, states and qualities.
 //!
 //! # Contract
-//! The column is the number of runs, their lengths less one as integer vectors, then one word for each run as a column
-//! of its own, in any encoding but runs. Only the words of runs that overlap the wanted rows are decoded.
+//! The column is the number of runs, their lengths less one as integer vectors, then one word for
+//! each run as a column of its own, in any encoding but runs. Only the words of runs that overlap
+//! the wanted rows are decoded.
 
 use std::ops::Range;
 
@@ -50,7 +51,8 @@ pub(super) fn decode(
 
 const DISAGREE: Malformed = Malformed("run lengths do not add up to the number of rows");
 
-/// Turns lengths less one into the rows of each run that are wanted, and gives the runs that have any.
+/// Turns lengths less one into the rows of each run that are wanted, and gives the runs that have
+/// any.
 fn clip(lengths: &mut [u64], count: usize, rows: &Range<usize>) -> Result<Range<usize>, Malformed> {
     let mut wanted = 0..0;
     let mut start = 0;

@@ -1,5 +1,5 @@
-//! What holds for every encoding: values come back bit for bit, part of a column is that part of the whole, and no
-//! bytes make a decoder panic. Golden columns pin the bytes themselves.
+//! What holds for every encoding: values come back bit for bit, part of a column is that part of
+//! the whole, and no bytes make a decoder panic. Golden columns pin the bytes themselves.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -145,7 +145,8 @@ fn flipped_bits_give_an_error_or_a_value() {
         let mut bytes = column.encode();
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // Whether an error or a value comes out is the checksum's business; `decode` checks the rest.
+            // Whether an error or a value comes out is the checksum's business; `decode` checks the
+            // rest.
             drop(column.decode(&bytes, 0..column.len()));
             drop(column.decode(&bytes, 100..101));
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -229,7 +230,8 @@ fn equal_texts_share_memory_and_bombs_are_refused() {
     let column = texts(["RUN", "STOP", "RUN"]);
     let Ok(Column::Texts(back)) = column.decode(&column.encode(), 0..3) else { panic!("texts") };
     assert!(Arc::ptr_eq(&back[0], &back[2]));
-    // A text that compresses 1,000-fold beyond a MiB is stored as it is; below, it may be compressed.
+    // A text that compresses 1,000-fold beyond a MiB is stored as it is; below, it may be
+    // compressed.
     let huge = "x".repeat(3 << 20);
     let bytes = check(&texts([&huge]));
     assert_eq!(name(bytes[0]), "dictionary");
@@ -267,17 +269,15 @@ fn any_word() -> impl Strategy<Value = u64> {
     ]
 }
 
+const NUMERIC: [ValueType; 5] =
+    [ValueType::F64, ValueType::F32, ValueType::I64, ValueType::Bool, ValueType::State];
+
 fn any_type() -> impl Strategy<Value = ValueType> {
-    prop::sample::select(vec![
-        ValueType::F64,
-        ValueType::F32,
-        ValueType::I64,
-        ValueType::Bool,
-        ValueType::State,
-    ])
+    prop::sample::select(NUMERIC.to_vec())
 }
 
-/// Words of few distinct values in pieces, so that runs, ranks, patches and exceptions meet in one column.
+/// Words of few distinct values in pieces, so that runs, ranks, patches and exceptions meet in one
+/// column.
 fn patchwork() -> impl Strategy<Value = Column> {
     let piece = (any_word(), any_word(), 1_usize..600, 0_u8..4);
     (any_type(), prop::collection::vec(piece, 0..8)).prop_map(|(value_type, pieces)| {
@@ -297,11 +297,21 @@ fn patchwork() -> impl Strategy<Value = Column> {
     })
 }
 
+fn any_quality() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(0), Just(0x8000_0000), any::<u32>()]
+}
+
+const CODES: [u8; 10] = [1, 2, 3, 4, 5, 6, 16, 17, 32, 33];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn any_words_round_trip(column in patchwork(), from in any::<prop::sample::Index>(), to in any::<prop::sample::Index>()) {
+    fn any_words_round_trip(
+        column in patchwork(),
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+    ) {
         let bytes = check(&column);
         let (from, to) = (from.index(column.len() + 1), to.index(column.len() + 1));
         if from <= to {
@@ -310,7 +320,10 @@ proptest! {
     }
 
     #[test]
-    fn any_floats_round_trip(mut all in prop::collection::vec(any_word(), 0..2_200), half in any::<bool>()) {
+    fn any_floats_round_trip(
+        mut all in prop::collection::vec(any_word(), 0..2_200),
+        half in any::<bool>(),
+    ) {
         let value_type = if half { ValueType::F32 } else { ValueType::F64 };
         if half {
             for word in &mut all {
@@ -321,7 +334,11 @@ proptest! {
     }
 
     #[test]
-    fn any_times_round_trip(steps in prop::collection::vec(1_i64..5_000_000_000, 0..2_200), start in -1_i64 << 62..1 << 62, tick in prop::sample::select(vec![1_i64, 1_000, 1_000_000])) {
+    fn any_times_round_trip(
+        steps in prop::collection::vec(1_i64..5_000_000_000, 0..2_200),
+        start in -1_i64 << 62..1 << 62,
+        tick in prop::sample::select(vec![1_i64, 1_000, 1_000_000]),
+    ) {
         let times = steps.iter().scan(start, |time, step| {
             *time += (step / tick).max(1) * tick;
             Some(*time)
@@ -330,25 +347,34 @@ proptest! {
     }
 
     #[test]
-    fn any_texts_round_trip(all in prop::collection::vec("[a-c]{0,3}|\\PC{0,20}", 0..300)) {
+    fn any_texts_round_trip(
+        all in prop::collection::vec("[a-c]{0,3}|\\PC{0,20}", 0..300),
+    ) {
         let column = texts(&all);
         let bytes = check(&column);
         check_parts(&column, &bytes);
     }
 
     #[test]
-    fn any_qualities_round_trip(all in prop::collection::vec(prop_oneof![Just(0_u32), Just(0x8000_0000), any::<u32>()], 0..1_500)) {
+    fn any_qualities_round_trip(
+        all in prop::collection::vec(any_quality(), 0..1_500),
+    ) {
         check(&Column::Qualities(all));
     }
 
     /// Bytes of no encoder: a known code, then anything. Must return, whatever it returns.
     #[test]
-    fn any_bytes_decode_or_fail(code in prop::sample::select(vec![1_u8, 2, 3, 4, 5, 6, 16, 17, 32, 33]), small in any::<bool>(), rest in prop::collection::vec(any::<u8>(), 0..200), count in 0_usize..3_000) {
+    fn any_bytes_decode_or_fail(
+        code in prop::sample::select(CODES.to_vec()),
+        small in any::<bool>(),
+        rest in prop::collection::vec(any::<u8>(), 0..200),
+        count in 0_usize..3_000,
+    ) {
         let mut bytes = vec![code];
         // Small bytes pass for headers more often.
         bytes.extend(rest.iter().map(|byte| if small { byte % 5 } else { *byte }));
         let rows = count / 3..count;
-        for value_type in [ValueType::F64, ValueType::F32, ValueType::I64, ValueType::Bool, ValueType::State] {
+        for value_type in NUMERIC {
             drop(Column::Words(value_type, vec![0; count]).decode(&bytes, rows.clone()));
         }
         drop(Column::Times(vec![0; count]).decode(&bytes, rows.clone()));
@@ -363,10 +389,11 @@ fn golden(signal: &str) -> PathBuf {
     PathBuf::from(folder).join(format!("{signal}.hex"))
 }
 
-/// Columns written by every release must decode for ever, and today's encoder must still write them.
+/// Columns written by every release must decode for ever, and today's encoder must still write
+/// them.
 ///
-/// `UPDATE_GOLDEN=1` writes only files that are missing: a released golden file never changes. If an encoder finds a
-/// smaller column, keep the old file under a new name and decode both.
+/// `UPDATE_GOLDEN=1` writes only files that are missing: a released golden file never changes. If
+/// an encoder finds a smaller column, keep the old file under a new name and decode both.
 #[test]
 fn golden_columns_decode_and_are_written_again() {
     for (signal, encoding, column) in signals(1_100) {

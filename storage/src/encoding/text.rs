@@ -1,11 +1,12 @@
 //! Texts: the distinct ones once, and for each row a number.
 //!
 //! # Contract
-//! * Distinct texts stand in order of their first row; together they are compressed with zstd where that pays.
+//! * Distinct texts stand in order of their first row; together they are compressed with zstd where
+//!   that pays.
 //! * The numbers are a column of words: constant, runs or integers.
 //! * Decoding builds only texts that wanted rows name, and equal ones share memory.
-//! * Memory is bounded by the bytes given: a compressed dictionary may grow [`GROWTH_MAX`] times, or to
-//!   [`SMALL_BYTES`].
+//! * Memory is bounded by the bytes given: a compressed dictionary may grow [`GROWTH_MAX`] times,
+//!   or to [`SMALL_BYTES`].
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -2,8 +2,9 @@
 //!
 //! # Contract
 //! * Regular times are a start and a step, no bytes a row.
-//! * Others are their distance from the first in units of their common divisor (most clocks tick in milliseconds), as
-//!   integer vectors: deltas, or deviations from a line where a scan is regular but jitters.
+//! * Others are their distance from the first in units of their common divisor (most clocks tick in
+//!   milliseconds), as integer vectors: deltas, or deviations from a line where a scan is regular
+//!   but jitters.
 //! * Decoded times ascend strictly, or the bytes are refused: callers search them.
 
 use std::ops::Range;
@@ -74,7 +75,8 @@ pub(super) fn decode(
     }
 }
 
-/// Negative iff `a < b`: the borrow of the subtraction, free of branches and comparisons that vector units may lack.
+/// Negative iff `a < b`: the borrow of the subtraction, free of branches and comparisons that
+/// vector units may lack.
 #[inline]
 const fn less(a: i64, b: i64) -> i64 {
     let difference = a.wrapping_sub(b);

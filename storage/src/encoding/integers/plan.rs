@@ -1,8 +1,8 @@
 //! Which form a vector gets, and whether words are kept aside.
 //!
 //! # Contract
-//! Every form is measured exactly, all words of it. Patches are searched only where a sample shows that most words are
-//! much closer together than all are. A plan changes sizes, never values.
+//! Every form is measured exactly, all words of it. Patches are searched only where a sample shows
+//! that most words are much closer together than all are. A plan changes sizes, never values.
 
 use super::super::packing::{WIDTH_MAX, width_of};
 use super::{Form, Header, SLOPE_SHIFT, residuals};
@@ -69,11 +69,11 @@ fn span(words: &[u64]) -> (u64, u32) {
 }
 
 /// The smallest way to write `words`, at most [`VECTOR_ROWS`] of them.
-pub(super) fn plan(words: &[u64], may_patch: bool) -> Plan {
+pub(super) fn best(words: &[u64], may_patch: bool) -> Plan {
     assert!(words.len() <= VECTOR_ROWS);
     let mut buffer = [0; VECTOR_ROWS];
     let residual = &mut buffer[..words.len()];
-    let mut best: Option<Plan> = None;
+    let mut least: Option<Plan> = None;
     let mut calmest: Option<(u32, Header)> = None;
     for form in Form::ALL {
         if words.len() < 2 && form != Form::Plain {
@@ -84,20 +84,20 @@ pub(super) fn plan(words: &[u64], may_patch: bool) -> Plan {
         let body = &residual[form.lead().min(words.len())..];
         (header.base, header.width) = span(body);
         let bytes = header.bytes(words.len());
-        if best.is_none_or(|plan| bytes < plan.bytes) {
-            best = Some(Plan { header, patched: false, bytes });
+        if least.is_none_or(|plan| bytes < plan.bytes) {
+            least = Some(Plan { header, patched: false, bytes });
         }
         if header.width == 0 {
             break;
         }
         if may_patch && words.len() >= PATCH_ROWS_MIN {
             let (middle, width) = calm(body);
-            if calmest.is_none_or(|(least, _)| width < least) {
+            if calmest.is_none_or(|(calm, _)| width < calm) {
                 calmest = Some((width, Header { base: middle, ..header }));
             }
         }
     }
-    let best = best.expect("the plain form is always tried");
+    let best = least.expect("the plain form is always tried");
     match calmest {
         Some((width, header)) if width < best.header.width => {
             residuals(header, words, header.base, residual);

@@ -1,4 +1,5 @@
-//! Signals of a plant, the same in every run and on every machine: they add and multiply, nothing else.
+//! Signals of a plant, the same in every run and on every machine: they add and multiply, nothing
+//! else.
 
 use std::sync::Arc;
 

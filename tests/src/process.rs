@@ -1,0 +1,89 @@
+//! A real server in a process of its own, to be killed.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tagmill_client::Query;
+
+/// How long a server may take to start, on a machine that is busy with other tests.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// A running server. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    /// Starts `program` on `data` at `address` and waits until it answers a statement.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn start(program: &str, data: &Path, address: &str) -> Self {
+        let child = spawn(program, data, address, Stdio::inherit());
+        let mut server = Self { child, address: address.to_owned() };
+        let started = Instant::now();
+        while !server.answers().await {
+            let ended = server.child.try_wait().expect("the server is a child of this process");
+            assert!(ended.is_none(), "the server ended while it started: {ended:?}");
+            assert!(started.elapsed() < START_MAX, "no answer from {address}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server
+    }
+
+    async fn answers(&self) -> bool {
+        let Ok(mut query) = Query::connect(&self.address).await else { return false };
+        query.execute("SELECT 1", std::collections::HashMap::new()).await.is_ok()
+    }
+
+    /// SIGKILL: no handler runs, nothing is flushed.
+    ///
+    /// # Panics
+    /// If it had ended by itself.
+    pub fn kill(mut self) {
+        let ended = self.child.try_wait().expect("the server is a child of this process");
+        assert!(ended.is_none(), "the server ended by itself: {ended:?}");
+        self.child.kill().expect("a running child can be killed");
+        self.child.wait().expect("a killed child ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be dead already, which is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Starts `program` where it must refuse, and gives its exit status and what it said.
+///
+/// # Panics
+/// If it does not end.
+pub fn refused(program: &str, data: &Path, address: &str) -> (ExitStatus, String) {
+    let child = spawn(program, data, address, Stdio::piped());
+    let output = child.wait_with_output().expect("the server is a child of this process");
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn spawn(program: &str, data: &Path, address: &str, stderr: Stdio) -> Child {
+    let mut command = Command::new(program);
+    command.args(["serve", "--listen", address, "--data"]).arg(data);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    command.spawn().unwrap_or_else(|error| panic!("{program} starts: {error}"))
+}
+
+/// A loopback address that nobody uses now. Below the range from which the system takes ports for outgoing connections, so
+/// that it stays free while the server is down.
+///
+/// # Panics
+/// If there is none.
+pub fn free_address(seed: u64) -> String {
+    let first = 20_000 + seed % 10_000;
+    let mut addresses = (first..30_000).map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
+}

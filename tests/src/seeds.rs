@@ -1,0 +1,48 @@
+//! Where the seeds of a run come from, and how a failure says which one it was.
+//!
+//! # Contract
+//! Each run draws fresh seeds. `TAGMILL_SEED=n` repeats exactly one; `TAGMILL_CASES=n` multiplies how many are tried.
+//! A test that fails prints its seed and the command that repeats it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The seeds of one test: `count` fresh ones, or the one that the environment names.
+pub fn seeds(count: u64) -> Vec<u64> {
+    if let Some(seed) = number("TAGMILL_SEED") {
+        return vec![seed];
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Short numbers are easier to pass on; runs a second apart do not overlap.
+    let first = now.as_secs() % 100_000_000 * 10_000;
+    (first..first + count * number("TAGMILL_CASES").unwrap_or(1)).collect()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Says at a failure how to repeat it.
+#[derive(Debug)]
+pub struct Case {
+    test: &'static str,
+    seed: u64,
+}
+
+impl Case {
+    /// Begins a case of `test`, the path of the test within the suite.
+    pub const fn new(test: &'static str, seed: u64) -> Self {
+        Self { test, seed }
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self { test, seed } = self;
+            eprintln!(
+                "seed {seed} failed; repeat it with\n    \
+                 TAGMILL_SEED={seed} cargo test -p tagmill-tests --test suite -- --exact {test}"
+            );
+        }
+    }
+}
