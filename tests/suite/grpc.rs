@@ -1,5 +1,7 @@
 //! The wire, over real sockets: what gateways, administrators and analysts may rely on, and what bad ones get.
 
+#![expect(clippy::unwrap_used, reason = "the panic of a test is its report, in what it calls too")]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow::ipc::reader::StreamReader;
-use tagmill::{Database, SystemClock};
+use tagmill::Database;
 use tagmill_client::{
     Admin, BatchBuilder, Cells, Error, Gateway, GatewayOptions, NamedSamples, Piece, Qualities,
     Query, TagDef, Times, ValueType, Values, Writer, v1,
@@ -18,7 +20,7 @@ use tagmill_proto::v1::ingest_client::IngestClient;
 use tagmill_proto::v1::server_message::Message as Hear;
 use tagmill_proto::v1::{GoAwayReason, NackCode, RejectReason, TagColumn};
 use tagmill_server::lifecycle::{ServeOptions, Server};
-use tagmill_storage::Clock;
+use tagmill_storage::{Clock, SystemClock};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -615,7 +617,7 @@ async fn an_open_address_needs_a_flag() {
     let database = Database::open(folder.path(), tagmill::Options::default()).unwrap();
     let listen = ([0, 0, 0, 0], 0).into();
     let options = ServeOptions { listen, ..ServeOptions::default() };
-    let refused = Server::start(database.clone(), options.clone()).await.err().expect("refused");
+    let refused = Server::start(database.clone(), options.clone()).await.expect_err("refused");
     assert!(refused.to_string().contains("--insecure-no-auth"), "{refused}");
     let options = ServeOptions { insecure_no_auth: true, ..options };
     let server = Server::start(database, options).await.unwrap();
