@@ -217,6 +217,8 @@ fn config() -> SessionConfig {
     options.optimizer.subset_repartition_threshold = 1;
     // Joins with `tags` reach the scan as a list of tags.
     options.optimizer.hash_join_inlist_pushdown_max_distinct_values = 10_000;
+    // A scan has as many parts as are worth having; dealing out the batches of one loses more than it gains.
+    options.optimizer.enable_round_robin_repartition = false;
     options.execution.sort_pushdown_buffer_capacity = SORT_AHEAD_BYTES;
     config
 }

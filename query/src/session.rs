@@ -14,7 +14,9 @@ use datafusion::execution::{
     FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder,
 };
 use datafusion::logical_expr::ScalarUDF;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::stream::{
+    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
+};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
@@ -25,7 +27,7 @@ use crate::catalog::catalogs;
 use crate::database::Database;
 use crate::error::{Error, Result, into_datafusion};
 use crate::functions::label::Label;
-use crate::limits::PLAN_STACK_BYTES;
+use crate::limits::{BATCHES_AHEAD, PLAN_STACK_BYTES};
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
 use crate::selection::Notices;
@@ -150,7 +152,10 @@ impl Session {
                 .unwrap_or(Err(Error::Timeout(timeout)))?,
         };
         let schema = plan.schema();
-        let stream = execute_stream(plan, tasks)?;
+        let mut stream = execute_stream(plan, tasks)?;
+        if timeout.is_some() {
+            stream = in_own_task(stream);
+        }
         let stream = within_limits(
             stream,
             timeout.map(|timeout| (started + timeout, timeout)),
@@ -206,6 +211,21 @@ async fn plan(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>>
         .verify_plan(&plan)?;
     check_depth(&plan)?;
     Ok(state.create_physical_plan(&plan).await?)
+}
+
+/// Runs a stream beside the task that reads it, which can then stop waiting although an operator does not pause.
+fn in_own_task(mut stream: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let mut builder = RecordBatchReceiverStreamBuilder::new(stream.schema(), BATCHES_AHEAD);
+    let sender = builder.tx();
+    builder.spawn(async move {
+        while let Some(batch) = stream.next().await {
+            if sender.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    builder.build()
 }
 
 /// Ends a stream at its deadline or after too many rows.

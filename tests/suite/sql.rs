@@ -285,3 +285,16 @@ fn many_statements_run_at_once() {
         }
     });
 }
+
+#[path = "../../query/examples/sql.rs"]
+#[expect(dead_code, reason = "an example has a main, a module has none")]
+mod example;
+
+#[test]
+fn the_example_of_the_library_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let shown = on_runtime(example::run(directory.path())).unwrap();
+    for part in ["| U1   | 708 ", "BadSensorFailure", "notice: no tag is named 'U1/TT-110.PV'"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+}

@@ -211,7 +211,7 @@ mod tests {
         let at = utc(2026, 3, 19, 13, 45);
         let start = |buckets: Buckets| buckets.range_of(at).unwrap().0;
         assert_eq!(start(Buckets::utc(width("1 week"), None)), utc(2026, 3, 16, 0, 0));
-        assert_eq!(start(Buckets::utc(width("2 weeks"), None)), utc(2026, 3, 9, 0, 0));
+        assert_eq!(start(Buckets::utc(width("2 weeks"), None)), utc(2026, 3, 16, 0, 0));
         assert_eq!(start(Buckets::utc(width("1 month"), None)), utc(2026, 3, 1, 0, 0));
         assert_eq!(start(Buckets::utc(width("1 quarter"), None)), utc(2026, 1, 1, 0, 0));
         assert_eq!(start(Buckets::utc(width("1 year"), None)), utc(2026, 1, 1, 0, 0));

@@ -91,9 +91,8 @@ fn estimate(snapshot: &Snapshot, tags: &[TagId], range: TimeRange) -> u64 {
     if tags.is_empty() {
         return 0;
     }
-    let everything = tags.len() == snapshot.registry().iter().count();
     snapshot.estimate_rows(&ScanRequest {
-        tags: if everything { TagSelection::All } else { TagSelection::Only(tags.into()) },
+        tags: TagSelection::Only(tags.into()),
         range,
         descending: false,
         limit: None,
