@@ -173,11 +173,6 @@ pub(crate) fn put_i64(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// Appends eight bytes, every bit pattern kept.
-pub(crate) fn put_f64(out: &mut Vec<u8>, value: f64) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
 /// Bytes that [`put_varint`] appends.
 pub(crate) const fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
@@ -242,7 +237,7 @@ mod tests {
         put_u32(&mut bytes, 0x0304_0506);
         put_u64(&mut bytes, 7);
         put_i64(&mut bytes, -8);
-        put_f64(&mut bytes, -0.0);
+        bytes.extend_from_slice(&(-0.0f64).to_le_bytes());
         assert_eq!(bytes[..6], [2, 1, 6, 5, 4, 3]);
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u16(), Ok(0x0102));

@@ -179,9 +179,10 @@ fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Re
         return Ok(SealedUntil::new());
     }
     match checkpoint::read(disk, loaded.state.latest_file) {
-        Ok((latest, sealed_until)) => {
-            view.latest = latest;
-            Ok(sealed_until)
+        Ok(checkpoint) => {
+            view.latest = checkpoint.latest;
+            view.renew_latest(&checkpoint.stale);
+            Ok(checkpoint.sealed_until)
         }
         Err(Error::Corrupt { .. }) => {
             let mut sealed_until = SealedUntil::new();

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tagmill_storage::Options;
-use tagmill_storage::disk::sim::{Random, SimDisk};
+use tagmill_storage::disk::sim::{Call, Failure, Fault, Random, SimDisk};
 use tagmill_tests::harness::{Harness, Place};
+use tagmill_tests::observe;
 use tagmill_tests::seeds::{Case, seeds};
 use tagmill_tests::steps::Step;
 
@@ -181,4 +182,123 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
             harness.check();
         }
     }
+}
+
+/// The ways in which a kind of call can fail.
+fn failures_of(call: Call) -> &'static [Failure] {
+    use Failure::{FlippedBit, Io, NoSpace, ReadOnly, TooManyFiles};
+    match call {
+        Call::Create => &[Io, NoSpace, TooManyFiles, ReadOnly],
+        Call::Write | Call::Truncate => &[Io, NoSpace],
+        Call::Open => &[Io, TooManyFiles],
+        Call::Read => &[Io, FlippedBit],
+        Call::CreateDir | Call::Rename | Call::Remove => &[Io, ReadOnly],
+        Call::Sync | Call::SyncDir | Call::List | Call::Len => &[Io],
+        Call::Lock => &[],
+    }
+}
+
+/// Every call from `begin` on, failing in every way, once and for ever.
+fn each_fault(before: &SimDisk, after: &SimDisk, mut run: impl FnMut(Fault)) -> u64 {
+    let mut faults = 0;
+    for call in Call::ALL {
+        for nth in before.calls(call)..after.calls(call) {
+            for failure in failures_of(call) {
+                for times in [1, u64::MAX] {
+                    let after = nth - before.calls(call);
+                    run(Fault { call, path: String::new(), after, times, failure: *failure });
+                    faults += 1;
+                }
+            }
+        }
+    }
+    faults
+}
+
+/// After errors the power goes, or only the process; then nothing acknowledged is lost, nothing refused is there.
+fn recover_from_errors(harness: &mut Harness) {
+    disk_of(harness).clear_faults();
+    if harness.random.once_in(3) {
+        harness.kill();
+    } else {
+        harness.crash();
+    }
+    harness.is_faulty = false;
+    harness.open();
+    harness.check();
+    harness.perform(Step::Append);
+    recover(harness);
+    harness.close();
+}
+
+#[test]
+fn errors_at_every_call_of_scripts() {
+    let seeds = seeds(1);
+    println!("seed {}", seeds[0]);
+    let _case = Case::new("crash::errors_at_every_call_of_scripts", seeds[0]);
+    let (started, mut faults) = (Instant::now(), 0);
+    for (number, script) in SCRIPTS.iter().enumerate() {
+        let mut random = Random::new(seeds[0] ^ (number as u64) << 32);
+        let seed = random.bits();
+        let start = |random: &mut Random| {
+            let mut harness = quiet(seed, &SimDisk::new(random.bits()));
+            harness.open();
+            harness
+        };
+        let mut harness = start(&mut random);
+        let before = disk_of(&harness).fork(0);
+        play(&mut harness, script);
+        faults += each_fault(&before, &disk_of(&harness), |fault| {
+            let mut harness = start(&mut random);
+            harness.trace(|| format!("{fault:?}"));
+            disk_of(&harness).add_fault(fault);
+            harness.is_faulty = true;
+            play(&mut harness, script);
+            harness.random = random.split();
+            if harness.random.once_in(2) {
+                harness.close();
+            }
+            recover_from_errors(&mut harness);
+        });
+    }
+    println!("{faults} faults in {:?}", started.elapsed());
+}
+
+#[test]
+fn errors_at_every_call_of_recovery() {
+    let seeds = seeds(1);
+    println!("seed {}", seeds[0]);
+    let _case = Case::new("crash::errors_at_every_call_of_recovery", seeds[0]);
+    let (started, mut faults) = (Instant::now(), 0);
+    for (number, script) in SCRIPTS.iter().enumerate() {
+        let mut random = Random::new(seeds[0] ^ (number as u64) << 32);
+        let seed = random.bits();
+        // The same state each time: what the script left when the power went after it.
+        let left = |random: &mut Random| {
+            let mut harness = quiet(seed, &SimDisk::new(seed));
+            harness.open();
+            play(&mut harness, script);
+            harness.crash();
+            harness.random = random.split();
+            harness
+        };
+        let mut harness = left(&mut random);
+        let before = disk_of(&harness).fork(0);
+        harness.open();
+        faults += each_fault(&before, &disk_of(&harness), |fault| {
+            if fault.failure == Failure::FlippedBit {
+                return; // a wrong bit in the log's last group cannot be told from a tear
+            }
+            let mut harness = left(&mut random);
+            harness.trace(|| format!("{fault:?}"));
+            disk_of(&harness).add_fault(fault);
+            harness.is_faulty = true;
+            if harness.try_open().is_ok() {
+                let snapshot = harness.engine().snapshot();
+                harness.read(&snapshot, &observe::everything());
+            }
+            recover_from_errors(&mut harness);
+        });
+    }
+    println!("{faults} faults in {:?}", started.elapsed());
 }

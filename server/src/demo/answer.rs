@@ -5,10 +5,13 @@
 //! agree to a relative 1e-9, since addition has no agreed order. It knows no question in
 //! particular.
 
+use std::fmt;
+
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
+use tagmill_storage::Rfc3339;
 
 /// One value of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +28,18 @@ pub enum Cell {
     Near(f64),
     /// An instant, nanoseconds since 1970 UTC.
     Time(i64),
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Text(text) => f.write_str(text),
+            Self::Whole(number) => number.fmt(f),
+            Self::Exact(number) | Self::Near(number) => number.fmt(f),
+            Self::Time(ns) => Rfc3339(*ns).fmt(f),
+        }
+    }
 }
 
 impl Cell {
@@ -109,17 +124,25 @@ fn cells_of(column: &dyn Array) -> Result<Vec<Cell>, ArrowError> {
 /// The first difference between the expected rows and the database's, in words.
 pub fn difference(expected: &[Vec<Cell>], actual: &[Vec<Cell>]) -> Option<String> {
     for (index, want) in expected.iter().enumerate() {
+        let row = index + 1;
         let Some(got) = actual.get(index) else {
-            return Some(format!("row {} is missing: expected {want:?}", index + 1));
+            return Some(format!("row {row} is missing: expected {}", words(want)));
         };
-        let met =
-            want.len() == got.len() && want.iter().zip(got).all(|(want, got)| want.is_met_by(got));
-        if !met {
-            return Some(format!("row {}: expected {want:?}, got {got:?}", index + 1));
+        if want.len() != got.len() {
+            return Some(format!("row {row}: expected {}, got {}", words(want), words(got)));
+        }
+        let differs = |(want, got): (&Cell, &Cell)| !want.is_met_by(got);
+        if let Some(at) = want.iter().zip(got).position(differs) {
+            let (want, got) = (&want[at], &got[at]);
+            return Some(format!("row {row}, column {}: expected {want}, got {got}", at + 1));
         }
     }
     let extra = actual.get(expected.len())?;
-    Some(format!("row {} is too many: {extra:?}", expected.len() + 1))
+    Some(format!("row {} is too many: {}", expected.len() + 1, words(extra)))
+}
+
+fn words(row: &[Cell]) -> String {
+    row.iter().map(Cell::to_string).collect::<Vec<_>>().join(" | ")
 }
 
 #[cfg(test)]
@@ -159,7 +182,8 @@ mod tests {
         assert_eq!(difference(&rows(&[1, 2]), &rows(&[1, 2])), None);
         assert!(difference(&rows(&[1, 2]), &rows(&[1])).unwrap().contains("row 2 is missing"));
         assert!(difference(&rows(&[1]), &rows(&[1, 2])).unwrap().contains("too many"));
-        assert!(difference(&rows(&[1, 2]), &rows(&[1, 3])).unwrap().starts_with("row 2: expected"));
+        let named = difference(&rows(&[1, 2]), &rows(&[1, 3])).unwrap();
+        assert_eq!(named, "row 2, column 1: expected 2, got 3");
     }
 
     #[test]

@@ -164,8 +164,8 @@ impl Day {
             [Class::Fast, Class::Normal, Class::Slow, Class::Change].map(count);
         let tags = signals.len();
         let rates = format!(
-            "{UNITS} units, {tags} tags: {fast} read every second, {normal} every 5 s, {slow} every \
-             10 s, {change} on change"
+            "{UNITS} units, {tags} tags: {fast} read every second, {normal} every 5 s, \
+             {slow} every 10 s, {change} on change"
         );
         paper.fact("plant", &[&rates])?;
         let (start_ns, end_ns) = self.plan.window();

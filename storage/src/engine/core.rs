@@ -307,6 +307,20 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Tries again to find latest samples that could not be read.
+    pub(crate) fn renew_stale(&self) {
+        if self.view().stale.is_empty() {
+            return;
+        }
+        let _install = lock(&self.install);
+        let mut view = View::clone(&self.view());
+        let stale = std::mem::take(&mut view.stale);
+        view.renew_latest(&stale);
+        self.swap(view);
+    }
+}
+
 /// What recovery hands to a new core.
 pub(crate) struct Start {
     pub(crate) incarnation: u64,
@@ -347,7 +361,7 @@ impl View {
         }
     }
 
-    /// Finds the latest samples of tags anew. A tag whose newest chunk cannot be read shows none.
+    /// Finds the latest samples of tags anew. A tag whose newest chunk cannot be read shows none until it can.
     pub(crate) fn renew_latest(&mut self, tags: &[TagId]) {
         if tags.is_empty() {
             return;
@@ -357,7 +371,13 @@ impl View {
             let only = TagSelection::Only(Arc::from([*tag]));
             let mut request = ScanRequest::new(only, crate::time::TimeRange::ALL);
             (request.descending, request.limit) = (true, Some(1));
-            let newest = snapshot.scan(request).next().and_then(Result::ok);
+            let newest = match snapshot.scan(request).next().transpose() {
+                Ok(newest) => newest,
+                Err(_) => {
+                    self.stale.push(*tag);
+                    None
+                }
+            };
             let entry = newest.and_then(|batch| {
                 let value = batch.values.get(0)?;
                 let text = match &value {

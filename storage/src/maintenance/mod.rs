@@ -31,12 +31,13 @@ pub(crate) enum Request {
 
 /// How often the thread looks around by itself.
 const TICK: Duration = Duration::from_millis(50);
-/// How long a failed seal rests before it is tried again.
+/// How long a failed step rests before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Works until the engine closes.
 pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
     let mut rest_until: Option<Instant> = None;
+    let mut renewed = Instant::now();
     loop {
         match inbox.recv_timeout(TICK) {
             Ok(Request::Seal(reply)) => {
@@ -49,6 +50,10 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
         }
         if core.is_closed() {
             return;
+        }
+        if renewed.elapsed() >= RETRY {
+            renewed = Instant::now();
+            core.renew_stale();
         }
         let may_seal = rest_until.is_none_or(|until| Instant::now() >= until);
         match plan::plan(&situation(core), &core.options) {

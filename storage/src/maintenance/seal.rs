@@ -70,7 +70,7 @@ fn write_and_commit(
     let old_checkpoint = ledger.state.latest_file;
     let latest_file = old_checkpoint + 1;
     outputs.paths.push(checkpoint::path(latest_file));
-    checkpoint::write(disk, latest_file, &view.latest, &sealed_until)?;
+    checkpoint::write(disk, latest_file, &view.latest, &view.stale, &sealed_until)?;
     let unlogged = unlogged_through(core, view.durable_seq);
     let valid = ledger.state.registry_bytes;
     let registry_bytes = ledger.registry_log.append(valid, &unlogged)?;

@@ -20,6 +20,15 @@ const HEADER_BYTES: usize = 32;
 /// Newest sealed time of each tag by its id; `i64::MIN` where nothing is sealed.
 pub(crate) type SealedUntil = Vec<i64>;
 
+/// What a checkpoint says.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoint {
+    pub(crate) latest: LatestTable,
+    /// Tags whose latest sample was not known when it was written.
+    pub(crate) stale: Vec<TagId>,
+    pub(crate) sealed_until: SealedUntil,
+}
+
 /// Name of checkpoint `number`.
 pub(crate) fn path(number: u64) -> String {
     format!("latest-{number:016x}.ckpt")
@@ -36,9 +45,14 @@ pub(crate) fn write(
     disk: &Arc<dyn Disk>,
     checkpoint: u64,
     latest: &LatestTable,
+    stale: &[TagId],
     sealed_until: &SealedUntil,
 ) -> Result<()> {
     let mut body = Vec::new();
+    for tag in stale {
+        put_varint(&mut body, u64::from(tag.0) + 1);
+    }
+    put_varint(&mut body, 0);
     for (tag, entry) in latest.iter() {
         put_varint(&mut body, u64::from(tag.0) + 1);
         put_zigzag(&mut body, entry.time_ns);
@@ -77,7 +91,7 @@ pub(crate) fn write(
 }
 
 /// Reads checkpoint `number`.
-pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<(LatestTable, SealedUntil)> {
+pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<Checkpoint> {
     let path = path(checkpoint);
     let io = |e| Error::io("read checkpoint", &path, e);
     let file = disk.open(&path).map_err(io)?;
@@ -87,7 +101,7 @@ pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<(LatestTable
     decode(&mut bytes, checkpoint).map_err(|why| Error::corrupt("checkpoint", &path, 0, why.0))
 }
 
-fn decode(bytes: &mut [u8], checkpoint: u64) -> Result<(LatestTable, SealedUntil), Malformed> {
+fn decode(bytes: &mut [u8], checkpoint: u64) -> Result<Checkpoint, Malformed> {
     let crc_field = bytes.get_mut(HEADER_BYTES - 4..HEADER_BYTES).ok_or(Malformed("too short"))?;
     let mut crc = [0; 4];
     crc.copy_from_slice(crc_field);
@@ -100,6 +114,10 @@ fn decode(bytes: &mut [u8], checkpoint: u64) -> Result<(LatestTable, SealedUntil
         return Err(Malformed("magic or version does not match"));
     }
     reader.take(HEADER_BYTES - 10)?;
+    let mut stale = Vec::new();
+    while let Some(tag) = next_tag(&mut reader)? {
+        stale.push(tag);
+    }
     let mut latest = LatestTable::default();
     while let Some(tag) = next_tag(&mut reader)? {
         let time_ns = reader.zigzag()?;
@@ -117,7 +135,7 @@ fn decode(bytes: &mut [u8], checkpoint: u64) -> Result<(LatestTable, SealedUntil
     if reader.remaining() > 0 {
         return Err(Malformed("longer than its content"));
     }
-    Ok((latest, sealed_until))
+    Ok(Checkpoint { latest, stale, sealed_until })
 }
 
 /// Notes that samples of `tag` up to `time_ns` are sealed.

@@ -24,6 +24,8 @@ pub(crate) struct View {
     pub(crate) registry: Registry,
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) latest: LatestTable,
+    /// Tags whose latest sample could not be read when a delete hid the one before; tried again behind the scenes.
+    pub(crate) stale: Vec<TagId>,
     /// The newest durable record: nothing beyond it is in here.
     pub(crate) durable_seq: Seq,
 }
