@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod plain;
+mod remote;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -36,6 +36,7 @@ pub(crate) fn held(value: Value, quality: Quality) -> Held {
         _ if quality.is_bad() => Held::Nothing,
         Value::F64(x) => Held::F64(x.to_bits()),
         Value::I64(x) => Held::I64(x),
+        Value::Bool(x) => Held::I64(i64::from(x)),
         Value::Text(text) => Held::Text(text),
         other => panic!("no such type in these files: {other:?}"),
     }

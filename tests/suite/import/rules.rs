@@ -15,12 +15,18 @@ use super::{engine, import_into, stored};
 
 /// Fails after some batches, as a full disk or a lost server would.
 #[derive(Debug)]
-struct Breaks {
-    inner: LocalSink,
+pub(crate) struct Breaks<S> {
+    inner: S,
     after: u64,
 }
 
-impl Sink for Breaks {
+impl<S> Breaks<S> {
+    pub(crate) fn new(inner: S, after: u64) -> Self {
+        Self { inner, after }
+    }
+}
+
+impl<S: Sink> Sink for Breaks<S> {
     fn begin(&mut self, id: &str) -> Result<u64> {
         self.inner.begin(id)
     }
@@ -64,7 +70,7 @@ fn a_broken_import_goes_on_where_it_stopped_and_is_written_once() {
 
     let engine = engine(&dir.path().join("db"));
     let inner = LocalSink::new(Arc::clone(&engine));
-    let failed = run(&import, &mut Breaks { inner, after: 2 }, &|_, _, _| {}).unwrap_err();
+    let failed = run(&import, &mut Breaks::new(inner, 2), &|_, _, _| {}).unwrap_err();
     assert!(failed.to_string().contains("broken on purpose"), "{failed}");
 
     let second = import_into(&engine, &import);
