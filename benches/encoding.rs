@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use tagmill_storage::encoding;
 use tagmill_storage::limits::CHUNK_SAMPLES_MAX;
-use tagmill_storage::sample::Value;
-use tagmill_storage::tag::ValueType;
+use tagmill_storage::{Value, ValueType};
 
 /// Chunks of a family: more than the caches nearest to the core hold, as in a real scan.
 const CHUNKS: usize = 24;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use tagmill::arrow::util::pretty::pretty_format_batches;
@@ -47,6 +48,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Writes, asks, and gives the answers as text.
+///
+/// # Errors
+/// What the database says.
 pub async fn run(folder: &Path) -> Result<String, Box<dyn Error>> {
     let database = Database::open(folder, Options::default())?;
     write(&database)?;
@@ -55,10 +59,10 @@ pub async fn run(folder: &Path) -> Result<String, Box<dyn Error>> {
     for statement in statements(QUESTIONS) {
         let answer = session.execute(statement).await?;
         for notice in &answer.notices {
-            shown += &format!("notice: {notice}\n");
+            writeln!(shown, "notice: {notice}")?;
         }
         let batches = answer.collect().await?;
-        shown += &format!("{}\n\n", pretty_format_batches(&batches)?);
+        writeln!(shown, "{}\n", pretty_format_batches(&batches)?)?;
     }
     drop(session);
     database.close()?;

@@ -5,6 +5,12 @@
 //! [`steps`] (the two side by side), [`fixture`] (data of the SQL tests), [`seeds`] (how a failure is repeated), [`clock`], [`watch`] (readers beside the
 //! writers).
 
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    reason = "a panic is how a test fails, and errors are those of the engine"
+)]
+
 pub mod answers;
 pub mod clock;
 pub mod fixture;

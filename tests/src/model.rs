@@ -155,9 +155,9 @@ impl Model {
     /// Which samples of a batch are taken and which are refused.
     pub fn judge(&self, defines: &[(TagId, TagDefinition)], batch: &Batch, now_ns: i64) -> Judged {
         let type_of = |tag: TagId| {
-            let defined = defines.iter().find(|(id, _)| *id == tag).map(|(_, d)| d);
+            let new = defines.iter().find(|(id, _)| *id == tag).map(|(_, d)| d);
             let known = self.tags.get(&tag).map(|t| &t.definition).filter(|d| !d.name.is_empty());
-            known.or(defined).map(|definition| definition.value_type)
+            known.or(new).map(|definition| definition.value_type)
         };
         let mut judged = Judged::default();
         for (part, column) in batch.columns.iter().enumerate() {

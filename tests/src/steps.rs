@@ -109,13 +109,12 @@ impl Harness {
             return;
         }
         let defined = self.engine().define(&tags);
-        let change = match &defined {
-            Ok(ids) => Change::Define(ids.iter().copied().zip(tags).collect()),
-            Err(_) => {
-                // New tags may be there or not, under ids that were not told: they are not compared.
-                let known = |tag: TagDefinition| Some((self.settled.find(&tag.name)?, tag));
-                Change::Define(tags.into_iter().filter_map(known).collect())
-            }
+        let change = if let Ok(ids) = &defined {
+            Change::Define(ids.iter().copied().zip(tags).collect())
+        } else {
+            // New tags may be there or not, under ids that were not told: they are not compared.
+            let known = |tag: TagDefinition| Some((self.settled.find(&tag.name)?, tag));
+            Change::Define(tags.into_iter().filter_map(known).collect())
         };
         self.note(change, defined.map(|_| DURABLE));
     }
@@ -164,7 +163,7 @@ impl Harness {
                 return; // nothing was written
             }
         }
-        self.note(change, appended.map(answer_of));
+        self.note(change, appended.as_ref().map(answer_of).map_err(Clone::clone));
     }
 
     fn judge(&self, batch: &Batch) -> (Change, Judged) {
@@ -201,7 +200,7 @@ impl Harness {
             Ok(appended) => {
                 assert!(!appended.repeated, "{seq} after {mark} passed for a repetition");
                 check_answer(&judged, &change, &appended);
-                self.note(change, Ok(answer_of(appended)));
+                self.note(change, Ok(answer_of(&appended)));
             }
             Err(error) if seq == mark + 1 => self.note(change, Err(error)),
             Err(error) => assert!(self.may_fail(), "{error}"),
@@ -391,7 +390,7 @@ impl Harness {
     }
 }
 
-fn answer_of(appended: Appended) -> Answer {
+fn answer_of(appended: &Appended) -> Answer {
     Answer { seq: Some(appended.seq), is_durable: appended.durable }
 }
 

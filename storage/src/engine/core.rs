@@ -371,13 +371,11 @@ impl View {
             let only = TagSelection::Only(Arc::from([*tag]));
             let mut request = ScanRequest::new(only, crate::time::TimeRange::ALL);
             (request.descending, request.limit) = (true, Some(1));
-            let newest = match snapshot.scan(request).next().transpose() {
-                Ok(newest) => newest,
-                Err(_) => {
-                    self.stale.push(*tag);
-                    None
-                }
-            };
+            let newest = snapshot.scan(request).next().transpose();
+            let newest = newest.unwrap_or_else(|_unreadable| {
+                self.stale.push(*tag);
+                None
+            });
             let entry = newest.and_then(|batch| {
                 let value = batch.values.get(0)?;
                 let text = match &value {
