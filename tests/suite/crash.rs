@@ -57,7 +57,7 @@ fn power_cuts_at_random_moments() {
         harness.samples_max = harness.samples_max.min(300);
         disk.crash_after_changes(1 + harness.random.below(300));
         let mut is_open = begin(&mut harness);
-        for _ in 0..1 + harness.random.below(4) {
+        for _ in 0..=harness.random.below(4) {
             for _ in 0..harness.random.below(60) {
                 if is_open && !harness.is_down() {
                     harness.step();
@@ -104,7 +104,7 @@ fn quiet(seed: u64, disk: &SimDisk) -> Harness {
     let mut harness = Harness::new(seed, Place::Sim(disk.clone()));
     harness.options = Options {
         wal_bytes: 128 << 10,
-        seal_age: Duration::from_secs(3_600),
+        seal_age: Duration::from_hours(1),
         busy_wait: Duration::from_secs(2),
         ..Options::default()
     };

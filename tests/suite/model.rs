@@ -120,7 +120,9 @@ fn many_writers_and_readers_see_whole_batches_only() {
                     let snapshot = engine.snapshot();
                     let rows = observe::rows(&snapshot).unwrap();
                     let mut counts: BTreeMap<TagId, u64> = BTreeMap::new();
-                    rows.keys().for_each(|(tag, _)| *counts.entry(*tag).or_default() += 1);
+                    for (tag, _) in rows.keys() {
+                        *counts.entry(*tag).or_default() += 1;
+                    }
                     for (writer, mine) in tags.chunks(TAGS).enumerate() {
                         let count = |tag: &TagId| counts.get(tag).copied().unwrap_or(0);
                         let whole = count(&mine[0]);

@@ -6,12 +6,13 @@
 //! answers into the files instead of comparing them: read the diff.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sqllogictest::{
     DB, DBOutput, DefaultColumnType, Runner, default_column_validator, default_normalizer,
     default_validator,
 };
-use tagmill::arrow::array::{Array, AsArray, RecordBatch};
+use tagmill::arrow::array::{AsArray, RecordBatch};
 use tagmill::arrow::datatypes::{DataType, Int64Type};
 use tagmill::arrow::util::display::{ArrayFormatter, FormatOptions};
 use tagmill::{Batch, Database, Qualities, Session, TagColumn, TagDefinition, ValueType, Values};
@@ -48,7 +49,7 @@ impl DB for Client {
         let Self { runtime, session } = self;
         let (schema, notices, batches) = runtime.block_on(async {
             let answer = session.execute(sql).await?;
-            let (schema, notices) = (answer.schema.clone(), answer.notices.clone());
+            let (schema, notices) = (Arc::clone(&answer.schema), answer.notices.clone());
             Ok::<_, tagmill::Error>((schema, notices, answer.collect().await?))
         })?;
         if schema.fields().is_empty() && !sql.trim_start().to_lowercase().starts_with("select") {
@@ -287,7 +288,7 @@ fn many_statements_run_at_once() {
 }
 
 #[path = "../../query/examples/sql.rs"]
-#[expect(dead_code, reason = "an example has a main, a module has none")]
+#[expect(dead_code, unreachable_pub, reason = "an example has a main, a module has none")]
 mod example;
 
 #[test]

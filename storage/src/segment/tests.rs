@@ -158,7 +158,7 @@ fn filtered(all: &SeriesBuf, range: TimeRange, (values, qualities): (bool, bool)
 
 /// Everything that reading must answer, compared with the samples written.
 fn check(segment: &Arc<Segment>, all: &[SeriesBuf], seed: u64) {
-    verify(&segment).unwrap();
+    verify(segment).unwrap();
     assert_eq!(read_all(segment, all).unwrap(), all);
     let mut spans = Vec::new();
     segment
