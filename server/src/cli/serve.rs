@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tagmill::Database;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::failure::{Failure, Result};
 use crate::lifecycle::{LISTEN, ServeOptions, Server};
@@ -15,7 +16,8 @@ Examples:
   tagmill serve --data plant --listen 127.0.0.1:7500
 
 Gateways send samples to the address by gRPC (proto/tagmill/v1/ingest.proto, docs/ingest.md);
-'tagmill sql --connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.";
+'tagmill sql --connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.
+The log goes to standard error; TAGMILL_LOG=debug says more, TAGMILL_LOG=warn less.";
 
 /// Serves a database to gateways and analysts.
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,7 @@ pub struct Args {
 /// If the database cannot be opened or the address not be used.
 pub fn run(args: Args) -> Result<()> {
     let Args { data, listen, insecure_no_auth } = args;
+    start_log();
     let database = Database::open(&data, tagmill::Options::default())
         .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
     let options = ServeOptions { listen, insecure_no_auth, ..ServeOptions::default() };
@@ -62,6 +65,14 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     eprintln!("stopped: everything acknowledged is on disk");
     Ok(())
+}
+
+/// Writes what happens to standard error: from `info` up, or what the variable `TAGMILL_LOG` says.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("TAGMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever runs this inside another program may have a log already.
+    drop(log.try_init());
 }
 
 /// Waits for Ctrl-C or, on Unix, SIGTERM.
