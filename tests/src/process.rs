@@ -1,7 +1,8 @@
 //! A real server in a process of its own, to be killed.
 
+use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,12 @@ use tagmill_client::Query;
 /// How long a server may take to start, on a machine that is busy with other tests.
 const START_MAX: Duration = Duration::from_mins(1);
 
-/// A running server. Dropping it kills it.
+/// A running server. Dropping it kills it. What it says goes into a file beside its data, shown if the test fails.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     address: String,
+    log: PathBuf,
 }
 
 impl Server {
@@ -23,8 +25,10 @@ impl Server {
     /// # Panics
     /// If it does not.
     pub async fn start(program: &str, data: &Path, address: &str) -> Self {
-        let child = spawn(program, data, address, Stdio::inherit());
-        let mut server = Self { child, address: address.to_owned() };
+        let log = data.with_extension("log");
+        let file = File::create(&log).expect("a file beside the data");
+        let child = spawn(program, data, address, file.into());
+        let mut server = Self { child, address: address.to_owned(), log };
         let started = Instant::now();
         while !server.answers().await {
             let ended = server.child.try_wait().expect("the server is a child of this process");
@@ -49,6 +53,8 @@ impl Server {
         assert!(ended.is_none(), "the server ended by itself: {ended:?}");
         self.child.kill().expect("a running child can be killed");
         self.child.wait().expect("a killed child ends");
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        assert!(!said.contains("panicked"), "{said}");
     }
 }
 
@@ -57,6 +63,9 @@ impl Drop for Server {
         // It may be dead already, which is what is wanted.
         self.child.kill().ok();
         self.child.wait().ok();
+        if std::thread::panicking() {
+            eprintln!("the server said: {}", fs::read_to_string(&self.log).unwrap_or_default());
+        }
     }
 }
 

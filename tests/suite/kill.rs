@@ -207,7 +207,7 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let address = free_address(seed);
+    let address = free_address(random.bits());
     let mut server = Server::start(PROGRAM, &data, &address).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut gateways = Vec::new();
