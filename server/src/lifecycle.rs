@@ -211,6 +211,11 @@ fn close(database: Database) -> tagmill::Result<()> {
     }
 }
 
+/// Waits for a signal. A sender that is gone means the same.
+pub(crate) async fn turns_true(signal: &mut watch::Receiver<bool>) {
+    drop(signal.wait_for(|is_set| *is_set).await);
+}
+
 fn runtime(name: &str) -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.thread_name(name).enable_all().build().map_err(Error::Threads)
@@ -247,8 +252,7 @@ async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .serve_with_incoming_shutdown(doors, ReceiverStream::new(connections), async move {
-            // A sender that is gone means the same.
-            drop(stop.wait_for(|stop| *stop).await);
+            turns_true(&mut stop).await;
         })
         .await;
     accepting.abort();

@@ -24,6 +24,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::lifecycle::turns_true;
 use crate::status::of_query;
 
 /// Statements that run at once.
@@ -84,8 +85,6 @@ impl Query for QueryService {
         let mut stopping = self.stopping.clone();
         self.runtime.spawn(async move {
             let _admitted = admitted;
-            // The value it waits for is held by a lock guard, which must not live across an await.
-            let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
             let answering = async {
                 let _turn = running.acquire().await;
                 answer(&database, &sql, settings, &answers).await
@@ -93,7 +92,7 @@ impl Query for QueryService {
             tokio::select! {
                 // Whoever asked has gone: what was started ends here.
                 () = answers.closed() => {}
-                () = stopped => {
+                () = turns_true(&mut stopping) => {
                     let status = Status::unavailable("the server shuts down");
                     drop(answers.send(Err(status)).await);
                 }

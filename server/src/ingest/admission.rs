@@ -36,7 +36,8 @@ impl Admission {
 
     /// Waits for the memory of a batch of `encoded` bytes that announces `samples` in columns.
     pub(super) async fn acquire(&self, encoded: usize, samples: u64) -> Result<Grant, Status> {
-        let bytes = BATCH_BYTES + encoded as u64 * 2 + samples.saturating_mul(SAMPLE_BYTES);
+        let of_samples = samples.saturating_mul(SAMPLE_BYTES);
+        let bytes = of_samples.saturating_add(BATCH_BYTES + encoded as u64 * 2);
         let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, self.units);
         let memory = Arc::clone(&self.memory);
         let closed = |_| Status::unavailable("the server shuts down");

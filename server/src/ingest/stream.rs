@@ -24,6 +24,7 @@ use super::disconnect::mark_disconnect;
 use super::progress::{Outcome, Progress, Refusal};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
+use crate::lifecycle::turns_true;
 use crate::status::{blocking, of_join};
 
 /// How long a gateway may take to say hello.
@@ -182,8 +183,8 @@ impl Stream<'_> {
         loop {
             let arrived = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => return Ok(End::Stopping),
-                _ = fenced.wait_for(|fenced| *fenced) => return Ok(End::Fenced),
+                () = turns_true(&mut stopping) => return Ok(End::Stopping),
+                () = turns_true(fenced) => return Ok(End::Fenced),
                 () = self.halt.notified() => {
                     let engine = &self.service.engine;
                     let is_fenced = engine.is_fenced(&self.gateway, self.generation);
