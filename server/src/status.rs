@@ -26,8 +26,8 @@ pub(crate) fn of_query(error: &tagmill::Error) -> Status {
     use tagmill::Error as Query;
     let code = match error {
         Query::Storage(error) => return of_storage(error),
-        Query::Sql(_) | Query::Setting(_) => Code::InvalidArgument,
-        Query::ReadOnly(_) => Code::PermissionDenied,
+        // Not a matter of permission: nobody may write through SQL.
+        Query::Sql(_) | Query::Setting(_) | Query::ReadOnly(_) => Code::InvalidArgument,
         Query::Limit(_) => Code::ResourceExhausted,
         Query::Timeout(_) => Code::DeadlineExceeded,
         _ => Code::Internal,

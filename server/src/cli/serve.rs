@@ -1,5 +1,6 @@
 //! `tagmill serve`: the server, until it is told to stop.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -70,7 +71,10 @@ pub fn run(args: Args) -> Result<()> {
 /// Writes what happens to standard error: from `info` up, or what the variable `TAGMILL_LOG` says.
 fn start_log() {
     let filter = EnvFilter::try_from_env("TAGMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // Whoever runs this inside another program may have a log already.
     drop(log.try_init());
 }
