@@ -14,6 +14,7 @@
 pub mod answers;
 pub mod clock;
 pub mod fixture;
+pub mod fuzz;
 pub mod harness;
 pub mod model;
 pub mod observe;

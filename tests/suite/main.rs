@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod fuzz;
 mod grpc;
 mod import;
 mod kill;

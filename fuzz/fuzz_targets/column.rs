@@ -1,0 +1,8 @@
+//! Columns: any bytes either decode or are refused. `cargo fuzz run column ../tests/corpus/column` in this folder.
+
+#![no_main]
+
+#[path = "../../tests/src/fuzz.rs"]
+mod fuzz;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::column(data));
