@@ -7,8 +7,8 @@
 //! SQL, networks, async runtimes. Disk and clock are handed in ([`Engine::open_on`]).
 //!
 //! # Reading order
-//! [`engine`] knows the whole flow. Then, from the disk up: [`disk`], [`encoding`], [`chunk`], [`segment`], [`wal`], [`head`],
-//! [`registry`], [`manifest`], [`scan`], [`maintenance`], [`recovery`]. The bytes of every file: `docs/format/`.
+//! `engine` knows the whole flow. Then, from the disk up: `disk`, `encoding`, `chunk`, `segment`, `wal`, `head`,
+//! `registry`, `manifest`, `scan`, `maintenance`, `recovery`. The bytes of every file: `docs/format/`.
 
 mod bytes;
 mod checksum;

@@ -6,7 +6,7 @@
 //! simulation, so that a rerun knows what must be in it.
 //!
 //! Reading order: [`equipment`] and [`plant`] (the plant), [`signals`] and [`feed`] (its gateway),
-//! [`ledger`] (what was sent), [`questions`] and [`answer`] (what is asked, what must come back),
+//! [`ledger`] (what was sent), [`mod@questions`] and [`answer`] (what is asked, what must come back),
 //! [`link`] (the line to the server), [`live`], [`report`] (how it looks).
 
 pub mod answer;
