@@ -18,7 +18,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     result
 }
 
-fn run(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// Does all of it in `directory`.
+///
+/// # Errors
+/// What the engine says.
+pub fn run(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::open(directory, Options::default())?;
 
     // Tags have a name, a type that never changes, and attributes that people may edit later.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod examples;
 mod fuzz;
 mod grpc;
 mod import;
