@@ -587,7 +587,7 @@ pub enum RejectReason {
     OutOfRange = 6,
     /// The column or scan block cannot be read, or its lengths do not agree.
     Malformed = 7,
-    /// A text is longer than 1 MiB, or the batch holds too many samples.
+    /// A text is longer than 64 KiB, or the batch holds too many samples.
     TooLong = 8,
     /// The tag's name or definition is refused.
     BadDefinition = 9,

@@ -279,3 +279,27 @@ fn a_name_is_free_again_only_after_a_rename_or_delete() {
     let text = engine.define(&[TagDefinition::new("c", ValueType::Text)]).unwrap_err();
     assert!(text.to_string().contains("f64"), "types never change: {text}");
 }
+
+#[test]
+fn verify_names_each_damaged_place_and_the_rest_is_served() {
+    let disk = SimDisk::new(10);
+    let engine = open(&disk, small()).unwrap();
+    let (bad, good) = (tag(&engine, "bad"), tag(&engine, "good"));
+    let samples: Vec<(i64, f64)> = (0..3_000).map(|at| (at, (at as f64).sqrt())).collect();
+    engine.append(batch(bad, &samples)).unwrap();
+    engine.append(batch(good, &samples)).unwrap();
+    engine.seal().unwrap();
+    assert_eq!(engine.verify(&mut |error| panic!("{error}")), 0);
+    drop(engine);
+
+    let engine = open(&disk, small()).unwrap();
+    let file = engine.snapshot().segments()[0].file.clone();
+    disk.flip_bit(&file, 8 * 400); // within the first chunk, which is the first tag's
+    let mut found = Vec::new();
+    assert_eq!(engine.verify(&mut |error| found.push(error.to_string())), 1);
+    assert!(found[0].contains(&file) && found[0].contains("#0"), "{}", found[0]);
+    let only = TagSelection::Only(Arc::from([bad]));
+    let refused = engine.snapshot().scan(ScanRequest::new(only, TimeRange::ALL)).next().unwrap();
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    assert_eq!(rows(&engine.snapshot(), good), samples);
+}

@@ -105,7 +105,7 @@ pub fn fit(cell: Cell<'_>, target: ValueType, decimal: char) -> Fit {
         (Cell::F64(x), _) if x.is_nan() => Fit::NoValue(Quality::BAD),
         (Cell::F32(x), _) if x.is_nan() => Fit::NoValue(Quality::BAD),
         (Cell::Text(words), _) if words.len() > TEXT_VALUE_BYTES_MAX => {
-            Fit::Refused("a text longer than 1 MiB")
+            Fit::Refused("a text longer than 64 KiB")
         }
         (Cell::Text(words), ValueType::Text) => {
             let is_marker = text::is_marker(words);
