@@ -13,7 +13,7 @@ test *FILTER:
 
 # Every crash test again, from the seed a failure printed.
 crash SEED:
-    TAGMILL_SEED={{SEED}} cargo test -p tagmill-tests --test suite --locked -- --nocapture crash
+    TAGMILL_SEED={{SEED}} cargo test -p tagmill-engine-tests --test engine --locked -- --nocapture crash
 
 # Writes the golden files that are missing. A released one never changes: delete nothing here.
 golden:

@@ -29,15 +29,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tagmill-client", &["tagmill-proto"]),
     ("tagmill", &["tagmill-storage"]),
     ("tagmill-server", &["tagmill", "tagmill-storage", "tagmill-proto", "tagmill-client"]),
+    ("tagmill-engine-tests", &["tagmill-storage"]),
     ("tagmill-tests", &EVERYTHING),
     ("tagmill-benches", &EVERYTHING),
 ];
-const EVERYTHING: [&str; 6] = [
+const EVERYTHING: [&str; 7] = [
     "tagmill",
     "tagmill-storage",
     "tagmill-proto",
     "tagmill-client",
     "tagmill-server",
+    "tagmill-engine-tests",
     "tagmill-tests",
 ];
 

@@ -16,8 +16,8 @@ use tagmill::Database;
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{Quality, Rfc3339, TagId, TimeRange, Value, limits};
 
-use crate::harness::Harness;
-use crate::model::{Cell, Key, Model};
+use tagmill_engine_tests::harness::Harness;
+use tagmill_engine_tests::model::{Cell, Key, Model};
 
 const COLUMNS: &str = "tag_id, tag, ts, value, value_int, value_text, value_raw, quality, good";
 
@@ -180,40 +180,38 @@ fn draw_query(model: &Model, random: &mut Random) -> (String, Vec<Row>) {
     (sql, rows)
 }
 
-impl Harness {
-    /// SQL over the open engine against the model: everything, the latest, counts per tag, and some random parts.
-    ///
-    /// # Panics
-    /// If an answer differs.
-    pub fn check_sql(&mut self) {
-        self.engine().sync().expect("a healthy disk");
-        self.settle_doubts();
-        let database = Database::over(std::sync::Arc::clone(self.engine())).expect("SQL starts");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let run = |sql: &str| {
-            let answer = runtime.block_on(database.sql(sql));
-            answer.unwrap_or_else(|error| panic!("{sql}: {error}"))
-        };
-        let model = &self.settled;
-        let everything = format!("SELECT {COLUMNS} FROM samples ORDER BY tag_id, ts");
-        let expected: Vec<Row> = model.rows.iter().map(|pair| Row::expected(model, pair)).collect();
-        expect_rows(&everything, &expected, &rows_of(model, &run(&everything)));
+/// SQL over the open engine against the model: everything, the latest, counts per tag, and some random parts.
+///
+/// # Panics
+/// If an answer differs.
+pub fn check_sql(harness: &mut Harness) {
+    harness.engine().sync().expect("a healthy disk");
+    harness.settle_doubts();
+    let database = Database::over(std::sync::Arc::clone(harness.engine())).expect("SQL starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let run = |sql: &str| {
+        let answer = runtime.block_on(database.sql(sql));
+        answer.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    };
+    let model = &harness.settled;
+    let everything = format!("SELECT {COLUMNS} FROM samples ORDER BY tag_id, ts");
+    let expected: Vec<Row> = model.rows.iter().map(|pair| Row::expected(model, pair)).collect();
+    expect_rows(&everything, &expected, &rows_of(model, &run(&everything)));
 
-        let latest = format!("SELECT {COLUMNS} FROM latest ORDER BY tag_id");
-        let newest = |(id, _)| Some((id, model.latest(id)?));
-        let expected: Vec<Row> = model
-            .live()
-            .filter_map(newest)
-            .map(|(id, (ts, cell))| Row::expected(model, (&(id, ts), cell)))
-            .collect();
-        expect_rows(&latest, &expected, &rows_of(model, &run(&latest)));
+    let latest = format!("SELECT {COLUMNS} FROM latest ORDER BY tag_id");
+    let newest = |(id, _)| Some((id, model.latest(id)?));
+    let expected: Vec<Row> = model
+        .live()
+        .filter_map(newest)
+        .map(|(id, (ts, cell))| Row::expected(model, (&(id, ts), cell)))
+        .collect();
+    expect_rows(&latest, &expected, &rows_of(model, &run(&latest)));
 
-        check_counts(model, &run(COUNTS));
-        for _ in 0..4 {
-            let (sql, expected) = draw_query(model, &mut self.random);
-            expect_rows(&sql, &expected, &rows_of(model, &run(&sql)));
-        }
+    check_counts(model, &run(COUNTS));
+    for _ in 0..4 {
+        let (sql, expected) = draw_query(model, &mut harness.random);
+        expect_rows(&sql, &expected, &rows_of(model, &run(&sql)));
     }
 }
 

@@ -1,9 +1,7 @@
-//! What the tests of Tagmill share: the model of a database, workloads by seed, and the harness that drives both.
+//! What the tests of the whole program share. The model and the harness of the engine are in `tests/engine`.
 //!
 //! # Reading order
-//! [`model`] (what ought to be), [`workload`] (what is written), [`observe`] and [`answers`] (what the engine and SQL show), [`harness`] and
-//! [`steps`] (the two side by side), [`fixture`] (data of the SQL tests), [`seeds`] (how a failure is repeated), [`clock`], [`watch`] (readers beside the
-//! writers).
+//! [`answers`] (what SQL shows, against the model), [`fixture`] (data of the SQL tests), [`process`] (the real binary).
 
 #![expect(
     clippy::missing_panics_doc,
@@ -12,14 +10,5 @@
 )]
 
 pub mod answers;
-pub mod clock;
 pub mod fixture;
-pub mod fuzz;
-pub mod harness;
-pub mod model;
-pub mod observe;
 pub mod process;
-pub mod seeds;
-pub mod steps;
-pub mod watch;
-pub mod workload;

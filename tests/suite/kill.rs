@@ -13,11 +13,11 @@ use arrow::ipc::reader::StreamReader;
 use tagmill_client::{
     Admin, BatchBuilder, Gateway, GatewayOptions, Piece, Query, TagDef, ValueType,
 };
+use tagmill_engine_tests::observe;
+use tagmill_engine_tests::seeds::{Case, seeds};
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{DAY_NS, Engine, Options, SECOND_NS, Snapshot, Value};
-use tagmill_tests::observe;
 use tagmill_tests::process::{Server, free_address, refused};
-use tagmill_tests::seeds::{Case, seeds};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tagmill-under-test");
 const GATEWAYS: usize = 3;
@@ -203,7 +203,8 @@ async fn check_all_by_sql(address: &str, written: &[Written]) {
 async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let seed = seeds(1)[0];
     println!("seed {seed}");
-    let _case = Case::new("kill::fifty_kills_lose_nothing_that_was_acknowledged", seed);
+    let _case =
+        Case::of("tagmill-tests", "kill::fifty_kills_lose_nothing_that_was_acknowledged", seed);
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -2,10 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod bad_input;
-mod crash;
 mod examples;
-mod fuzz;
 mod grpc;
 mod import;
 mod kill;

@@ -4,15 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tagmill_engine_tests::clock::TestClock;
+use tagmill_engine_tests::model::{Rows, difference, pairs};
+use tagmill_engine_tests::observe;
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
     Batch, Engine, Error, Options, Qualities, RejectReason, Result, SECOND_NS, ScanRequest,
     TagColumn, TagDefinition, TagEdit, TagId, TagSelection, TimeRange, Value, ValueType, Values,
     limits,
 };
-use tagmill_tests::clock::TestClock;
-use tagmill_tests::model::{Rows, difference, pairs};
-use tagmill_tests::observe;
 
 const NOW_NS: i64 = 1_767_225_600 * SECOND_NS;
 

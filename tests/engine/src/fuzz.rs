@@ -1,4 +1,4 @@
-//! Bodies of the fuzz targets. `fuzz/` runs them under libFuzzer; `tests/suite/fuzz.rs` replays the corpus in `cargo test`.
+//! Bodies of the fuzz targets. `fuzz/` runs them under libFuzzer; `tests/engine/suite/fuzz.rs` replays the corpus in `cargo test`.
 //!
 //! A body panics when a claim breaks. It needs nothing but the bytes it is given.
 

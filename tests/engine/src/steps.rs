@@ -8,8 +8,9 @@ use tagmill_storage::{
     TagDefinition, TagEdit, TagId, TagSelection, TimeRange, ValueType,
 };
 
-use crate::harness::{Answer, Harness};
+use crate::harness::{Answer, Harness, Place};
 use crate::model::{Change, Judged, difference, pairs};
+use crate::watch::Watch;
 use crate::workload;
 
 const DURABLE: Answer = Answer { seq: None, is_durable: true };
@@ -55,6 +56,39 @@ impl Step {
 }
 
 impl Harness {
+    /// Lives through `lives` times of up to `steps` random steps, closed or killed and opened again after each; `look` is
+    /// called at the end of each with everything settled that can be.
+    pub fn live(&mut self, lives: u64, steps: u64, look: &mut dyn FnMut(&mut Self)) {
+        self.open();
+        for _ in 0..lives {
+            let watch = self.keeps_history.then(|| {
+                let seed = self.random.bits();
+                Watch::start(self.engine(), 2, seed)
+            });
+            for _ in 0..self.random.below(steps) {
+                self.step();
+                if self.random.once_in(12) {
+                    self.check();
+                }
+            }
+            if let Some(watch) = watch {
+                self.engine().sync().expect("a healthy disk");
+                self.settle_doubts();
+                watch.check(&self.history);
+            }
+            self.check();
+            look(self);
+            if matches!(self.place, Place::Sim(_)) && self.random.once_in(3) {
+                self.kill();
+            } else {
+                self.close();
+            }
+            self.open();
+        }
+        self.check();
+        self.close();
+    }
+
     /// Does one thing.
     pub fn step(&mut self) {
         let step = Step::draw(&mut self.random);

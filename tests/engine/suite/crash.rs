@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tagmill_engine_tests::harness::{Harness, Place};
+use tagmill_engine_tests::observe;
+use tagmill_engine_tests::seeds::{Case, seeds};
+use tagmill_engine_tests::steps::Step;
 use tagmill_storage::Options;
 use tagmill_storage::disk::sim::{Call, Failure, Fault, Random, SimDisk};
-use tagmill_tests::harness::{Harness, Place};
-use tagmill_tests::observe;
-use tagmill_tests::seeds::{Case, seeds};
-use tagmill_tests::steps::Step;
 
 fn disk_of(harness: &Harness) -> SimDisk {
     match &harness.place {

@@ -24,24 +24,30 @@ fn number(variable: &str) -> Option<u64> {
 /// Says at a failure how to repeat it.
 #[derive(Debug)]
 pub struct Case {
+    package: &'static str,
     test: &'static str,
     seed: u64,
 }
 
 impl Case {
-    /// Begins a case of `test`, the path of the test within the suite.
+    /// Begins a case of `test`, the path of the test within the engine's tests.
     pub const fn new(test: &'static str, seed: u64) -> Self {
-        Self { test, seed }
+        Self::of(env!("CARGO_PKG_NAME"), test, seed)
+    }
+
+    /// Begins a case of a test of another package.
+    pub const fn of(package: &'static str, test: &'static str, seed: u64) -> Self {
+        Self { package, test, seed }
     }
 }
 
 impl Drop for Case {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Self { test, seed } = self;
+            let Self { package, test, seed } = self;
             eprintln!(
                 "seed {seed} failed; repeat it with\n    \
-                 TAGMILL_SEED={seed} cargo test -p tagmill-tests --test suite -- --exact {test}"
+                 TAGMILL_SEED={seed} cargo test -p {package} -- --exact {test}"
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tagmill_tests::fuzz;
+use tagmill_engine_tests::fuzz;
 
 #[test]
 fn the_corpus_of_columns_breaks_no_claim() {

@@ -1,0 +1,8 @@
+//! Every test that drives a whole storage engine, in one binary: one link, one place.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod bad_input;
+mod crash;
+mod fuzz;
+mod model;
