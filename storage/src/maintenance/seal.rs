@@ -82,6 +82,7 @@ fn write_and_commit(
         latest_file,
         marks: marks(view),
         tombstones: needed(&view.tombstones, &version),
+        ..ledger.state.clone()
     };
     let edit = Edit { remove: Vec::new(), add: metas, state: state.clone() };
     let everything = || snapshot_edit(&version, &state);

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::bytes::{Malformed, Reader, put_varint};
+use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 use crate::head::tombstone::Tombstone;
 use crate::ids::{SegmentId, Seq};
-use crate::registry::change::{count, put_text, text};
+use crate::registry::change::{count, number, put_text, text};
+use crate::segment::damage::Damage;
 use crate::segment::meta::SegmentMeta;
+use crate::tag::TagId;
 use crate::wal::record::{Delete, delete, put_delete};
 
 /// What must survive when the log up to the floor is gone.
@@ -25,6 +27,12 @@ pub(crate) struct State {
     pub(crate) marks: Vec<(Arc<str>, u64, u64)>,
     /// Deletes that may still hide rows of segments.
     pub(crate) tombstones: Vec<Arc<Tombstone>>,
+    /// Retention classes whose raw samples have ended, and before which time. Ascending by name.
+    pub(crate) horizons: Vec<(Arc<str>, i64)>,
+    /// Backfills that are done, by the id the caller gave, and the seq of their samples. Ascending by id.
+    pub(crate) imports: Vec<(Arc<str>, Seq)>,
+    /// Places known to be unreadable. Ascending by segment and tag.
+    pub(crate) quarantine: Vec<Arc<Damage>>,
 }
 
 /// One atomic change of the live segments.
@@ -63,6 +71,25 @@ impl Edit {
             let (tags, who) = (Arc::clone(tags), Arc::clone(who));
             put_delete(out, &Delete { tags, range: *range, who });
         }
+        put_varint(out, state.horizons.len() as u64);
+        for (class, horizon_ns) in &state.horizons {
+            put_text(out, class);
+            put_zigzag(out, *horizon_ns);
+        }
+        put_varint(out, state.imports.len() as u64);
+        for (import, seq) in &state.imports {
+            put_text(out, import);
+            put_varint(out, seq.0);
+        }
+        put_varint(out, state.quarantine.len() as u64);
+        for damage in &state.quarantine {
+            put_varint(out, damage.segment.0);
+            put_varint(out, u64::from(damage.first_tag.0));
+            put_varint(out, u64::from(damage.last_tag.0));
+            put_zigzag(out, damage.first_ns);
+            put_zigzag(out, damage.last_ns);
+            put_text(out, &damage.why);
+        }
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -88,6 +115,26 @@ impl Edit {
             }
             let Delete { tags, range, who } = delete(reader)?;
             state.tombstones.push(Arc::new(Tombstone { seq, tags, range, who }));
+        }
+        for _ in 0..count(reader, 2)? {
+            state.horizons.push((text(reader)?, reader.zigzag()?));
+        }
+        for _ in 0..count(reader, 2)? {
+            state.imports.push((text(reader)?, Seq(reader.varint()?)));
+        }
+        for _ in 0..count(reader, 6)? {
+            let segment = SegmentId(reader.varint()?);
+            let (first_tag, last_tag) = (TagId(number(reader)?), TagId(number(reader)?));
+            let (first_ns, last_ns) = (reader.zigzag()?, reader.zigzag()?);
+            let why = text(reader)?;
+            state.quarantine.push(Arc::new(Damage {
+                segment,
+                first_tag,
+                last_tag,
+                first_ns,
+                last_ns,
+                why,
+            }));
         }
         if reader.remaining() > 0 {
             return Err(Malformed("the edit is longer than its content"));

@@ -27,7 +27,7 @@ use crate::segment::meta::SegmentMeta;
 use edit::{Edit, State};
 
 const MAGIC: [u8; 8] = *b"TMMAN\r\n\x1a";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 64;
 const FRAME_HEADER_BYTES: usize = 16;
 /// Above this length the next edit begins a new file.
@@ -216,6 +216,10 @@ fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
     }
     if version > VERSION {
         return Err(Error::TooNew { path: path.into(), found: version, supported: VERSION });
+    }
+    if version < VERSION {
+        let why = "its format version was never released: make the database anew";
+        return Err(Error::corrupt("manifest", path, 8, why));
     }
     if said_number != number {
         return Err(bad(0, "the file has another's name"));

@@ -28,6 +28,8 @@ pub(crate) mod reader;
 
 pub(crate) mod cursor;
 
+pub(crate) mod damage;
+
 mod verify;
 
 #[cfg(test)]
