@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use tagmill_storage::encoding;
+use tagmill_storage::encoding::{self, Effort};
 use tagmill_storage::limits::CHUNK_SAMPLES_MAX;
 use tagmill_storage::{Value, ValueType};
 
@@ -48,8 +48,10 @@ impl Column {
 
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Times(times) => encoding::encode_times(times, out),
-            Self::Words(value_type, words) => encoding::encode_words(*value_type, words, out),
+            Self::Times(times) => encoding::encode_times(times, Effort::Light, out),
+            Self::Words(value_type, words) => {
+                encoding::encode_words(*value_type, words, Effort::Light, out)
+            }
         }
     }
 

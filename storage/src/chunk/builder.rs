@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::bytes::put_varint;
 use crate::chunk::{CHUNK_TEXT_BYTES_MAX, ChunkEntry, Extent, Series, Statistics};
-use crate::encoding;
+use crate::encoding::{self, Effort};
 use crate::limits::{CHUNK_SAMPLES_MAX, PACKED_TAG_SAMPLES_MAX};
 use crate::tag::{TagId, ValueType};
 
@@ -48,24 +48,24 @@ pub(crate) struct Columns {
 
 impl Columns {
     /// Makes the columns those of a plain chunk.
-    pub(crate) fn encode(&mut self, series: Series<'_>) -> ChunkEntry {
+    pub(crate) fn encode(&mut self, series: Series<'_>, effort: Effort) -> ChunkEntry {
         let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) else {
             unreachable!("a chunk has at least one row");
         };
         self.times.clear();
-        encoding::encode_times(series.times, &mut self.times);
-        let values_bytes = self.encode_body(series);
+        encoding::encode_times(series.times, effort, &mut self.times);
+        let values_bytes = self.encode_body(series, effort);
         let tags = (series.tag, series.tag);
         self.entry(tags, false, series, (first_ns, last_ns), values_bytes)
     }
 
     /// Encodes values and qualities; returns the bytes of the values.
-    fn encode_body(&mut self, series: Series<'_>) -> u32 {
+    fn encode_body(&mut self, series: Series<'_>, effort: Effort) -> u32 {
         self.body.clear();
         if series.value_type == ValueType::Text {
             encoding::encode_texts(series.texts, &mut self.body);
         } else {
-            encoding::encode_words(series.value_type, series.words, &mut self.body);
+            encoding::encode_words(series.value_type, series.words, effort, &mut self.body);
         }
         let values_bytes = length(&self.body);
         encoding::encode_qualities(series.qualities, &mut self.body);
@@ -158,7 +158,7 @@ impl PackedBuilder {
     }
 
     /// Makes `columns` those of a chunk with all rows taken, and begins anew; `None` if there are none.
-    pub(crate) fn encode(&mut self, columns: &mut Columns) -> Option<ChunkEntry> {
+    pub(crate) fn encode(&mut self, columns: &mut Columns, effort: Effort) -> Option<ChunkEntry> {
         let first_ns = *self.times.iter().min()?;
         let last_ns = *self.times.iter().max()?;
         let tag_at = |position: Option<&i64>| {
@@ -174,8 +174,8 @@ impl PackedBuilder {
             qualities: &self.qualities,
         };
         columns.times.clear();
-        self.encode_times(first_ns, &mut columns.times);
-        let values_bytes = columns.encode_body(rows);
+        self.encode_times(first_ns, effort, &mut columns.times);
+        let values_bytes = columns.encode_body(rows, effort);
         let entry = columns.entry(tags, true, rows, (first_ns, last_ns), values_bytes);
         self.tags.clear();
         self.more_rows.clear();
@@ -188,7 +188,7 @@ impl PackedBuilder {
     }
 
     /// Table and times. Times are counted in the greatest unit that divides all of them, from the chunk's first.
-    fn encode_times(&self, base_ns: i64, out: &mut Vec<u8>) {
+    fn encode_times(&self, base_ns: i64, effort: Effort, out: &mut Vec<u8>) {
         let mut starts = Vec::with_capacity(self.tags.len());
         let mut steps = Vec::with_capacity(self.times.len() - self.tags.len());
         let mut rest = self.times.as_slice();
@@ -211,13 +211,15 @@ impl PackedBuilder {
             out.extend_from_slice(&column);
         };
         put_varint(out, self.tags.len() as u64);
-        put_column(out, &|out| encoding::encode_times(&self.tags, out));
-        put_column(out, &|out| encoding::encode_words(ValueType::I64, &self.more_rows, out));
+        put_column(out, &|out| encoding::encode_times(&self.tags, effort, out));
+        put_column(out, &|out| {
+            encoding::encode_words(ValueType::I64, &self.more_rows, effort, out)
+        });
         out.extend_from_slice(&base_ns.to_le_bytes());
         put_varint(out, unit_ns);
-        put_column(out, &|out| encoding::encode_words(ValueType::I64, &starts, out));
+        put_column(out, &|out| encoding::encode_words(ValueType::I64, &starts, effort, out));
         if !steps.is_empty() {
-            encoding::encode_words(ValueType::I64, &steps, out);
+            encoding::encode_words(ValueType::I64, &steps, effort, out);
         }
     }
 }

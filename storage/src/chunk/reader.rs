@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use crate::chunk::Series;
     use crate::chunk::builder::{Columns, PackedBuilder};
+    use crate::encoding::Effort;
 
     fn series<'a>(tag: u32, times: &'a [i64], zeros: &'a (Vec<u64>, Vec<u32>)) -> Series<'a> {
         Series {
@@ -292,7 +293,7 @@ mod tests {
         let zeros = (vec![0; 8_192], vec![0; 8_192]);
         for times in [grid, slowing, burst, late, vec![i64::MIN], vec![-5, i64::MAX - 5]] {
             let mut columns = Columns::default();
-            let entry = columns.encode(series(1, &times, &zeros));
+            let entry = columns.encode(series(1, &times, &zeros), Effort::Light);
             let ends: Vec<i64> = (0..40)
                 .map(|i| times[(times.len() - 1) * i / 39].saturating_add(i as i64 % 3 - 1))
                 .chain([i64::MIN, i64::MAX])
@@ -317,7 +318,7 @@ mod tests {
         packed.push(series(9, &[6], &zeros));
         packed.push(series(11, &[-20, i64::MAX], &zeros));
         let mut columns = Columns::default();
-        let entry = packed.encode(&mut columns).unwrap();
+        let entry = packed.encode(&mut columns, Effort::Light).unwrap();
         let rows = PackedRows::decode(&entry, &columns.times).unwrap();
         assert_eq!(rows.tags(), [3, 9, 11]);
         assert_eq!(rows.times(), [5, 7, 11, 6, -20, i64::MAX]);

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, Nesting, code, decimal, integers, ranks, raw, runs};
+use super::{Effort, Kind, Nesting, code, decimal, integers, ranks, raw, runs};
 use crate::bytes::{Malformed, Reader, put_u32, put_u64, put_zigzag};
 use crate::limits::VECTOR_ROWS;
 
@@ -24,6 +24,11 @@ enum Choice {
     Raw,
     Decimal(decimal::Scale),
     Ranks(ranks::Ranks),
+}
+
+/// Appends the code and the column of a chunk.
+pub(super) fn encode_top(kind: Kind, words: &[u64], _effort: Effort, out: &mut Vec<u8>) {
+    encode(kind, words, Nesting::Top, out);
 }
 
 /// Appends the code and the column.

@@ -40,6 +40,16 @@ use crate::tag::ValueType;
 /// Rows of a column that decoders accept.
 pub const COLUMN_ROWS_MAX: usize = 65_536;
 
+/// How hard an encoder tries. It changes sizes, never values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// As fast as samples come: seals, and whatever will be written again.
+    #[default]
+    Light,
+    /// For what stays: the last compaction of a partition.
+    Final,
+}
+
 /// Codes of encodings. Part of the format: a number is never given a second meaning.
 mod code {
     pub(super) const CONSTANT: u8 = 1;
@@ -75,8 +85,8 @@ pub fn name(code: u8) -> &'static str {
 ///
 /// # Panics
 /// If they do not.
-pub fn encode_times(times: &[i64], out: &mut Vec<u8>) {
-    times::encode(times, out);
+pub fn encode_times(times: &[i64], effort: Effort, out: &mut Vec<u8>) {
+    times::encode(times, effort, out);
 }
 
 /// Appends `rows` of a column of `count` times to `out`; they ascend strictly.
@@ -93,8 +103,8 @@ pub fn decode_times(
 }
 
 /// Appends a column of numeric values in their word form, see [`crate::sample::Value::to_word`].
-pub fn encode_words(value_type: ValueType, words: &[u64], out: &mut Vec<u8>) {
-    column::encode(Kind::of(value_type), words, Nesting::Top, out);
+pub fn encode_words(value_type: ValueType, words: &[u64], effort: Effort, out: &mut Vec<u8>) {
+    column::encode_top(Kind::of(value_type), words, effort, out);
 }
 
 /// Appends `rows` of a column of `count` words to `out`.

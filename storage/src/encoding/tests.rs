@@ -36,8 +36,8 @@ impl Column {
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![0xEE];
         match self {
-            Self::Times(v) => encode_times(v, &mut out),
-            Self::Words(value_type, v) => encode_words(*value_type, v, &mut out),
+            Self::Times(v) => encode_times(v, Effort::Light, &mut out),
+            Self::Words(value_type, v) => encode_words(*value_type, v, Effort::Light, &mut out),
             Self::Texts(v) => encode_texts(v, &mut out),
             Self::Qualities(v) => encode_qualities(v, &mut out),
         }

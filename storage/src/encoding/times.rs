@@ -9,13 +9,13 @@
 
 use std::ops::Range;
 
-use super::{code, integers};
+use super::{Effort, code, integers};
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 
 const NOT_ASCENDING: Malformed = Malformed("times do not ascend");
 
 /// Appends the code and the column.
-pub(super) fn encode(times: &[i64], out: &mut Vec<u8>) {
+pub(super) fn encode(times: &[i64], _effort: Effort, out: &mut Vec<u8>) {
     assert!(times.is_sorted_by(|a, b| a < b), "times ascend strictly");
     let first = times.first().copied().unwrap_or(0);
     let step = times.get(1).map_or(1, |second| second.wrapping_sub(first).cast_unsigned());

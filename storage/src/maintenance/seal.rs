@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::chunk::series::SeriesBuf;
+use crate::encoding::Effort;
 use crate::engine::core::{Core, lock};
 use crate::error::{Error, Result};
 use crate::head::run::Run;
@@ -26,7 +27,7 @@ use crate::scan::snapshot::View;
 use crate::segment::Segment;
 use crate::segment::meta::{SegmentKind, SegmentMeta};
 use crate::segment::name::SegmentName;
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
 
 /// The books of what is sealed. Owned by the maintenance thread.
@@ -156,7 +157,8 @@ fn write_rows(
         next_segment.0 += 1;
         let identity = crate::ids::random();
         paths.push(SegmentName::new(0, first_ns, id).path());
-        SegmentWriter::create(core.disk.as_ref(), id, kind, identity, seqs, first_ns)
+        let plan = SegmentPlan { id, kind, identity, seqs, first_ns, effort: Effort::Light };
+        SegmentWriter::create(core.disk.as_ref(), plan)
     };
     let mut next = vec![0; runs.len()];
     while let Some((tag, value_type)) = smallest(runs, &next) {

@@ -11,10 +11,11 @@ use crate::checksum::crc32;
 use crate::chunk::{Series, SeriesBuf, Statistics};
 use crate::disk::Disk;
 use crate::disk::sim::{Call, Failure, Fault, SimDisk};
+use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::segment::layout::{FOOTER_BYTES, encode_footer};
 use crate::segment::name::SEGMENTS_DIR;
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
@@ -86,10 +87,15 @@ fn series(tag: u32, value_type: ValueType, rows: usize, seed: u64) -> SeriesBuf 
 }
 
 fn write(disk: &SimDisk, id: u64, identity: u64, all: &[SeriesBuf]) -> Result<SegmentMeta> {
-    let seqs = (Seq(3), Seq(9));
-    let id = SegmentId(id);
-    let kind = SegmentKind::Base;
-    let mut writer = SegmentWriter::create(disk, id, kind, identity, seqs, START_NS)?;
+    let plan = SegmentPlan {
+        id: SegmentId(id),
+        kind: SegmentKind::Base,
+        identity,
+        seqs: (Seq(3), Seq(9)),
+        first_ns: START_NS,
+        effort: Effort::Light,
+    };
+    let mut writer = SegmentWriter::create(disk, plan)?;
     for series in all {
         writer.push(series.as_series())?;
     }

@@ -15,6 +15,7 @@ use crate::checksum::crc32;
 use crate::chunk::builder::{Columns, PackedBuilder, piece_rows};
 use crate::chunk::{ChunkEntry, Series};
 use crate::disk::{Disk, DiskFile};
+use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::segment::layout::{
     CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
@@ -25,6 +26,23 @@ use crate::{SegmentId, Seq};
 
 /// Bytes collected before they go to the disk.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// What is settled of a segment before its first sample comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentPlan {
+    /// Number of the segment, never used before.
+    pub id: SegmentId,
+    /// Base or late.
+    pub kind: SegmentKind,
+    /// Random; seeds every checksum in the file.
+    pub identity: u64,
+    /// Least and greatest sequence number of a record it holds samples of.
+    pub seqs: (Seq, Seq),
+    /// Not after the first sample.
+    pub first_ns: i64,
+    /// How hard the encoders try.
+    pub effort: Effort,
+}
 
 /// A segment file being written.
 #[derive(Debug)]
@@ -37,6 +55,7 @@ pub(crate) struct SegmentWriter {
     /// Bytes not on the disk yet; they go to `written`.
     buffer: Vec<u8>,
     written: u64,
+    effort: Effort,
     last_tag: Option<TagId>,
     columns: Columns,
     /// One per value type, in the order of the type numbers.
@@ -45,18 +64,12 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Makes the file of a raw segment. `identity` is random, `first_ns` not after the first sample.
+    /// Makes the file of a raw segment.
     ///
     /// # Errors
     /// If the file exists or the disk refuses.
-    pub(crate) fn create(
-        disk: &dyn Disk,
-        id: SegmentId,
-        kind: SegmentKind,
-        identity: u64,
-        seqs: (Seq, Seq),
-        first_ns: i64,
-    ) -> Result<Self> {
+    pub(crate) fn create(disk: &dyn Disk, plan: SegmentPlan) -> Result<Self> {
+        let SegmentPlan { id, kind, identity, seqs, first_ns, effort } = plan;
         assert!(seqs.0 <= seqs.1, "a segment's seqs ascend");
         let meta = SegmentMeta {
             id,
@@ -86,6 +99,7 @@ impl SegmentWriter {
             meta,
             buffer,
             written: 0,
+            effort,
             last_tag: None,
             columns: Columns::default(),
             packed: ValueType::ALL.map(PackedBuilder::new),
@@ -134,7 +148,7 @@ impl SegmentWriter {
         while from < series.len() {
             let left = series.slice(from..series.len());
             let rows = piece_rows(left);
-            let entry = self.columns.encode(left.slice(0..rows));
+            let entry = self.columns.encode(left.slice(0..rows), self.effort);
             self.put_chunk(entry)?;
             from += rows;
         }
@@ -173,7 +187,7 @@ impl SegmentWriter {
     }
 
     fn put_packed(&mut self, slot: usize) -> Result<()> {
-        match self.packed[slot].encode(&mut self.columns) {
+        match self.packed[slot].encode(&mut self.columns, self.effort) {
             Some(entry) => self.put_chunk(entry),
             None => Ok(()),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tagmill_storage::ValueType;
 use tagmill_storage::encoding::{
-    decode_qualities, decode_texts, decode_times, decode_words, encode_words,
+    Effort, decode_qualities, decode_texts, decode_times, decode_words, encode_words,
 };
 
 /// Any bytes read as any kind of column give values or are refused, and give as many values as were asked for. What was
@@ -49,7 +49,7 @@ fn words(value_type: ValueType, bytes: &[u8], count: usize) {
     }
     assert_eq!(words.len(), count);
     let (mut written, mut again) = (Vec::new(), Vec::new());
-    encode_words(value_type, &words, &mut written);
+    encode_words(value_type, &words, Effort::Light, &mut written);
     decode_words(value_type, &written, count, 0..count, &mut again).expect("our own bytes decode");
     assert_eq!(again, words);
 }
