@@ -27,6 +27,10 @@ proto:
 bench NAME *ARGS:
     cargo bench -p tagmill-benches --bench {{NAME}} --locked -- {{ARGS}}
 
+# One benchmark of the engine alone, which builds in seconds, e.g. `just bench-engine encoding`.
+bench-engine NAME *ARGS:
+    cargo bench -p tagmill-engine-benches --bench {{NAME}} --locked -- {{ARGS}}
+
 # The plant in a box: server, simulator, five questions; stays up until Ctrl-C.
 demo *ARGS:
     cargo run --release --locked -- demo {{ARGS}}

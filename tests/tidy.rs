@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tagmill-engine-tests", &["tagmill-storage"]),
     ("tagmill-tests", &EVERYTHING),
     ("tagmill-benches", &EVERYTHING),
+    ("tagmill-engine-benches", &["tagmill-storage"]),
 ];
 const EVERYTHING: [&str; 7] = [
     "tagmill",

@@ -2,7 +2,7 @@
 //! 40 M or more, and sizes stay within those of docs/format/encoding.md.
 //!
 //! Prints one line a family: the encoding chosen, bytes a value, millions of values a second
-//! written and read. Run with `cargo bench -p tagmill-benches --bench encoding`; a word as argument
+//! written and read. Run with `cargo bench -p tagmill-engine-benches --bench encoding`; a word as argument
 //! selects families that contain it.
 
 use std::hint::black_box;

@@ -1,0 +1,3 @@
+//! Benchmarks of the storage engine: each file beside this folder is one, and states the claim it defends.
+//!
+//! They are a crate of their own so that `cargo bench -p tagmill-engine-benches` builds the engine and nothing else.
