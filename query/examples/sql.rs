@@ -2,14 +2,13 @@
 //!
 //! Run it with `cargo run -p tagmill --example sql`. Give it a folder to keep the database.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use tagmill::arrow::util::pretty::pretty_format_batches;
 use tagmill::{
-    Batch, Database, Options, Qualities, Quality, TagAttributes, TagColumn, TagDefinition,
+    Batch, Database, Labels, Options, Qualities, Quality, TagAttributes, TagColumn, TagDefinition,
     ValueType, Values, statements,
 };
 
@@ -71,9 +70,7 @@ pub async fn run(folder: &Path) -> Result<String, Box<dyn Error>> {
 
 /// One hour: a temperature every second, with a sensor that fails at the end, and a counter every minute.
 fn write(database: &Database) -> tagmill::Result<()> {
-    let labels = |kind: &str| {
-        BTreeMap::from([("area".to_owned(), "U1".to_owned()), ("kind".to_owned(), kind.to_owned())])
-    };
+    let labels = |kind: &str| Labels::from([("area", "U1"), ("kind", kind)]);
     let tags = database.define(&[
         TagDefinition {
             name: "U1/TT-101.PV".to_owned(),

@@ -30,7 +30,7 @@ pub use datafusion::arrow;
 pub use datafusion::execution::SendableRecordBatchStream;
 pub use tagmill_storage as storage;
 pub use tagmill_storage::{
-    Appended, Batch, Durability, Engine, Origin, Qualities, Quality, Reject, RejectReason,
+    Appended, Batch, Durability, Engine, Labels, Origin, Qualities, Quality, Reject, RejectReason,
     ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TimeRange,
     Value, ValueType, Values,
 };

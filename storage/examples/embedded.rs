@@ -28,7 +28,7 @@ pub fn run(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>
     // Tags have a name, a type that never changes, and attributes that people may edit later.
     let mut pressure = TagDefinition::new("U1/PI-101.PV", ValueType::F64);
     pressure.attributes.unit = Some("bar".into());
-    pressure.attributes.labels.insert("area".into(), "U1".into());
+    pressure.attributes.labels.insert("area", "U1");
     let ids = engine.define(&[pressure, TagDefinition::new("U1/FQ-101", ValueType::I64)])?;
     let (pressure, total) = (ids[0], ids[1]);
 

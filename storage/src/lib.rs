@@ -47,5 +47,5 @@ pub use sample::{
 pub use scan::snapshot::{HeadSummary, Latest, SegmentSummary};
 pub use scan::{Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::SegmentKind;
-pub use tag::{Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
+pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};

@@ -74,7 +74,8 @@ pub(crate) fn open(
 /// What the manifest and the registry file say.
 fn read_state(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(View, RegistryLog)> {
     let mut view = View::default();
-    let registry_log = RegistryLog::load(disk, loaded.state.registry_bytes, |change| {
+    let registry_log = RegistryLog::load(disk, loaded.state.registry_bytes, |mut change| {
+        view.registry.share_change(&mut change);
         view.apply_change(&change);
     })?;
     let open = |meta: &_| Arc::new(Segment::new(Arc::clone(disk), Clone::clone(meta)));

@@ -2,11 +2,13 @@
 //!
 //! No stored sample depends on an attribute, so an edit applies to all history at once.
 
-use std::collections::BTreeMap;
+mod labels;
+
 use std::fmt;
 use std::sync::Arc;
 
 use crate::limits;
+pub use labels::Labels;
 
 /// Number of a tag, dense from 0, never reused. Names of tags never reach the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,7 +125,7 @@ pub struct TagAttributes {
     /// Name of the state set of a `state` tag; by default the tag's own name.
     pub state_set: Option<String>,
     /// key=value attributes, such as `area` or `line`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
 impl TagAttributes {
@@ -146,8 +148,10 @@ impl TagAttributes {
         fill(&mut self.reset_value, other.reset_value.as_ref());
         fill(&mut self.retention, other.retention.as_ref());
         fill(&mut self.state_set, other.state_set.as_ref());
-        for (key, value) in &other.labels {
-            self.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        for (key, value) in other.labels.iter() {
+            if self.labels.get(key).is_none() {
+                self.labels.insert(Arc::clone(key), Arc::clone(value));
+            }
         }
     }
 
@@ -157,8 +161,9 @@ impl TagAttributes {
     /// Why not.
     pub fn check(&self) -> Result<(), &'static str> {
         let texts = [&self.description, &self.unit, &self.retention, &self.state_set];
-        let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
-        if texts.into_iter().flatten().chain(labels).any(|t| t.len() > limits::TAG_TEXT_BYTES_MAX) {
+        let labels = self.labels.iter().flat_map(|(key, value)| [key.as_ref(), value.as_ref()]);
+        let texts = texts.into_iter().flatten().map(String::as_str);
+        if texts.chain(labels).any(|text| text.len() > limits::TAG_TEXT_BYTES_MAX) {
             return Err("a description, unit or label is longer than 4 KiB");
         }
         if self.labels.len() > limits::TAG_LABELS_MAX {
@@ -282,15 +287,15 @@ mod tests {
     #[test]
     fn a_definition_fills_only_what_is_unset() {
         let mut mine = TagAttributes { unit: Some("bar".into()), ..TagAttributes::default() };
-        mine.labels.insert("area".into(), "U1".into());
+        mine.labels.insert("area", "U1");
         let mut theirs = TagAttributes { unit: Some("psi".into()), ..TagAttributes::default() };
         theirs.stepped = Some(true);
-        theirs.labels.insert("area".into(), "U2".into());
-        theirs.labels.insert("line".into(), "4".into());
+        theirs.labels.insert("area", "U2");
+        theirs.labels.insert("line", "4");
         mine.fill_from(&theirs);
         assert_eq!(mine.unit.as_deref(), Some("bar"));
         assert_eq!(mine.stepped, Some(true));
-        assert_eq!(mine.labels["area"], "U1");
-        assert_eq!(mine.labels["line"], "4");
+        assert_eq!(&mine.labels["area"], "U1");
+        assert_eq!(&mine.labels["line"], "4");
     }
 }

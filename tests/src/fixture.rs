@@ -3,13 +3,12 @@
 //! SQL only reads, so a test names its data instead of inserting it. Every fixture is small enough to check its
 //! answers by hand from the tables below, or regular enough to compute them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use tagmill::{
-    Batch, Database, Engine, Options, Qualities, Quality, TagAttributes, TagColumn, TagDefinition,
-    TagId, ValueType, Values,
+    Batch, Database, Engine, Labels, Options, Qualities, Quality, TagAttributes, TagColumn,
+    TagDefinition, TagId, ValueType, Values,
 };
 
 /// 2026-03-01T00:00:00Z, a Sunday.
@@ -56,7 +55,7 @@ pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
 fn plant_small(engine: &Engine) {
     let known = |area: &str, kind: &str, unit: &str| TagAttributes {
         unit: Some(unit.to_owned()),
-        labels: BTreeMap::from([("area".into(), area.into()), ("kind".into(), kind.into())]),
+        labels: Labels::from([("area", area), ("kind", kind)]),
         ..TagAttributes::default()
     };
     let tag = |name: &str, value_type, attributes| TagDefinition {

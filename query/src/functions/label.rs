@@ -30,7 +30,7 @@ impl Label {
     fn find(&self, tag: &str, key: &str) -> Option<&str> {
         let registry = self.snapshot.registry();
         let tag = registry.get(registry.find(tag)?)?;
-        tag.attributes.labels.get(key).map(String::as_str)
+        tag.attributes.labels.get(key)
     }
 }
 

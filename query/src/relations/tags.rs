@@ -139,7 +139,11 @@ fn column(registry: &Registry, tags: &[&Tag], name: &str) -> ArrayRef {
         "uncertain_usable" => flag(|tag| tag.attributes.uncertain_usable.unwrap_or(false)),
         "rollover" => number(|known| known.rollover),
         "labels" => {
-            let labels = tags.iter().map(|tag| json!(tag.attributes.labels).to_string());
+            let labels = tags.iter().map(|tag| {
+                let labels = tag.attributes.labels.iter();
+                let pairs = labels.map(|(key, label)| (key.to_string(), json!(label.as_ref())));
+                serde_json::Value::Object(pairs.collect()).to_string()
+            });
             Arc::new(StringViewArray::from_iter_values(labels))
         }
         "states" => {

@@ -99,7 +99,7 @@ impl TagFile {
                 Json::Object(labels) if field == "labels" => {
                     for (key, label) in labels {
                         let label = label.as_str().map_or_else(|| label.to_string(), str::to_owned);
-                        entry.attributes.labels.insert(key.clone(), label);
+                        entry.attributes.labels.insert(key.as_str(), label);
                     }
                     continue;
                 }
@@ -219,12 +219,12 @@ pub fn set(attributes: &mut TagAttributes, field: &str, text: &str) -> Result<bo
                 let (key, label) = pair.split_once('=').ok_or_else(|| {
                     format!("labels are written key=value;key=value, not '{text}'")
                 })?;
-                attributes.labels.insert(key.trim().to_owned(), label.trim().to_owned());
+                attributes.labels.insert(key.trim(), label.trim());
             }
         }
         _ => match field.strip_prefix("label:").or_else(|| field.strip_prefix("label.")) {
             Some(key) if !key.is_empty() => {
-                attributes.labels.insert(key.to_owned(), text.to_owned());
+                attributes.labels.insert(key, text);
             }
             _ => return Ok(false),
         },
@@ -277,8 +277,8 @@ pub fn said(attributes: &TagAttributes) -> Vec<(String, String)> {
     add("reset_value", shown(attributes.reset_value));
     add("retention", attributes.retention.clone());
     add("state_set", attributes.state_set.clone());
-    for (key, label) in &attributes.labels {
-        add(&format!("label:{key}"), Some(label.clone()));
+    for (key, label) in attributes.labels.iter() {
+        add(&format!("label:{key}"), Some(label.to_string()));
     }
     out
 }
@@ -333,7 +333,7 @@ mod tests {
         let file = TagFile::of_json(text).unwrap();
         let entry = file.find("WELL-1/P-PDG").unwrap();
         assert_eq!(entry.attributes.unit.as_deref(), Some("Pa"));
-        assert_eq!(entry.attributes.labels["area"], "U1");
+        assert_eq!(&entry.attributes.labels["area"], "U1");
         assert_eq!(entry.value_type, None);
         assert_eq!(file.skipped, BTreeSet::from(["distinct".into(), "type double".into()]));
         assert_eq!(file.find("WELL-1/T"), None);

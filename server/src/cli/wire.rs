@@ -30,6 +30,10 @@ pub fn attributes_to_wire(attributes: &TagAttributes) -> v1::TagAttributes {
         reset_value: attributes.reset_value,
         retention: attributes.retention.clone(),
         state_set: attributes.state_set.clone(),
-        labels: attributes.labels.clone().into_iter().collect(),
+        labels: attributes
+            .labels
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect(),
     }
 }

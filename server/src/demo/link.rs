@@ -223,7 +223,11 @@ fn tag_def(definition: &TagDefinition) -> TagDef {
         range_high: known.range_high,
         rollover: known.rollover,
         state_set: known.state_set.clone(),
-        labels: known.labels.clone().into_iter().collect(),
+        labels: known
+            .labels
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect(),
         ..TagAttributes::default()
     };
     TagDef { attributes, ..TagDef::new(definition.name.as_str(), value_type) }

@@ -74,7 +74,7 @@ fn has_part(name: &str, part: &str) -> bool {
 }
 
 fn label<'a>(signal: &'a Signal, key: &str) -> &'a str {
-    signal.definition.attributes.labels.get(key).map_or("", String::as_str)
+    signal.definition.attributes.labels.get(key).unwrap_or_default()
 }
 
 fn name(signal: &Signal) -> Cell {

@@ -381,7 +381,7 @@ impl Signal {
     }
 
     fn label(&mut self, key: &str, value: &str) -> &mut Self {
-        self.definition.attributes.labels.insert(key.to_owned(), value.to_owned());
+        self.definition.attributes.labels.insert(key, value);
         self
     }
 

@@ -1,7 +1,5 @@
 //! Tags, aliases and tag sets as gateways define them.
 
-use std::collections::BTreeMap;
-
 use tagmill_proto::Message as _;
 use tagmill_proto::v1;
 use tagmill_storage::{
@@ -161,7 +159,7 @@ pub(crate) fn attributes(wire: v1::TagAttributes) -> TagAttributes {
         reset_value: wire.reset_value,
         retention: wire.retention,
         state_set: wire.state_set,
-        labels: wire.labels.into_iter().collect::<BTreeMap<_, _>>(),
+        labels: wire.labels.into_iter().collect(),
     }
 }
 

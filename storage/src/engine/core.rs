@@ -63,7 +63,7 @@ struct Queue {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) by_name: HashMap<Arc<str>, TagId>,
-    pub(crate) by_id: HashMap<TagId, Tag>,
+    pub(crate) by_id: HashMap<TagId, Arc<Tag>>,
     pub(crate) next_id: u32,
 }
 
@@ -281,7 +281,8 @@ impl Core {
         let mut view = View::clone(&self.view());
         let mut stale = Vec::new();
         for (seq, mut content) in records {
-            for change in content.changes.drain(..) {
+            for mut change in content.changes.drain(..) {
+                view.registry.share_change(&mut change);
                 match &change {
                     Change::Define(tag) => {
                         pending.by_id.remove(&tag.id);

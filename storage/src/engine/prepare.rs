@@ -2,6 +2,7 @@
 //! are not durable yet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::core::{Core, Entry, lock};
 use crate::error::{Error, Result};
@@ -26,12 +27,12 @@ pub(super) fn entry(core: &Core, batch: Batch) -> Result<Entry> {
     let view = core.view();
     let reserved = reserved_tags(core, &view.registry, &batch);
     let type_of = |tag: TagId| {
-        let known = view.registry.get(tag).map(AsRef::as_ref).or_else(|| reserved.get(&tag));
+        let known = view.registry.get(tag).or_else(|| reserved.get(&tag));
         known.filter(|tag| !tag.is_deleted()).map(|tag| tag.value_type)
     };
     let prepared = block::prepare(&batch, core.clock.wall_ns(), &type_of);
     let used = prepared.run.spans.iter().filter_map(|span| reserved.get(&span.tag));
-    let changes = used.map(|tag| Change::Define(tag.clone())).collect();
+    let changes = used.map(|tag| Change::Define(Arc::clone(tag))).collect();
     let has_rows = !prepared.run.times.is_empty();
     let run = has_rows.then_some(prepared.run);
     if run.is_none() && batch.origin.is_none() {
@@ -55,7 +56,7 @@ fn reserved_tags(
     core: &Core,
     registry: &crate::registry::Registry,
     batch: &Batch,
-) -> HashMap<TagId, Tag> {
+) -> HashMap<TagId, Arc<Tag>> {
     let columns = batch.columns.iter().map(|column| column.tag);
     let scans = batch.scans.iter().flat_map(|scan| scan.tags.iter().copied());
     let unknown: Vec<TagId> =
@@ -66,7 +67,7 @@ fn reserved_tags(
     let pending = lock(&core.pending);
     let newest = core.view(); // a tag leaves `pending` in the same critical section that makes it visible
     let known = |tag: TagId| match newest.registry.get(tag) {
-        Some(tag) => Some(Tag::clone(tag)),
+        Some(tag) => Some(Arc::clone(tag)),
         None => pending.by_id.get(&tag).cloned(),
     };
     unknown.into_iter().filter_map(|tag| Some((tag, known(tag)?))).collect()

@@ -70,6 +70,7 @@ impl Engine {
             }
             pending.by_name.insert(Arc::clone(name), tag);
         }
+        let attributes = attributes.map(Box::new);
         let change = Change::Edit { id: tag, name: name.clone(), attributes };
         let written = self.write(Content { changes: vec![change], ..Content::default() });
         if let (Err(_), Some(name)) = (&written, &name) {
@@ -158,7 +159,7 @@ impl Engine {
         for tag in tags.iter().filter(|tag| view.registry.get(**tag).is_none()) {
             let known = pending.by_id.get(tag);
             let known = known.ok_or_else(|| Error::Invalid(format!("there is no tag {tag}")))?;
-            changes.push(Change::Define(known.clone()));
+            changes.push(Change::Define(Arc::clone(known)));
         }
         Ok(changes)
     }
@@ -200,7 +201,7 @@ fn reserve_one(
         let mut filled = known.attributes.clone();
         filled.fill_from(attributes);
         if filled != known.attributes {
-            edits.push(Change::Edit { id, name: None, attributes: Some(filled) });
+            edits.push(Change::Edit { id, name: None, attributes: Some(Box::new(filled)) });
         }
         return Ok(id);
     }
@@ -209,7 +210,7 @@ fn reserve_one(
             if known.value_type != *value_type {
                 return Err(other_type(known));
             }
-            known.attributes.fill_from(attributes);
+            Arc::make_mut(known).attributes.fill_from(attributes);
         }
         return Ok(id);
     }
@@ -220,10 +221,11 @@ fn reserve_one(
     let id = TagId(pending.next_id);
     pending.next_id += 1;
     let name: Arc<str> = Arc::from(name.as_str());
-    let (value_type, attributes) = (*value_type, attributes.clone());
+    let (value_type, mut attributes) = (*value_type, attributes.clone());
+    registry.share(&mut attributes.labels);
     let tag = Tag { id, name: Arc::clone(&name), value_type, attributes, created_ns: now_ns };
     pending.by_name.insert(name, id);
-    pending.by_id.insert(id, tag);
+    pending.by_id.insert(id, Arc::new(tag));
     Ok(id)
 }
 

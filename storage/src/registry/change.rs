@@ -12,9 +12,9 @@ use crate::tag::{Tag, TagAttributes, TagId, ValueType};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
     /// A new tag.
-    Define(Tag),
+    Define(Arc<Tag>),
     /// A new name, new attributes, or both.
-    Edit { id: TagId, name: Option<Arc<str>>, attributes: Option<TagAttributes> },
+    Edit { id: TagId, name: Option<Arc<str>>, attributes: Option<Box<TagAttributes>> },
     /// The tag's name is freed. Its samples are deleted by a tombstone of the same record.
     DeleteTag(TagId),
     /// Labels for codes that have none yet.
@@ -88,20 +88,24 @@ impl Change {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(match reader.u8()? {
-            DEFINE => Self::Define(Tag {
+            DEFINE => Self::Define(Arc::new(Tag {
                 id: tag_id(reader)?,
                 name: text(reader)?,
                 value_type: ValueType::from_code(reader.u8()?).ok_or(Malformed("no such type"))?,
                 created_ns: reader.zigzag()?,
                 attributes: attributes(reader)?,
-            }),
+            })),
             EDIT => {
                 let id = tag_id(reader)?;
                 let flags = reader.u8()?;
                 Self::Edit {
                     id,
                     name: if flags & 1 == 0 { None } else { Some(text(reader)?) },
-                    attributes: if flags & 2 == 0 { None } else { Some(attributes(reader)?) },
+                    attributes: if flags & 2 == 0 {
+                        None
+                    } else {
+                        Some(Box::new(attributes(reader)?))
+                    },
                 }
             }
             DELETE_TAG => Self::DeleteTag(tag_id(reader)?),
@@ -216,7 +220,7 @@ fn put_attributes(out: &mut Vec<u8>, a: &TagAttributes) {
         put_zigzag(out, gap);
     }
     put_varint(out, a.labels.len() as u64);
-    for (key, value) in &a.labels {
+    for (key, value) in a.labels.iter() {
         put_text(out, key);
         put_text(out, value);
     }
@@ -242,8 +246,7 @@ fn attributes(reader: &mut Reader<'_>) -> Result<TagAttributes, Malformed> {
         return Err(Malformed("unknown attribute"));
     }
     let count = count(reader, 2)?;
-    let label =
-        |reader: &mut Reader<'_>| Ok((text(reader)?.to_string(), text(reader)?.to_string()));
+    let label = |reader: &mut Reader<'_>| Ok((text(reader)?, text(reader)?));
     let labels = (0..count).map(|_| label(reader)).collect::<Result<_, Malformed>>()?;
     let [description, unit, retention, state_set] = texts;
     let [stepped, uncertain_usable] = flags;
@@ -285,18 +288,20 @@ mod tests {
             state_set: Some("motor".into()),
             ..TagAttributes::default()
         };
-        full.labels.insert("area".into(), "U1".into());
-        let tag = |attributes| Tag {
-            id: TagId(70_000),
-            name: Arc::from("U1/TI-101.PV"),
-            value_type: ValueType::F32,
-            attributes,
-            created_ns: -5,
+        full.labels.insert("area", "U1");
+        let tag = |attributes| {
+            Arc::new(Tag {
+                id: TagId(70_000),
+                name: Arc::from("U1/TI-101.PV"),
+                value_type: ValueType::F32,
+                attributes,
+                created_ns: -5,
+            })
         };
         vec![
             Change::Define(tag(TagAttributes::default())),
             Change::Define(tag(full.clone())),
-            Change::Edit { id: TagId(3), name: None, attributes: Some(full) },
+            Change::Edit { id: TagId(3), name: None, attributes: Some(Box::new(full)) },
             Change::Edit { id: TagId(3), name: Some(Arc::from("x")), attributes: None },
             Change::DeleteTag(TagId(9)),
             Change::States {

@@ -16,11 +16,11 @@ pub(crate) mod gateways;
 pub(crate) mod log;
 mod names;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::PAGE_TAGS;
-use crate::tag::{Tag, TagId};
+use crate::tag::{Labels, Tag, TagAttributes, TagId};
 
 pub(crate) use change::Change;
 use names::Names;
@@ -34,6 +34,23 @@ pub struct Registry {
     len: usize,
     names: Names,
     states: Arc<HashMap<Arc<str>, Arc<StateSet>>>,
+    texts: Texts,
+}
+
+/// Texts that many tags have in common, each once. Never part of what a snapshot says.
+#[derive(Clone, Debug, Default)]
+struct Texts(Arc<Mutex<HashSet<Arc<str>>>>);
+
+impl Texts {
+    /// The first text equal to this one.
+    fn share(&self, text: &Arc<str>) -> Arc<str> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = known.get(text) {
+            return Arc::clone(first);
+        }
+        known.insert(Arc::clone(text));
+        Arc::clone(text)
+    }
 }
 
 impl Registry {
@@ -72,6 +89,24 @@ impl Registry {
         self.states(tag.state_set())?.label(code)
     }
 
+    /// Makes labels share their texts with those of tags known here.
+    pub(crate) fn share(&self, labels: &mut Labels) {
+        labels.share(|text| self.texts.share(text));
+    }
+
+    /// Makes a step that was just read share its texts with tags known here, so that a million tags stay small.
+    pub(crate) fn share_change(&self, change: &mut Change) {
+        match change {
+            Change::Define(tag) => {
+                if let Some(tag) = Arc::get_mut(tag) {
+                    self.share(&mut tag.attributes.labels);
+                }
+            }
+            Change::Edit { attributes: Some(attributes), .. } => self.share(&mut attributes.labels),
+            _ => {}
+        }
+    }
+
     /// Takes one step. Steps about gateways change nothing here.
     pub(crate) fn apply(&mut self, change: &Change) {
         match change {
@@ -80,21 +115,21 @@ impl Registry {
                 let Some(old) = self.get(*id) else { return };
                 let mut tag = Tag::clone(old);
                 if let Some(attributes) = attributes {
-                    tag.attributes = attributes.clone();
+                    tag.attributes = TagAttributes::clone(attributes);
                 }
                 if let Some(name) = name {
                     self.names.insert(Arc::clone(&tag.name), None);
                     tag.name = Arc::clone(name);
                     self.names.insert(Arc::clone(name), Some(*id));
                 }
-                self.put(tag);
+                self.put(Arc::new(tag));
             }
             Change::DeleteTag(id) => {
                 let Some(old) = self.get(*id) else { return };
                 let mut tag = Tag::clone(old);
                 self.names.insert(Arc::clone(&tag.name), None);
                 tag.name = Arc::from("");
-                self.put(tag);
+                self.put(Arc::new(tag));
             }
             Change::States { set, labels } => {
                 let states = Arc::make_mut(&mut self.states);
@@ -105,15 +140,15 @@ impl Registry {
         }
     }
 
-    fn define(&mut self, tag: &Tag) {
+    fn define(&mut self, tag: &Arc<Tag>) {
         if self.get(tag.id).is_some() {
             return; // repeated by a record that was encoded before the first one was durable
         }
         self.names.insert(Arc::clone(&tag.name), Some(tag.id));
-        self.put(tag.clone());
+        self.put(Arc::clone(tag));
     }
 
-    fn put(&mut self, tag: Tag) {
+    fn put(&mut self, tag: Arc<Tag>) {
         let index = tag.id.index();
         while self.pages.len() <= index / PAGE_TAGS {
             self.pages.push(Arc::default());
@@ -123,7 +158,7 @@ impl Registry {
         if page.len() <= index % PAGE_TAGS {
             page.resize(index % PAGE_TAGS + 1, None);
         }
-        page[index % PAGE_TAGS] = Some(Arc::new(tag));
+        page[index % PAGE_TAGS] = Some(tag);
     }
 }
 
@@ -168,13 +203,13 @@ mod tests {
     use crate::tag::{TagAttributes, ValueType};
 
     fn define(id: u32, name: &str) -> Change {
-        Change::Define(Tag {
+        Change::Define(Arc::new(Tag {
             id: TagId(id),
             name: Arc::from(name),
             value_type: ValueType::F64,
             attributes: TagAttributes::default(),
             created_ns: 0,
-        })
+        }))
     }
 
     fn rename(id: u32, name: &str) -> Change {

@@ -294,7 +294,9 @@ fn fill(mine: &mut TagAttributes, theirs: &TagAttributes) {
         reset_value: had.reset_value.or(theirs.reset_value),
         retention: had.retention.or(theirs.retention),
         state_set: had.state_set.or(theirs.state_set),
-        labels: theirs.labels.into_iter().chain(had.labels).collect(),
+        labels: (theirs.labels.iter().chain(had.labels.iter()))
+            .map(|(key, label)| (Arc::clone(key), Arc::clone(label)))
+            .collect(),
     };
 }
 

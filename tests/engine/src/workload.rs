@@ -382,7 +382,7 @@ pub fn attributes(random: &mut Random) -> TagAttributes {
     }
     for label in ["area", "line", "Ü=\""] {
         if random.once_in(3) {
-            attributes.labels.insert(label.to_owned(), format!("{number}"));
+            attributes.labels.insert(label, format!("{number}"));
         }
     }
     attributes
