@@ -198,9 +198,14 @@ fn write_second(
 ) -> Result<Vec<Duration>, tagmill_storage::Error> {
     let mut waits = Vec::new();
     for some in tags.chunks(BATCH_TAGS) {
-        let batch = second(some, at);
         let start = Instant::now();
-        engine.append(batch)?;
+        loop {
+            // A refusal as busy wrote nothing: what a gateway does then is to send again.
+            match engine.append(second(some, at)) {
+                Err(tagmill_storage::Error::Busy { .. }) => {}
+                answer => break answer.map(drop)?,
+            }
+        }
         waits.push(start.elapsed());
     }
     Ok(waits)
