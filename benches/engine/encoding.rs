@@ -25,8 +25,12 @@ fn main() -> io::Result<()> {
     writeln!(out, "{family:<26} encoding         bytes/value    write M/s     read M/s")?;
     for (family, chunks) in families() {
         if only.as_ref().is_none_or(|only| family.contains(only.as_str())) {
-            let line = measure(&chunks);
-            writeln!(out, "{family:<26} {line}")?;
+            let light = measure(&chunks, Effort::Light);
+            writeln!(out, "{family:<26} {}", light.line())?;
+            let last = measure(&chunks, Effort::Final);
+            if last.bytes < light.bytes {
+                writeln!(out, "{:<26} {}", "  final compaction", last.line())?;
+            }
         }
     }
     Ok(())
@@ -46,11 +50,11 @@ impl Column {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, effort: Effort, out: &mut Vec<u8>) {
         match self {
-            Self::Times(times) => encoding::encode_times(times, Effort::Light, out),
+            Self::Times(times) => encoding::encode_times(times, effort, out),
             Self::Words(value_type, words) => {
-                encoding::encode_words(*value_type, words, Effort::Light, out)
+                encoding::encode_words(*value_type, words, effort, out);
             }
         }
     }
@@ -69,12 +73,29 @@ impl Column {
     }
 }
 
-fn measure(chunks: &[Column]) -> String {
+/// What was measured of a family.
+struct Figures {
+    encoding: &'static str,
+    rows: usize,
+    bytes: usize,
+    write: f64,
+    read: f64,
+}
+
+impl Figures {
+    fn line(&self) -> String {
+        let size = self.bytes as f64 / self.rows as f64;
+        let Self { encoding, write, read, .. } = self;
+        format!("{encoding:<16} {size:>11.3} {write:>12.0} {read:>12.0}")
+    }
+}
+
+fn measure(chunks: &[Column], effort: Effort) -> Figures {
     let encoded: Vec<Vec<u8>> = chunks
         .iter()
         .map(|chunk| {
             let mut bytes = Vec::new();
-            chunk.encode(&mut bytes);
+            chunk.encode(effort, &mut bytes);
             bytes
         })
         .collect();
@@ -84,7 +105,7 @@ fn measure(chunks: &[Column]) -> String {
     let write = rate(rows, || {
         for chunk in chunks {
             out.clear();
-            black_box(chunk).encode(&mut out);
+            black_box(chunk).encode(effort, &mut out);
             black_box(&out);
         }
     });
@@ -99,8 +120,7 @@ fn measure(chunks: &[Column]) -> String {
     let name = |bytes: &Vec<u8>| encoding::name(bytes[0]);
     let names: Vec<&str> = encoded.iter().map(name).collect();
     let commonest = names.iter().max_by_key(|n| names.iter().filter(|m| m == n).count());
-    let size = bytes as f64 / rows as f64;
-    format!("{:<16} {size:>11.3} {write:>12.0} {read:>12.0}", commonest.unwrap_or(&""))
+    Figures { encoding: commonest.copied().unwrap_or_default(), rows, bytes, write, read }
 }
 
 /// Millions of rows a second: the best round, since others only show what else the machine did.

@@ -213,7 +213,7 @@ impl PackedBuilder {
         put_varint(out, self.tags.len() as u64);
         put_column(out, &|out| encoding::encode_times(&self.tags, effort, out));
         put_column(out, &|out| {
-            encoding::encode_words(ValueType::I64, &self.more_rows, effort, out)
+            encoding::encode_words(ValueType::I64, &self.more_rows, effort, out);
         });
         out.extend_from_slice(&base_ns.to_le_bytes());
         put_varint(out, unit_ns);

@@ -7,7 +7,10 @@
 
 use std::ops::Range;
 
-use super::{Effort, Kind, Nesting, code, decimal, integers, ranks, raw, runs};
+use super::{
+    DENSE_ROWS_MIN, Effort, Integers, Kind, Nesting, code, decimal, entropy, integers, is_worth,
+    ranks, raw, runs,
+};
 use crate::bytes::{Malformed, Reader, put_u32, put_u64, put_zigzag};
 use crate::limits::VECTOR_ROWS;
 
@@ -27,30 +30,50 @@ enum Choice {
 }
 
 /// Appends the code and the column of a chunk.
-pub(super) fn encode_top(kind: Kind, words: &[u64], _effort: Effort, out: &mut Vec<u8>) {
-    encode(kind, words, Nesting::Top, out);
+pub(super) fn encode_top(kind: Kind, words: &[u64], effort: Effort, out: &mut Vec<u8>) {
+    let start = out.len();
+    let choice = encode_light(kind, words, Nesting::Top, out);
+    if let (Effort::Final, Some(choice)) = (effort, choice)
+        && words.len() >= DENSE_ROWS_MIN
+    {
+        let light_end = out.len();
+        let is_written = write_dense(kind, words, &choice, out);
+        if is_written && is_worth(out.len() - light_end, light_end - start) {
+            out.drain(start..light_end);
+        } else {
+            out.truncate(light_end);
+        }
+    }
 }
 
 /// Appends the code and the column.
 pub(super) fn encode(kind: Kind, words: &[u64], nesting: Nesting, out: &mut Vec<u8>) {
+    encode_light(kind, words, nesting, out);
+}
+
+/// Appends the code and the column. Tells the choice, unless runs or a constant won without one.
+fn encode_light(kind: Kind, words: &[u64], nesting: Nesting, out: &mut Vec<u8>) -> Option<Choice> {
     debug_assert!(words.iter().all(|&word| word <= kind.max()));
     let run_count = runs::count_of(words);
     if run_count <= 1 {
         out.push(code::CONSTANT);
         put_word(kind, words.first().copied().unwrap_or(0), out);
-        return;
+        return None;
     }
     let may_run = nesting == Nesting::Top && run_count * RUN_ROWS_MIN <= words.len();
     if may_run && run_count * RUN_ROWS_SURE <= words.len() {
         out.push(code::RUNS);
-        return runs::encode(kind, words, out);
+        runs::encode(kind, words, out);
+        return None;
     }
     let start = out.len();
-    let (choice, bytes_of_raw) = choose(kind, words, nesting);
+    let (mut choice, bytes_of_raw) = choose(kind, words, nesting);
     write(kind, words, &choice, out);
     if matches!(choice, Choice::Decimal(_)) && out.len() - start > bytes_of_raw {
         // The vectors looked at were no fair sample.
-        replace_if_smaller(out, start, |out| write(kind, words, &Choice::Raw, out));
+        if replace_if_smaller(out, start, |out| write(kind, words, &Choice::Raw, out)) {
+            choice = Choice::Raw;
+        }
     }
     if may_run {
         replace_if_smaller(out, start, |out| {
@@ -58,6 +81,7 @@ pub(super) fn encode(kind: Kind, words: &[u64], nesting: Nesting, out: &mut Vec<
             runs::encode(kind, words, out);
         });
     }
+    Some(choice)
 }
 
 /// Appends the wanted rows, each of them a word of that kind.
@@ -94,11 +118,28 @@ pub(super) fn decode(
         }
         (code::RUNS, Nesting::Top) => runs::decode(kind, reader, count, rows, out),
         (code::RANKS, Nesting::Top | Nesting::InRuns) => {
-            ranks::decode(kind, reader, count, rows, out)
+            ranks::decode((kind, Integers::Packed), reader, count, rows, out)
         }
         (code::INTEGERS, _) if !kind.is_float() => integers::decode(reader, count, rows, out),
         (code::DECIMAL, _) if kind.is_float() => decimal::decode(kind, reader, count, rows, out),
-        (code::RAW, _) if kind.is_float() => raw::decode(kind, reader, count, rows, out),
+        (code::RAW, _) if kind.is_float() => {
+            raw::decode((kind, Integers::Packed), reader, count, rows, out)
+        }
+        (code::RANKS_DENSE, Nesting::Top) => {
+            ranks::decode((kind, Integers::Dense), reader, count, rows, out)
+        }
+        (code::INTEGERS_DENSE, Nesting::Top) if !kind.is_float() => {
+            entropy::for_each(reader, count, rows, |words| {
+                out.extend_from_slice(words);
+                Ok(())
+            })
+        }
+        (code::DECIMAL_DENSE, Nesting::Top) if kind.is_float() => {
+            decimal::decode_dense(kind, reader, count, rows, out)
+        }
+        (code::RAW_DENSE, Nesting::Top) if kind.is_float() => {
+            raw::decode((kind, Integers::Dense), reader, count, rows, out)
+        }
         _ => Err(Malformed("no such encoding for this column")),
     }
 }
@@ -177,14 +218,39 @@ fn write(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) {
     }
 }
 
-fn replace_if_smaller(out: &mut Vec<u8>, start: usize, write: impl FnOnce(&mut Vec<u8>)) {
+/// Writes the choice with entropy-coded integers; false if these cannot be.
+fn write_dense(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) -> bool {
+    match choice {
+        Choice::Integers => {
+            out.push(code::INTEGERS_DENSE);
+            entropy::encode(words, out)
+        }
+        Choice::Raw => {
+            out.push(code::RAW_DENSE);
+            raw::encode_dense(kind, words, out)
+        }
+        Choice::Decimal(scale) => {
+            out.push(code::DECIMAL_DENSE);
+            decimal::encode_dense(*scale, words, out)
+        }
+        Choice::Ranks(ranks) => {
+            out.push(code::RANKS_DENSE);
+            ranks.write_dense(out)
+        }
+    }
+}
+
+/// Whether the new form was smaller and took the place of what began at `start`.
+fn replace_if_smaller(out: &mut Vec<u8>, start: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
     let middle = out.len();
     write(out);
-    if out.len() - middle < middle - start {
+    let is_smaller = out.len() - middle < middle - start;
+    if is_smaller {
         out.drain(start..middle);
     } else {
         out.truncate(middle);
     }
+    is_smaller
 }
 
 /// One word, in as few bytes as its kind needs.

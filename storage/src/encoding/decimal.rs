@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, integers, overlap, vectors};
+use super::{Kind, entropy, integers, overlap, vectors};
 use crate::bytes::{Malformed, Reader, put_varint};
 use crate::limits::VECTOR_ROWS;
 use crate::sample::f32_of;
@@ -233,6 +233,25 @@ pub(super) fn encode(scale: Scale, words: &[u64], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the column, integers entropy-coded: power, target, the exceptions of all rows, the integers of all rows.
+/// False if these cannot be written so.
+pub(super) fn encode_dense(scale: Scale, words: &[u64], out: &mut Vec<u8>) -> bool {
+    let (mut all, mut positions, mut exceptions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut vector = Vector::empty();
+    for words in words.chunks(VECTOR_ROWS) {
+        vector.fill(scale, words);
+        positions.extend(vector.positions.iter().map(|position| position + all.len() as u64));
+        exceptions.extend_from_slice(&vector.exceptions);
+        all.extend_from_slice(&vector.integers[..words.len()]);
+    }
+    out.push(scale.power);
+    out.push(scale.target as u8);
+    put_varint(out, positions.len() as u64);
+    integers::encode(&positions, out);
+    integers::encode(&exceptions, out);
+    entropy::encode(&all, out)
+}
+
 /// Bytes of one vector of the column.
 pub(super) fn estimate(scale: Scale, words: &[u64]) -> usize {
     let mut vector = Vector::empty();
@@ -253,15 +272,7 @@ pub(super) fn decode(
     rows: &Range<usize>,
     out: &mut Vec<u64>,
 ) -> Result<(), Malformed> {
-    let power = reader.u8()?;
-    let target = match (reader.u8()?, kind) {
-        (0, Kind::F64) => Target::Double,
-        (1, Kind::F64) => Target::Widened,
-        (2, Kind::F32) => Target::Single,
-        _ => return Err(Malformed("decimals have an unknown target")),
-    };
-    let scale = Scale { target, power };
-    let divisor = scale.divisor().ok_or(Malformed("decimals have too great a power of ten"))?;
+    let (target, divisor) = read_scale(kind, reader)?;
     let mut buffer = [0; VECTOR_ROWS];
     for (start, len) in vectors(count) {
         let wanted = overlap(rows, start, len);
@@ -282,17 +293,65 @@ pub(super) fn decode(
         let vector = &mut buffer[..len];
         integers::decode_vector(reader, vector)?;
         let before = out.len();
-        let integers = vector[wanted.clone()].iter();
-        match target {
-            Target::Double => out.extend(integers.map(|&integer| double(integer, divisor))),
-            Target::Widened => out.extend(integers.map(|&integer| widened(integer, divisor))),
-            Target::Single => out.extend(integers.map(|&integer| single(integer, divisor))),
-        }
+        extend(target, divisor, &vector[wanted.clone()], out);
         if exceptions > 0 {
             put_back(&mut aside, exceptions, len, &wanted, &mut out[before..])?;
         }
     }
     Ok(())
+}
+
+/// Appends the wanted rows of a column whose integers are entropy-coded.
+pub(super) fn decode_dense(
+    kind: Kind,
+    reader: &mut Reader<'_>,
+    count: usize,
+    rows: &Range<usize>,
+    out: &mut Vec<u64>,
+) -> Result<(), Malformed> {
+    let (target, divisor) = read_scale(kind, reader)?;
+    let exceptions = reader.length(count)?;
+    let (mut positions, mut words) = (Vec::new(), Vec::new());
+    integers::decode(reader, exceptions, &(0..exceptions), &mut positions)?;
+    integers::decode(reader, exceptions, &(0..exceptions), &mut words)?;
+    let before = out.len();
+    entropy::for_each(reader, count, rows, |integers| {
+        extend(target, divisor, integers, out);
+        Ok(())
+    })?;
+    for (position, word) in positions.into_iter().zip(words) {
+        let position = usize::try_from(position).ok().filter(|&position| position < count);
+        let position = position.ok_or(OUTSIDE)?;
+        if rows.contains(&position) {
+            out[before + position - rows.start] = word;
+        }
+    }
+    Ok(())
+}
+
+const OUTSIDE: Malformed = Malformed("exception lies outside its vector");
+
+/// Target and divisor of a column.
+fn read_scale(kind: Kind, reader: &mut Reader<'_>) -> Result<(Target, f64), Malformed> {
+    let power = reader.u8()?;
+    let target = match (reader.u8()?, kind) {
+        (0, Kind::F64) => Target::Double,
+        (1, Kind::F64) => Target::Widened,
+        (2, Kind::F32) => Target::Single,
+        _ => return Err(Malformed("decimals have an unknown target")),
+    };
+    let divisor = Scale { target, power }.divisor();
+    Ok((target, divisor.ok_or(Malformed("decimals have too great a power of ten"))?))
+}
+
+#[inline]
+fn extend(target: Target, divisor: f64, integers: &[u64], out: &mut Vec<u64>) {
+    let integers = integers.iter();
+    match target {
+        Target::Double => out.extend(integers.map(|&integer| double(integer, divisor))),
+        Target::Widened => out.extend(integers.map(|&integer| widened(integer, divisor))),
+        Target::Single => out.extend(integers.map(|&integer| single(integer, divisor))),
+    }
 }
 
 /// Overwrites the words of one vector that were kept aside; `words` are its wanted rows.
@@ -309,7 +368,7 @@ fn put_back(
     integers::decode_vector(reader, &mut values[..exceptions])?;
     for (&position, &value) in positions[..exceptions].iter().zip(&values) {
         let position = usize::try_from(position).ok().filter(|&position| position < len);
-        let position = position.ok_or(Malformed("exception lies outside its vector"))?;
+        let position = position.ok_or(OUTSIDE)?;
         if wanted.contains(&position) {
             words[position - wanted.start] = value;
         }

@@ -21,6 +21,7 @@
 
 mod column;
 mod decimal;
+mod entropy;
 mod integers;
 mod packing;
 mod ranks;
@@ -58,8 +59,14 @@ mod code {
     pub(super) const DECIMAL: u8 = 4;
     pub(super) const RANKS: u8 = 5;
     pub(super) const RAW: u8 = 6;
+    /// The same four as above, their integers entropy-coded.
+    pub(super) const INTEGERS_DENSE: u8 = 7;
+    pub(super) const DECIMAL_DENSE: u8 = 8;
+    pub(super) const RANKS_DENSE: u8 = 9;
+    pub(super) const RAW_DENSE: u8 = 10;
     pub(super) const TIMES_STEP: u8 = 16;
     pub(super) const TIMES_DELTA: u8 = 17;
+    pub(super) const TIMES_DENSE: u8 = 18;
     pub(super) const TEXT_PLAIN: u8 = 32;
     pub(super) const TEXT_ZSTD: u8 = 33;
 }
@@ -73,8 +80,13 @@ pub fn name(code: u8) -> &'static str {
         code::DECIMAL => "decimal",
         code::RANKS => "ranks",
         code::RAW => "raw",
+        code::INTEGERS_DENSE => "integers+pco",
+        code::DECIMAL_DENSE => "decimal+pco",
+        code::RANKS_DENSE => "ranks+pco",
+        code::RAW_DENSE => "raw+pco",
         code::TIMES_STEP => "step",
         code::TIMES_DELTA => "delta",
+        code::TIMES_DENSE => "delta+pco",
         code::TEXT_PLAIN => "dictionary",
         code::TEXT_ZSTD => "dictionary+zstd",
         _ => "unknown",
@@ -228,6 +240,42 @@ enum Nesting {
     /// The distinct words of ranks: neither runs nor ranks again.
     InRanks,
 }
+
+/// How the integers inside a column are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Integers {
+    /// Bit-packed vectors: [`integers`].
+    Packed,
+    /// Entropy-coded: [`entropy`]. They are the last part of a column.
+    Dense,
+}
+
+impl Integers {
+    /// Gives the wanted rows to `sink`, at most a vector at a time.
+    #[inline]
+    fn for_each(
+        self,
+        reader: &mut Reader<'_>,
+        count: usize,
+        rows: &Range<usize>,
+        sink: impl FnMut(&[u64]) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        match self {
+            Self::Packed => integers::for_each(reader, count, rows, sink),
+            Self::Dense => entropy::for_each(reader, count, rows, sink),
+        }
+    }
+}
+
+/// Whether the dense form of a column saves enough to be read several times slower.
+const fn is_worth(dense_bytes: usize, light_bytes: usize) -> bool {
+    dense_bytes * 100 <= light_bytes * (100 - DENSE_SAVES_PERCENT)
+}
+
+/// Percent that a dense form must save.
+const DENSE_SAVES_PERCENT: usize = 12;
+/// Columns of fewer rows have no dense form: its tables take more than it saves.
+const DENSE_ROWS_MIN: usize = 256;
 
 /// The checks that all columns share.
 fn decode<T, F>(

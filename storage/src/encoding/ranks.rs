@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, Nesting, column, integers};
+use super::{Integers, Kind, Nesting, column, entropy, integers};
 use crate::bytes::{Malformed, Reader, put_varint};
 
 /// One distinct word for so many rows at least, or ranks are given up.
@@ -65,11 +65,18 @@ impl Ranks {
         out.extend_from_slice(&self.dictionary);
         integers::encode(&self.codes, out);
     }
+
+    /// Appends the column, ranks entropy-coded; false if they cannot be.
+    pub(super) fn write_dense(&self, out: &mut Vec<u8>) -> bool {
+        put_varint(out, self.distinct as u64);
+        out.extend_from_slice(&self.dictionary);
+        entropy::encode(&self.codes, out)
+    }
 }
 
 /// Appends the wanted rows.
 pub(super) fn decode(
-    kind: Kind,
+    (kind, integers): (Kind, Integers),
     reader: &mut Reader<'_>,
     count: usize,
     rows: &Range<usize>,
@@ -78,7 +85,7 @@ pub(super) fn decode(
     let distinct = reader.length(count)?;
     let mut dictionary = Vec::with_capacity(distinct);
     column::decode((kind, Nesting::InRanks), reader, distinct, &(0..distinct), &mut dictionary)?;
-    integers::for_each(reader, count, rows, |ranks| {
+    integers.for_each(reader, count, rows, |ranks| {
         let mut outside = false;
         out.extend(ranks.iter().map(|&rank| {
             let word = dictionary.get(index(rank));
@@ -154,7 +161,7 @@ mod tests {
         let mut bytes = Vec::new();
         ranks.write(&mut bytes);
         let (mut reader, mut back) = (Reader::new(&bytes), Vec::new());
-        decode(Kind::F64, &mut reader, 48, &(0..48), &mut back).unwrap();
+        decode((Kind::F64, Integers::Packed), &mut reader, 48, &(0..48), &mut back).unwrap();
         assert_eq!(back, words);
     }
 
@@ -168,7 +175,8 @@ mod tests {
     fn a_rank_outside_is_an_error() {
         // One distinct word, then a vector of two ranks, both 1.
         let bytes = [1, super::super::code::CONSTANT, 0, 0, 0, 2];
-        let result = decode(Kind::I64, &mut Reader::new(&bytes), 2, &(0..2), &mut Vec::new());
+        let kind = (Kind::I64, Integers::Packed);
+        let result = decode(kind, &mut Reader::new(&bytes), 2, &(0..2), &mut Vec::new());
         assert_eq!(result, Err(Malformed("rank lies outside the distinct values")));
     }
 }

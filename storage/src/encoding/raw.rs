@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, integers};
+use super::{Integers, Kind, entropy, integers};
 use crate::bytes::{Malformed, Reader};
 use crate::limits::VECTOR_ROWS;
 
@@ -22,6 +22,14 @@ pub(super) fn encode(kind: Kind, words: &[u64], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the column, integers entropy-coded; false if they cannot be.
+pub(super) fn encode_dense(kind: Kind, words: &[u64], out: &mut Vec<u8>) -> bool {
+    let (sign, shift) = (kind.sign_bit(), shift_of(kind, words));
+    out.push(u8::try_from(shift).expect("a shift is below 64"));
+    let ordered: Vec<u64> = words.iter().map(|&word| order(sign, shift, word)).collect();
+    entropy::encode(&ordered, out)
+}
+
 /// Bytes of one vector of the column.
 pub(super) fn estimate(kind: Kind, shift: u32, vector: &[u64]) -> usize {
     let mut ordered = [0; VECTOR_ROWS];
@@ -30,7 +38,7 @@ pub(super) fn estimate(kind: Kind, shift: u32, vector: &[u64]) -> usize {
 
 /// Appends the wanted rows.
 pub(super) fn decode(
-    kind: Kind,
+    (kind, integers): (Kind, Integers),
     reader: &mut Reader<'_>,
     count: usize,
     rows: &Range<usize>,
@@ -41,7 +49,7 @@ pub(super) fn decode(
     if shift >= sign {
         return Err(Malformed("raw floats are shifted by more than their bits"));
     }
-    integers::for_each(reader, count, rows, |ordered| {
+    integers.for_each(reader, count, rows, |ordered| {
         out.extend(ordered.iter().map(|&word| unorder(sign, shift, word)));
         Ok(())
     })

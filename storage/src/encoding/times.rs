@@ -9,13 +9,13 @@
 
 use std::ops::Range;
 
-use super::{Effort, code, integers};
+use super::{DENSE_ROWS_MIN, Effort, Integers, code, entropy, integers, is_worth};
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 
 const NOT_ASCENDING: Malformed = Malformed("times do not ascend");
 
 /// Appends the code and the column.
-pub(super) fn encode(times: &[i64], _effort: Effort, out: &mut Vec<u8>) {
+pub(super) fn encode(times: &[i64], effort: Effort, out: &mut Vec<u8>) {
     assert!(times.is_sorted_by(|a, b| a < b), "times ascend strictly");
     let first = times.first().copied().unwrap_or(0);
     let step = times.get(1).map_or(1, |second| second.wrapping_sub(first).cast_unsigned());
@@ -33,10 +33,23 @@ pub(super) fn encode(times: &[i64], _effort: Effort, out: &mut Vec<u8>) {
     } else {
         times.iter().map(|time| time.wrapping_sub(first).cast_unsigned() / tick).collect()
     };
+    let start = out.len();
     out.push(code::TIMES_DELTA);
     put_zigzag(out, first);
     put_varint(out, tick);
     integers::encode(&ticks, out);
+    if effort == Effort::Final && times.len() >= DENSE_ROWS_MIN {
+        let light_end = out.len();
+        out.push(code::TIMES_DENSE);
+        put_zigzag(out, first);
+        put_varint(out, tick);
+        let is_written = entropy::encode(&ticks, out);
+        if is_written && is_worth(out.len() - light_end, light_end - start) {
+            out.drain(start..light_end);
+        } else {
+            out.truncate(light_end);
+        }
+    }
 }
 
 /// Appends the wanted rows.
@@ -59,10 +72,12 @@ pub(super) fn decode(
             out.extend(rows.clone().map(time));
             Ok(())
         }
-        code::TIMES_DELTA => {
+        code @ (code::TIMES_DELTA | code::TIMES_DENSE) => {
+            let dense = code == code::TIMES_DENSE;
+            let integers = if dense { Integers::Dense } else { Integers::Packed };
             let first = reader.zigzag()?;
             let tick = reader.varint()?;
-            integers::for_each(reader, count, rows, |ticks| {
+            integers.for_each(reader, count, rows, |ticks| {
                 out.extend(
                     ticks.iter().map(|ticks| first.wrapping_add(ticks.wrapping_mul(tick) as i64)),
                 );

@@ -38,6 +38,13 @@ impl Noise {
         (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
 
+    /// Mostly near zero: each doubling of the distance is half as likely.
+    fn skewed(&mut self) -> i64 {
+        let bits = self.next().trailing_zeros().min(8);
+        let magnitude = self.below(1 << bits).cast_signed();
+        if self.below(2) == 0 { magnitude } else { -magnitude }
+    }
+
     /// A slow walk with measurement noise, as most process values are.
     fn walk(&mut self, rows: usize, center: f64, step: f64) -> Vec<f64> {
         let mut value = center;
@@ -65,6 +72,38 @@ pub(super) fn signals(rows: usize) -> Vec<Signal> {
     all.extend(discrete(&mut noise, rows));
     all.extend(texts_and_qualities(rows));
     all
+}
+
+/// Signals that the final effort writes with entropy-coded integers, given a thousand rows: most steps are small, and
+/// one in many is large.
+pub(super) fn dense_signals(rows: usize) -> Vec<Signal> {
+    let mut noise = Noise(rows as u64 + 1);
+    let steps: Vec<i64> = (0..rows).map(|_| noise.skewed()).collect();
+    let sums: Vec<i64> = steps
+        .iter()
+        .scan(0, |sum, step| {
+            *sum += step;
+            Some(*sum)
+        })
+        .collect();
+    let cents = |sum: &i64| *sum as f64 / 100.0;
+    let counts = steps.iter().map(|step| narrow(step.rem_euclid(90) as f64 * 0.3663 - 20.0));
+    let bits = (0..).zip(&steps).map(|(i, step)| {
+        f64::from_bits(0x4044_5566_7788_99AA_u64.wrapping_add_signed(step * 1_000_003 + i * 31))
+    });
+    let late = (0..).zip(&steps).map(|(i, step)| START_NS + i * SECOND_NS + step.abs() * 1_000_000);
+    vec![
+        (
+            "dense_counter",
+            "integers+pco",
+            words(ValueType::I64, sums.iter().map(|sum| Value::I64(*sum))),
+        ),
+        ("dense_decimals", "decimal+pco", doubles(sums.iter().map(cents))),
+        ("dense_decimals_f32", "decimal+pco", singles(sums.iter().map(|sum| narrow(cents(sum))))),
+        ("dense_converter", "ranks+pco", singles(counts)),
+        ("dense_bits", "raw+pco", doubles(bits)),
+        ("dense_times", "delta+pco", Column::Times(late.collect())),
+    ]
 }
 
 fn times(noise: &mut Noise, rows: usize) -> Vec<Signal> {
