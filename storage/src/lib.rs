@@ -23,6 +23,8 @@ pub mod limits;
 mod maintenance;
 mod manifest;
 mod options;
+#[doc(hidden)]
+pub mod planted;
 mod quality;
 mod recovery;
 mod registry;

@@ -7,10 +7,12 @@
 //! * A failed sync has an unknown outcome. Callers never retry it.
 //!
 //! # Reading order
-//! [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and fails by seed).
+//! [`transfer`] (whole reads and writes), [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and
+//! fails by seed).
 
 pub mod real;
 pub mod sim;
+mod transfer;
 
 use std::fmt;
 use std::io;

@@ -4,7 +4,7 @@
 //! * Every path is resolved from a handle of the database directory, so renaming or replacing that directory while it
 //!   is open never sends a write elsewhere.
 //! * Folders are made with mode 0700 and files with 0600. A symbolic link, pipe or device in place of a file is refused.
-//! * Interrupted and short calls are continued here; a caller sees whole reads and writes or an error.
+//! * Interrupted and short calls are continued by [`super::transfer`]; a caller sees whole reads and writes or an error.
 //! * Bytes go through the page cache by `pread` and `pwrite`: damage on the medium is an error, never a signal.
 //!
 //! It knows nothing of what the files hold.
@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
+use super::transfer::{read_whole, uninterrupted, write_whole};
 use super::{Disk, DiskFile};
 
 /// Name of the file that [`Disk::lock`] locks. It stays; only the lock on it counts.
@@ -44,7 +45,8 @@ impl RealDisk {
             make_directories(root)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = retry_on_intr(|| rustix::fs::open(root, flags, Mode::empty()))?;
+        let open = || Ok(rustix::fs::open(root, flags, Mode::empty())?);
+        let directory = uninterrupted(open)?;
         Ok(Self { root: std::path::absolute(root)?, directory })
     }
 
@@ -53,9 +55,8 @@ impl RealDisk {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let path = checked(path)?;
-        let file = retry_on_intr(|| rustix::fs::openat(&self.directory, path, flags, mode))
-            .map_err(system_error)?;
-        let file = File::from(file);
+        let open = || Ok(rustix::fs::openat(&self.directory, path, flags, mode)?);
+        let file = File::from(uninterrupted(open)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
@@ -65,7 +66,7 @@ impl RealDisk {
     fn open_folder(&self, dir: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = if dir.is_empty() { "." } else { checked(dir)? };
-        Ok(retry_on_intr(|| rustix::fs::openat(&self.directory, dir, flags, Mode::empty()))?)
+        uninterrupted(|| Ok(rustix::fs::openat(&self.directory, dir, flags, Mode::empty())?))
     }
 }
 
@@ -109,21 +110,24 @@ impl Disk for RealDisk {
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         let dir = checked(dir)?;
-        match rustix::fs::mkdirat(&self.directory, dir, Mode::RWXU) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => self.open_folder(dir).map(drop),
-            Err(error) => Err(system_error(error)),
+        let make = || Ok(rustix::fs::mkdirat(&self.directory, dir, Mode::RWXU)?);
+        match uninterrupted(make) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.open_folder(dir).map(drop)
+            }
+            made => made,
         }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (checked(from)?, checked(to)?);
-        rustix::fs::renameat(&self.directory, from, &self.directory, to).map_err(system_error)
+        let rename = || Ok(rustix::fs::renameat(&self.directory, from, &self.directory, to)?);
+        uninterrupted(rename)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
         let path = checked(path)?;
-        rustix::fs::unlinkat(&self.directory, path, AtFlags::empty()).map_err(system_error)
+        uninterrupted(|| Ok(rustix::fs::unlinkat(&self.directory, path, AtFlags::empty())?))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
@@ -135,7 +139,7 @@ impl Disk for RealDisk {
         // The lock belongs to this open file and not to the process: a second engine in this process meets it too,
         // and it ends with the process however that ends.
         let take = FlockOperation::NonBlockingLockExclusive;
-        retry_on_intr(|| rustix::fs::flock(&file.file, take))?;
+        uninterrupted(|| Ok(rustix::fs::flock(&file.file, take)?))?;
         Ok(Box::new(file))
     }
 
@@ -157,10 +161,10 @@ impl RealFile {
             return Ok(());
         }
         let flags = FallocateFlags::empty();
-        match retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, 0, length)) {
+        uninterrupted(|| match rustix::fs::fallocate(&self.file, flags, 0, length) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.write_zeros(length),
-            other => other.map_err(system_error),
-        }
+            other => Ok(other?),
+        })
     }
 
     fn write_zeros(&self, length: u64) -> io::Result<()> {
@@ -177,16 +181,16 @@ impl RealFile {
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        read_whole(offset, buffer, |at, part| self.file.read_at(part, at))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(full_error)
+        write_whole(offset, bytes, |at, part| self.file.write_at(part, at))
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Never repeated by hand: after a failed sync the kernel may call the lost pages clean.
-        self.file.sync_data()
+        // Repeated only when a signal kept it from happening: after a failed sync the kernel may call the lost pages clean.
+        uninterrupted(|| self.file.sync_data())
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -194,7 +198,7 @@ impl DiskFile for RealFile {
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
+        uninterrupted(|| self.file.set_len(length))
     }
 }
 
@@ -220,20 +224,6 @@ fn checked(path: &str) -> io::Result<&str> {
         return Err(io::Error::new(ErrorKind::InvalidInput, "path leaves the database directory"));
     }
     Ok(path)
-}
-
-fn system_error(error: Errno) -> io::Error {
-    full_error(error.into())
-}
-
-/// A quota and a file-size limit are a full disk to the caller: nothing is wrong, and it may pass.
-fn full_error(error: io::Error) -> io::Error {
-    match error.kind() {
-        ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            io::Error::new(ErrorKind::StorageFull, error)
-        }
-        _ => error,
-    }
 }
 
 #[cfg(test)]

@@ -5,111 +5,60 @@
 //!   sectors or at any byte, lengths with or without their data, names of files and folders.
 //! * After a crash every call through handles from before fails, until [`SimDisk::restart`] gives new ones.
 //! * A failed sync drops what it did not write: the next sync succeeds, reads show the data, the medium never has it.
-//! * A failed write may have written a beginning of its bytes.
+//! * A failed write may have written a beginning of its bytes. Reads and writes may be short and calls interrupted: what
+//!   continues them is [`super::transfer`], the same loops that the operating system's files go through.
 //!
-//! Interrupted and short system calls do not exist at this level: continuing them is [`super::real`]'s part.
 //! Usable from many threads; one mutex guards all of it.
+//!
+//! # Reading order
+//! this file (what a test does to a disk), [`fault`] (what can fail), [`calls`] (what a program does to it), [`content`] and
+//! [`names`] (what a crash may leave of bytes and of names).
 
+mod calls;
 mod content;
+mod fault;
 mod names;
 mod random;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
-
+use self::calls::SimFile;
 use self::content::Inode;
+pub use self::fault::{Call, Failure, Fault};
 use self::names::{InodeId, Names, folder_of};
 pub use self::random::Random;
-use super::{Disk, DiskFile};
+use super::DiskFile;
 
-/// The kinds of calls that can be counted and failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "each is the method of Disk or DiskFile with its name")]
-pub enum Call {
-    Create,
-    Open,
-    List,
-    CreateDir,
-    Rename,
-    Remove,
-    SyncDir,
-    Lock,
-    Read,
-    Write,
-    Sync,
-    Len,
-    Truncate,
-}
-
-impl Call {
-    /// Every kind.
-    pub const ALL: [Self; 13] = [
-        Self::Create,
-        Self::Open,
-        Self::List,
-        Self::CreateDir,
-        Self::Rename,
-        Self::Remove,
-        Self::SyncDir,
-        Self::Lock,
-        Self::Read,
-        Self::Write,
-        Self::Sync,
-        Self::Len,
-        Self::Truncate,
-    ];
-
-    /// Whether the call can change what a crash leaves. Between two such calls all crashes are alike.
-    pub const fn is_change(self) -> bool {
-        !matches!(self, Self::Open | Self::List | Self::Lock | Self::Read | Self::Len)
-    }
-}
-
-/// What goes wrong.
+/// What happens when the planned change comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// EIO.
-    Io,
-    /// ENOSPC.
-    NoSpace,
-    /// EMFILE.
-    TooManyFiles,
-    /// EROFS.
-    ReadOnly,
-    /// The call succeeds, but one bit of what it read is wrong. For reads only.
-    FlippedBit,
+pub enum Moment {
+    /// The disk goes before the change takes effect.
+    Before,
+    /// It goes after the change took effect, and before anybody is told.
+    After,
+    /// One of the two, as the seed decides.
+    Either,
 }
 
-impl Failure {
-    fn error(self) -> io::Error {
-        io::Error::from(match self {
-            Self::Io | Self::FlippedBit => Errno::IO,
-            Self::NoSpace => Errno::NOSPC,
-            Self::TooManyFiles => Errno::MFILE,
-            Self::ReadOnly => Errno::ROFS,
-        })
-    }
+/// What goes at the planned change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The power: what is not synced may be lost.
+    Power,
+    /// The process: the machine runs on, nothing is lost yet.
+    Process,
 }
 
-/// A call that is to fail.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// Calls of this kind are counted.
-    pub call: Call,
-    /// Only calls on paths that begin like this; `""` for all.
-    pub path: String,
-    /// How many such calls succeed first.
-    pub after: u64,
-    /// How many fail then; `u64::MAX` for ever.
-    pub times: u64,
-    /// In which way.
-    pub failure: Failure,
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    change: u64,
+    moment: Moment,
+    loss: Loss,
 }
 
 /// A simulated disk. Clones are the same disk.
@@ -139,7 +88,9 @@ struct State {
     faults: Vec<Fault>,
     calls: BTreeMap<Call, u64>,
     changes: u64,
-    crash_at: Option<u64>,
+    plan: Option<Plan>,
+    /// Reads of files, while somebody asked for them.
+    reads: Option<Vec<(String, Range<u64>)>>,
     syncs_held: bool,
 }
 
@@ -158,7 +109,8 @@ impl SimDisk {
             faults: Vec::new(),
             calls: BTreeMap::new(),
             changes: 0,
-            crash_at: None,
+            plan: None,
+            reads: None,
             syncs_held: false,
         })
     }
@@ -169,7 +121,7 @@ impl SimDisk {
         Self { shared: Arc::new(shared), generation }
     }
 
-    /// The power goes now. Every handle is dead; see [`Self::restart`].
+    /// The power goes now, also of a disk whose process is dead. Every handle is dead; see [`Self::restart`].
     pub fn crash(&self) {
         self.state().crash();
         self.shared.released.notify_all();
@@ -190,7 +142,7 @@ impl SimDisk {
         state.forget_unreachable();
         state.down = false;
         state.faults.clear();
-        state.crash_at = None;
+        state.plan = None;
         state.capacity_bytes = None;
         let generation = state.generation;
         drop(state);
@@ -208,8 +160,14 @@ impl SimDisk {
 
     /// The power goes at change `count` from now (1 is the next), before or after it takes effect.
     pub fn crash_after_changes(&self, count: u64) {
+        self.end_at_change(count, Moment::Either, Loss::Power);
+    }
+
+    /// Power or process go at change `count` from now (1 is the next).
+    pub fn end_at_change(&self, count: u64, moment: Moment, loss: Loss) {
         let mut state = self.state();
-        state.crash_at = Some(state.changes + count);
+        let change = state.changes + count;
+        state.plan = Some(Plan { change, moment, loss });
     }
 
     /// Adds a fault; its count starts now.
@@ -284,6 +242,21 @@ impl SimDisk {
         }
     }
 
+    /// Puts an empty folder in place of a file, at rest. Durable at once.
+    pub fn replace_with_folder(&self, path: &str) {
+        let mut state = self.state();
+        state.names.unlink(path);
+        state.names.add_folder(path);
+        state.names.sync(folder_of(path));
+    }
+
+    /// Does `work` and gives what it read meanwhile: paths and ranges of bytes.
+    pub fn reads_of(&self, work: impl FnOnce()) -> Vec<(String, Range<u64>)> {
+        self.state().reads = Some(Vec::new());
+        work();
+        self.state().reads.take().unwrap_or_default()
+    }
+
     /// Loses a file at rest. Durable at once.
     pub fn lose(&self, path: &str) {
         let mut state = self.state();
@@ -325,11 +298,19 @@ impl SimDisk {
         *state.calls.entry(call).or_insert(0) += 1;
         if call.is_change() {
             state.changes += 1;
-            if state.crash_at.is_some_and(|at| at <= state.changes) {
-                if state.random.once_in(2) {
+            if let Some(plan) = state.plan.filter(|plan| plan.change <= state.changes) {
+                let takes_effect = match plan.moment {
+                    Moment::Before => false,
+                    Moment::After => true,
+                    Moment::Either => state.random.once_in(2),
+                };
+                if takes_effect {
                     act(&mut state).ok();
                 }
-                state.crash();
+                match plan.loss {
+                    Loss::Power => state.crash(),
+                    Loss::Process => state.down(),
+                }
                 drop(state);
                 self.shared.released.notify_all();
                 return Err(gone());
@@ -358,9 +339,6 @@ impl State {
     }
 
     fn crash(&mut self) {
-        if self.down {
-            return;
-        }
         self.down();
         self.names.crash(&mut self.random);
         self.forget_unreachable();
@@ -378,17 +356,17 @@ impl State {
     fn next_failure(&mut self, call: Call, path: &str) -> Option<Failure> {
         let mut failure = None;
         for fault in &mut self.faults {
-            if fault.call != call || !path.starts_with(&fault.path) {
-                continue;
-            }
-            if fault.after > 0 {
-                fault.after -= 1;
-            } else if fault.times > 0 {
-                fault.times = fault.times.saturating_sub(u64::from(fault.times != u64::MAX));
+            if fault.strikes(call, path) {
                 failure = Some(fault.failure);
             }
         }
         failure
+    }
+
+    fn note_read(&mut self, path: &str, offset: u64, bytes: usize) {
+        if let Some(reads) = &mut self.reads {
+            reads.push((path.to_owned(), offset..offset + bytes as u64));
+        }
     }
 
     fn add_inode(&mut self) -> InodeId {
@@ -398,239 +376,10 @@ impl State {
         id
     }
 
-    fn inode(&mut self, id: InodeId) -> io::Result<&mut Inode> {
-        self.inodes.get_mut(&id).ok_or_else(gone)
-    }
-
-    fn find(&self, path: &str) -> io::Result<InodeId> {
-        self.names.find(path).ok_or_else(|| Errno::NOENT.into())
-    }
-
-    fn need_folder(&self, folder: &str) -> io::Result<()> {
-        if self.names.has_folder(folder) { Ok(()) } else { Err(Errno::NOENT.into()) }
-    }
-
     fn used_bytes(&self) -> u64 {
         let length = |id| self.inodes.get(&id).map_or(0, |inode| inode.cache().length());
         self.names.files().map(|(_, inode)| length(inode)).sum()
     }
-
-    fn free_bytes(&self) -> u64 {
-        self.capacity_bytes.map_or(u64::MAX, |bytes| bytes.saturating_sub(self.used_bytes()))
-    }
-
-    fn write(&mut self, id: InodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let free = self.free_bytes();
-        let inode = self.inode(id)?;
-        let limit = inode.cache().length().saturating_add(free);
-        let fits = usize::try_from(limit.saturating_sub(offset)).unwrap_or(usize::MAX);
-        if fits < bytes.len() {
-            inode.write(offset, &bytes[..fits]);
-            return Err(Failure::NoSpace.error());
-        }
-        inode.write(offset, bytes);
-        Ok(())
-    }
-}
-
-impl Disk for SimDisk {
-    fn create(&self, path: &str, allocate: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let act = |state: &mut State| {
-            state.need_folder(folder_of(path))?;
-            if state.names.find(path).is_some() || state.names.has_folder(path) {
-                return Err(Errno::EXIST.into());
-            }
-            if state.free_bytes() < allocate {
-                return Err(Failure::NoSpace.error());
-            }
-            let inode = state.add_inode();
-            state.names.link(path, inode);
-            state.inode(inode)?.set_length(allocate);
-            Ok(inode)
-        };
-        let inode = self.run(Call::Create, path, act, refuse)?;
-        Ok(self.handle(inode, path, true))
-    }
-
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let inode = self.run(Call::Open, path, |state| state.find(path), refuse)?;
-        Ok(self.handle(inode, path, false))
-    }
-
-    fn open_writable(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let inode = self.run(Call::Open, path, |state| state.find(path), refuse)?;
-        Ok(self.handle(inode, path, true))
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
-        let act = |state: &mut State| {
-            state.need_folder(dir)?;
-            let length = |id| state.inodes.get(&id).map_or(0, |inode| inode.cache().length());
-            let inside = state.names.files().filter(|(path, _)| folder_of(path) == dir);
-            let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-            Ok(inside.map(|(path, inode)| (name(path), length(inode))).collect())
-        };
-        self.run(Call::List, dir, act, refuse)
-    }
-
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        let act = |state: &mut State| {
-            state.need_folder(folder_of(dir))?;
-            if state.names.find(dir).is_some() {
-                return Err(Errno::EXIST.into());
-            }
-            state.names.add_folder(dir);
-            Ok(())
-        };
-        self.run(Call::CreateDir, dir, act, refuse)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let act = |state: &mut State| {
-            state.need_folder(folder_of(to))?;
-            let inode = state.find(from)?;
-            state.names.rename(from, to, inode);
-            Ok(())
-        };
-        self.run(Call::Rename, from, act, refuse)
-    }
-
-    fn remove(&self, path: &str) -> io::Result<()> {
-        let act = |state: &mut State| {
-            state.find(path)?;
-            state.names.unlink(path);
-            Ok(())
-        };
-        self.run(Call::Remove, path, act, refuse)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let act = |state: &mut State| {
-            state.need_folder(dir)?;
-            state.names.sync(dir);
-            Ok(())
-        };
-        let fail = |state: &mut State, failure: Failure| {
-            state.names.sync_partly(dir, &mut state.random);
-            Err(failure.error())
-        };
-        self.run(Call::SyncDir, dir, act, fail)
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        let act = |state: &mut State| {
-            if state.locked {
-                return Err(Errno::WOULDBLOCK.into());
-            }
-            state.locked = true;
-            Ok(())
-        };
-        self.run(Call::Lock, "LOCK", act, refuse)?;
-        Ok(Box::new(SimLock { disk: self.clone() }))
-    }
-
-    fn root(&self) -> PathBuf {
-        PathBuf::from("sim:")
-    }
-}
-
-/// One open file of a [`SimDisk`].
-#[derive(Debug)]
-struct SimFile {
-    disk: SimDisk,
-    inode: InodeId,
-    path: String,
-    writable: bool,
-}
-
-impl SimFile {
-    fn need_writable(&self) -> io::Result<()> {
-        if self.writable { Ok(()) } else { Err(Errno::BADF.into()) }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let wanted = buffer.len() as u64;
-        let fail = |state: &mut State, failure: Failure| match failure {
-            Failure::FlippedBit => Ok(Some(state.random.below(wanted * 8))),
-            _ => Err(failure.error()),
-        };
-        let flipped = self.disk.run(Call::Read, &self.path, |_| Ok(None), fail)?;
-        let mut state = self.disk.state();
-        let content = state.inode(self.inode)?.cache();
-        if offset.checked_add(wanted).is_none_or(|end| end > content.length()) {
-            return Err(io::Error::from(ErrorKind::UnexpectedEof));
-        }
-        content.read(offset, buffer);
-        let damaged = flipped.and_then(|bit| Some((bit, usize::try_from(bit / 8).ok()?)));
-        if let Some((bit, byte)) = damaged.and_then(|(bit, at)| Some((bit, buffer.get_mut(at)?))) {
-            *byte ^= 1 << (bit % 8);
-        }
-        Ok(())
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.need_writable()?;
-        let act = |state: &mut State| state.write(self.inode, offset, bytes);
-        let fail = |state: &mut State, failure: Failure| {
-            let part = state.random.index(bytes.len() + 1);
-            state.write(self.inode, offset, &bytes[..part]).ok();
-            Err(failure.error())
-        };
-        self.disk.run(Call::Write, &self.path, act, fail)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let act = |state: &mut State| {
-            state.inode(self.inode)?.sync();
-            Ok(())
-        };
-        let fail = |state: &mut State, failure: Failure| {
-            let mut random = state.random.split();
-            state.inode(self.inode)?.sync_partly(&mut random);
-            Err(failure.error())
-        };
-        self.disk.run(Call::Sync, &self.path, act, fail)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let act = |state: &mut State| Ok(state.inode(self.inode)?.cache().length());
-        self.disk.run(Call::Len, &self.path, act, refuse)
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.need_writable()?;
-        let act = |state: &mut State| {
-            let grows = length.saturating_sub(state.inode(self.inode)?.cache().length());
-            if state.free_bytes() < grows {
-                return Err(Failure::NoSpace.error());
-            }
-            state.inode(self.inode)?.set_length(length);
-            Ok(())
-        };
-        self.disk.run(Call::Truncate, &self.path, act, refuse)
-    }
-}
-
-/// Holds the directory of a [`SimDisk`].
-struct SimLock {
-    disk: SimDisk,
-}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        let mut state = self.disk.state();
-        // A lock from before a crash must not release the next process's.
-        if state.lives(self.disk.generation) {
-            state.locked = false;
-        }
-    }
-}
-
-/// A call that fails without having done anything.
-fn refuse<T>(_: &mut State, failure: Failure) -> io::Result<T> {
-    Err(failure.error())
 }
 
 fn gone() -> io::Error {

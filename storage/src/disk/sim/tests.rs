@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::{Call, Failure, Fault, Random, SimDisk};
+use super::{Call, Failure, Fault, Loss, Moment, Random, SimDisk};
 use crate::disk::{Disk, DiskFile};
 
 const RECORD_BYTES: usize = 700;
@@ -278,4 +278,69 @@ fn held_syncs_wait_until_released() {
     let waiting = std::thread::spawn(move || file.sync());
     disk.crash();
     assert!(waiting.join().unwrap().is_err());
+}
+
+#[test]
+fn every_failure_that_is_continued_is_never_heard_of() {
+    for call in Call::ALL {
+        for failure in call.failures().iter().filter(|failure| failure.is_continued()) {
+            let disk = SimDisk::new(8);
+            let times = if *failure == Failure::Interrupted { 3 } else { u64::MAX };
+            disk.add_fault(Fault { times, ..Fault::lasting(call, *failure) });
+            let _guard = disk.lock().unwrap();
+            disk.create_dir("wal").unwrap();
+            let file = disk.create("wal/a", 3).unwrap();
+            file.write_at(2, &[7; 3_000]).unwrap();
+            file.sync().unwrap();
+            disk.sync_dir("wal").unwrap();
+            file.truncate(2_000).unwrap();
+            let mut bytes = vec![0; 2_000];
+            disk.open("wal/a").unwrap().read_at(0, &mut bytes).unwrap();
+            assert!(bytes[2..].iter().all(|byte| *byte == 7), "{call:?} {failure:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_quota_is_a_full_disk() {
+    for failure in [Failure::Quota, Failure::TooLarge, Failure::NoSpace] {
+        let disk = SimDisk::new(9);
+        let file = disk.create("a", 0).unwrap();
+        disk.add_fault(Fault::lasting(Call::Write, failure));
+        disk.add_fault(Fault::lasting(Call::Create, failure));
+        assert_eq!(file.write_at(0, &[1; 9]).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(disk.create("b", 9).err().unwrap().kind(), ErrorKind::StorageFull);
+    }
+}
+
+#[test]
+fn a_plan_ends_the_disk_at_its_change() {
+    for (moment, written) in [(Moment::Before, 0), (Moment::After, 7)] {
+        let disk = SimDisk::new(10);
+        let file = disk.create("a", 1).unwrap();
+        file.sync().unwrap();
+        disk.sync_dir("").unwrap();
+        disk.end_at_change(1, moment, Loss::Process);
+        assert!(file.write_at(0, &[7]).is_err());
+        assert!(disk.is_down());
+        assert_eq!(disk.fork(1).restart().bytes("a").unwrap(), [written], "nothing is lost yet");
+        let fates = (0..64).map(|seed| {
+            let fate = disk.fork(seed);
+            fate.crash();
+            fate.restart().bytes("a").unwrap()[0]
+        });
+        let fates: BTreeSet<u8> = fates.collect();
+        assert_eq!(fates, BTreeSet::from([0, written]));
+    }
+}
+
+#[test]
+fn a_folder_in_place_of_a_file_is_refused() {
+    let disk = SimDisk::new(11);
+    disk.replace("a", &[1]);
+    disk.replace_with_folder("a");
+    assert_eq!(disk.open("a").err().unwrap().kind(), ErrorKind::InvalidInput);
+    assert_eq!(disk.create("a", 0).err().unwrap().kind(), ErrorKind::AlreadyExists);
+    assert!(disk.remove("a").is_err());
+    assert!(disk.list("").unwrap().is_empty());
 }
