@@ -110,8 +110,8 @@ impl Disk for RealDisk {
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         let dir = checked(dir)?;
-        let make = || Ok(rustix::fs::mkdirat(&self.directory, dir, Mode::RWXU)?);
-        match uninterrupted(make) {
+        let mkdir = || Ok(rustix::fs::mkdirat(&self.directory, dir, Mode::RWXU)?);
+        match uninterrupted(mkdir) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 self.open_folder(dir).map(drop)
             }

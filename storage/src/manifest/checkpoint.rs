@@ -94,7 +94,13 @@ pub(crate) fn write(
 pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<Checkpoint> {
     let path = path(checkpoint);
     let io = |e| Error::io("read checkpoint", &path, e);
-    let file = disk.open(&path).map_err(io)?;
+    let file = disk.open(&path).map_err(|error| match error.kind() {
+        // As good as damaged: it is computed anew.
+        std::io::ErrorKind::NotFound => {
+            Error::corrupt("checkpoint", &path, 0, "the file is missing")
+        }
+        _ => io(error),
+    })?;
     let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
     let mut bytes = vec![0; length];
     file.read_at(0, &mut bytes).map_err(io)?;

@@ -192,13 +192,28 @@ fn put_frame(out: &mut Vec<u8>, identity: u64, number: u64, edit: &Edit) {
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
+/// Reads a manifest file, until two readings agree: bytes that were only misread must not pass for an edit that a crash cut
+/// short.
 fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
     let path = path(number);
     let io = |e| Error::io("read manifest", &path, e);
     let file = disk.open(&path).map_err(io)?;
     let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; length];
+    let (mut bytes, mut again) = (vec![0; length], vec![0; length]);
     file.read_at(0, &mut bytes).map_err(io)?;
+    file.read_at(0, &mut again).map_err(io)?;
+    if bytes != again {
+        file.read_at(0, &mut bytes).map_err(io)?;
+        if bytes != again {
+            return Err(Error::corrupt("manifest", path, 0, "each reading gives other bytes"));
+        }
+    }
+    decode(&bytes, number, files)
+}
+
+/// What the bytes of a manifest file say.
+fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
+    let path = path(number);
     let bad = |offset: usize, why: &str| Error::corrupt("manifest", &path, offset as u64, why);
     let mut reader = Reader::new(bytes.get(..HEADER_BYTES).ok_or_else(|| bad(0, "too short"))?);
     let short = |_| bad(0, "too short");
@@ -232,7 +247,7 @@ fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
         files: files.to_vec(),
     };
     let (mut at, mut edits) = (HEADER_BYTES, 0u64);
-    while let Some((found, payload, end)) = frame(&bytes, at, identity).filter(|f| f.0 == edits) {
+    while let Some((found, payload, end)) = frame(bytes, at, identity).filter(|f| f.0 == edits) {
         let edit = Edit::decode(&mut Reader::new(payload)).map_err(|why| bad(at, why.0))?;
         loaded.apply(edit).map_err(|why| bad(at, why))?;
         (at, edits) = (end, found + 1);
@@ -241,7 +256,7 @@ fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
         return Err(bad(at, "the first edit does not verify"));
     }
     let rest = (at..bytes.len()).step_by(8);
-    if rest.filter_map(|at| frame(&bytes, at, identity)).any(|(found, ..)| found > edits) {
+    if rest.filter_map(|at| frame(bytes, at, identity)).any(|(found, ..)| found > edits) {
         return Err(bad(at, "an edit in the middle does not verify: restore a backup"));
     }
     Ok(loaded)

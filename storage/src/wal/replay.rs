@@ -26,6 +26,8 @@ pub(crate) struct LogFile {
     pub(crate) last_seq: Seq,
     /// Whether it says that another file goes on.
     continues: bool,
+    /// Whether it says that it is complete.
+    is_marked: bool,
 }
 
 impl LogFile {
@@ -201,6 +203,8 @@ fn fullest(
 }
 
 /// Reads one file; `None` if a crash left it without a header, so that nothing in it was ever acknowledged.
+///
+/// Where the file does not end with a mark it is read again: bytes that were only misread must not pass for a torn tail.
 fn read(
     disk: &Arc<dyn Disk>,
     path: &str,
@@ -208,6 +212,24 @@ fn read(
     first_seq: Seq,
 ) -> Result<Option<LogFile>> {
     let bytes = read_all(disk, path)?;
+    let first = check(bytes, path, identity, first_seq);
+    if matches!(&first, Ok(Some(file)) if file.is_marked) {
+        return first;
+    }
+    let again = read_all(disk, path)?;
+    if matches!(&first, Ok(Some(file)) if file.bytes == again) {
+        return first;
+    }
+    let second = check(again, path, identity, first_seq);
+    let reach = |read: &Result<Option<LogFile>>| match read {
+        Ok(Some(file)) => file.last_seq,
+        Ok(None) | Err(_) => Seq(0),
+    };
+    Ok(if reach(&second) >= reach(&first) { second? } else { first? })
+}
+
+/// What the bytes of one file say.
+fn check(bytes: Vec<u8>, path: &str, identity: u64, first_seq: Seq) -> Result<Option<LogFile>> {
     let header = match FileHeader::decode(&bytes, identity) {
         Ok(header) => header,
         Err(BadHeader::TooNew(found)) => {
@@ -231,11 +253,11 @@ fn read(
         let why = format!("the file was made with {} bytes: it was cut", header.length);
         return Err(Error::corrupt("log file", path, bytes.len() as u64, why));
     }
-    let (mut at, mut expected, mut continues) = (HEADER_BYTES, first_seq, false);
+    let (mut at, mut expected, mut mark) = (HEADER_BYTES, first_seq, None);
     while let Some((frame, _)) = Frame::read(&bytes[at..], identity) {
         let follows = frame.kind == Kind::Record && frame.seq == expected;
         if !follows {
-            continues = frame.kind == Kind::Continue && frame.seq.next() == expected;
+            mark = (frame.seq.next() == expected).then_some(frame.kind);
             break;
         }
         at += frame.bytes();
@@ -248,7 +270,9 @@ fn read(
         return Err(Error::corrupt(what, path, at as u64, rot()));
     }
     let last_seq = Seq(expected.0 - 1);
-    Ok(Some(LogFile { path: path.into(), header, bytes, end: at, last_seq, continues }))
+    let continues = mark == Some(Kind::Continue);
+    let is_marked = mark.is_some_and(|kind| kind != Kind::Record);
+    Ok(Some(LogFile { path: path.into(), header, bytes, end: at, last_seq, continues, is_marked }))
 }
 
 fn rot() -> &'static str {

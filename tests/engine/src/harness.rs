@@ -17,13 +17,14 @@ use tagmill_storage::disk::Disk;
 use tagmill_storage::disk::real::RealDisk;
 use tagmill_storage::disk::sim::{Random, SimDisk};
 use tagmill_storage::{
-    Engine, Error, Options, Outcome, Result, SECOND_NS, ScanRequest, Seq, Snapshot, TagDefinition,
-    TagId, limits,
+    Clock, Engine, Error, Options, Outcome, Result, SECOND_NS, ScanRequest, Seq, Snapshot,
+    TagDefinition, TagId, limits,
 };
 
 use crate::clock::TestClock;
-use crate::model::{Cell, Change, Key, Model, difference, digest, pairs};
+use crate::model::{Cell, Change, Key, Model, Rows, difference, digest, pairs};
 use crate::observe;
+use crate::steps::Step;
 use crate::workload::{GATEWAYS, Timeline};
 
 /// Where the database is.
@@ -81,6 +82,8 @@ pub struct Harness {
     pub history: Vec<(Seq, u64)>,
     /// Whether the history is kept.
     pub keeps_history: bool,
+    /// Steps that are not taken: a run that does less of one thing does more of another.
+    pub muted: Vec<Step>,
     /// Whether every change and its answer are printed.
     traces: bool,
     held: Vec<(Snapshot, Vec<(Key, Cell)>)>,
@@ -138,9 +141,52 @@ impl Harness {
             samples_max,
             history: Vec::new(),
             keeps_history: false,
+            muted: Vec::new(),
             traces: std::env::var_os("TAGMILL_TRACE").is_some(),
             held: Vec::new(),
             shown: Seq(0),
+        }
+    }
+
+    /// The same moment on a disk of its own, without an engine: many fates of one moment can be tried.
+    ///
+    /// # Panics
+    /// On a real disk.
+    #[must_use]
+    pub fn fork(&self, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        Self {
+            place: Place::Sim(self.disk().fork(random.bits())),
+            random,
+            clock: Arc::new(TestClock::new(self.clock.wall_ns())),
+            options: self.options.clone(),
+            engine: None,
+            settled: self.settled.clone(),
+            doubtful: self.doubtful.clone(),
+            reserved: self.reserved.clone(),
+            timeline: self.timeline.clone(),
+            senders: self.senders.clone(),
+            names: self.names,
+            is_faulty: self.is_faulty,
+            freed_names: self.freed_names.clone(),
+            samples_max: self.samples_max,
+            history: Vec::new(),
+            keeps_history: false,
+            muted: self.muted.clone(),
+            traces: self.traces,
+            held: Vec::new(),
+            shown: self.shown,
+        }
+    }
+
+    /// The simulated disk.
+    ///
+    /// # Panics
+    /// On a real disk.
+    pub fn disk(&self) -> &SimDisk {
+        match &self.place {
+            Place::Sim(disk) => disk,
+            Place::Real(_) => panic!("only simulated disks do as they are told"),
         }
     }
 
@@ -177,13 +223,13 @@ impl Harness {
     /// If it does not open, or keeps anything else than it must.
     pub fn open(&mut self) {
         self.try_open().expect("a database opens from any state a crash leaves");
-        self.decide();
+        let rows = observe::rows(&self.engine().snapshot()).expect("every row can be read");
+        self.decide(&rows);
     }
 
     /// Which of the changes in doubt are there? Those are settled, the others never happened.
-    fn decide(&mut self) {
+    fn decide(&mut self, rows: &Rows) {
         let snapshot = self.engine().snapshot();
-        let rows = observe::rows(&snapshot).expect("every row can be read");
         let shown = self.shown;
         let promised = self.doubtful.iter().rposition(|(_, seq)| seq.is_some_and(|s| s <= shown));
         let promised = promised.map_or(0, |last| last + 1);
@@ -193,7 +239,7 @@ impl Harness {
                 let (change, _) = self.doubtful[taken - 1].clone();
                 self.settled.apply(&change);
             }
-            let difference = observe::compare(&self.settled, &snapshot, &rows)
+            let difference = observe::compare(&self.settled, &snapshot, rows)
                 .or_else(|| observe::compare_gateways(&self.settled, self.engine()));
             match difference {
                 None if taken >= promised => {
@@ -237,13 +283,37 @@ impl Harness {
         }
     }
 
+    /// Closes the engine and opens it again, if a disk that may fail lets it. What cannot be said then stays in doubt.
+    pub fn reopen(&mut self) {
+        self.close();
+        self.open_if_possible();
+    }
+
+    /// Opens the engine, if a disk that may fail lets it, and finds out what it kept.
+    ///
+    /// # Panics
+    /// As [`Self::open`], on a healthy disk.
+    pub fn open_if_possible(&mut self) {
+        if let Err(error) = self.try_open() {
+            assert!(self.may_fail(), "open: {error}");
+            return;
+        }
+        match observe::rows(&self.engine().snapshot()) {
+            Ok(rows) => self.decide(&rows),
+            Err(error) => {
+                assert!(self.may_fail(), "read: {error}");
+                self.engine = None;
+            }
+        }
+    }
+
     /// The power goes; the disk comes back as it then is. The engine is gone.
     ///
     /// # Panics
     /// On a real disk.
     pub fn crash(&mut self) {
-        let Place::Sim(disk) = &self.place else { panic!("real disks do not crash here") };
         self.trace(|| "crash".to_owned());
+        let disk = self.disk();
         disk.crash();
         let next = disk.restart();
         self.lose_engine(next);
@@ -254,8 +324,8 @@ impl Harness {
     /// # Panics
     /// On a real disk.
     pub fn kill(&mut self) {
-        let Place::Sim(disk) = &self.place else { panic!("real disks are killed elsewhere") };
         self.trace(|| "kill".to_owned());
+        let disk = self.disk();
         disk.kill();
         let next = disk.restart();
         self.lose_engine(next);

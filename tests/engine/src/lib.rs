@@ -14,11 +14,15 @@
 )]
 
 pub mod clock;
+pub mod cuts;
+pub mod errors;
 pub mod fuzz;
 pub mod harness;
 pub mod model;
 pub mod observe;
+pub mod scripts;
 pub mod seeds;
 pub mod steps;
+pub mod tally;
 pub mod watch;
 pub mod workload;

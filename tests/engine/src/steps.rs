@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{
-    Appended, Batch, Clock, Error, Origin, Reject, RejectReason, SECOND_NS, ScanRequest, Seq,
-    TagDefinition, TagEdit, TagId, TagSelection, TimeRange, ValueType,
+    Appended, Batch, Clock, Error, Origin, Qualities, Reject, RejectReason, SECOND_NS, ScanRequest,
+    Seq, TagColumn, TagDefinition, TagEdit, TagId, TagSelection, TimeRange, ValueType, Values,
 };
 
 use crate::harness::{Answer, Harness, Place};
@@ -32,9 +32,29 @@ pub enum Step {
     Scan,
     Hold,
     MoveClock,
+    /// Samples older than what is there, and corrections of it.
+    AppendLate,
+    /// One record that fills a log file, so that the next one begins a new one.
+    AppendMuch,
+    Reopen,
 }
 
 impl Step {
+    /// Those that can be muted: without the others little happens.
+    pub const OPTIONAL: [Self; 11] = [
+        Self::AppendAsGateway,
+        Self::Define,
+        Self::Delete,
+        Self::Edit,
+        Self::DeleteTag,
+        Self::Seal,
+        Self::Sync,
+        Self::GrowStates,
+        Self::Alias,
+        Self::Scan,
+        Self::Hold,
+    ];
+
     /// Any of them, writes more often than the rest.
     pub fn draw(random: &mut Random) -> Self {
         match random.below(40) {
@@ -91,8 +111,17 @@ impl Harness {
 
     /// Does one thing.
     pub fn step(&mut self) {
-        let step = Step::draw(&mut self.random);
+        let mut step = Step::draw(&mut self.random);
+        while self.muted.contains(&step) {
+            step = Step::draw(&mut self.random);
+        }
         self.perform(step);
+    }
+
+    /// Mutes some steps, as the seed decides.
+    pub fn mute_some(&mut self) {
+        let odds = 2 + self.random.below(6);
+        self.muted = Step::OPTIONAL.into_iter().filter(|_| self.random.once_in(odds)).collect();
     }
 
     /// Does this.
@@ -115,6 +144,13 @@ impl Harness {
                 self.hold();
             }
             Step::MoveClock => self.move_clock(),
+            Step::AppendLate => {
+                self.timeline.is_late = Some(true);
+                self.append();
+                self.timeline.is_late = None;
+            }
+            Step::AppendMuch => self.append_much(),
+            Step::Reopen => self.reopen(),
         }
     }
 
@@ -189,6 +225,22 @@ impl Harness {
         }
         let most = self.samples_max;
         let batch = workload::batch(&mut self.random, &mut self.timeline, &tags, most);
+        self.write(batch);
+    }
+
+    fn append_much(&mut self) {
+        let tag = self.writable().into_iter().find(|(_, t)| *t == ValueType::F64);
+        let Some((tag, _)) = tag else { return self.append() };
+        let mut batch = Batch::default();
+        let count = 2_200; // of 8 bytes that do not compress: more than the smallest log file holds
+        let times = self.timeline.times(&mut self.random, count);
+        let values = (0..count).map(|_| f64::from_bits(self.random.bits() >> 2)).collect();
+        let qualities = Qualities::GOOD;
+        batch.columns.push(TagColumn { tag, times, values: Values::F64(values), qualities });
+        self.write(batch);
+    }
+
+    fn write(&mut self, batch: Batch) {
         let (change, judged) = self.judge(&batch);
         let appended = self.engine().append(batch);
         if let Ok(appended) = &appended {

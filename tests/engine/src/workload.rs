@@ -162,6 +162,8 @@ pub struct Timeline {
     pub reach_ns: i64,
     /// Distance of a grid.
     pub step_ns: i64,
+    /// Whether the next times are late ones; `None` to leave it to chance.
+    pub is_late: Option<bool>,
 }
 
 impl Timeline {
@@ -174,12 +176,12 @@ impl Timeline {
             _ => 1_767_225_600 * SECOND_NS,
         };
         let step_ns = [1, 1_000, SECOND_NS, 60 * SECOND_NS, DAY_NS][random.index(5)];
-        Self { at_ns, reach_ns: (200 * step_ns).max(1_000), step_ns }
+        Self { at_ns, reach_ns: (200 * step_ns).max(1_000), step_ns, is_late: None }
     }
 
     /// `count` times: a run of new ones, or scattered late ones; the run moves the timeline on.
     pub fn times(&mut self, random: &mut Random, count: usize) -> Vec<i64> {
-        let late = random.once_in(3);
+        let late = self.is_late.unwrap_or(random.once_in(3));
         let jitters = random.once_in(3);
         let start = self.at_ns;
         let mut times: Vec<i64> = (0..count)

@@ -4,5 +4,6 @@
 
 mod bad_input;
 mod crash;
+mod faults;
 mod fuzz;
 mod model;

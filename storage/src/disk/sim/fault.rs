@@ -55,15 +55,13 @@ impl Call {
             Self::Create => &[Io, NoSpace, Quota, TooLarge, TooManyFiles, ReadOnly, Interrupted],
             Self::Write => &[Io, NoSpace, Quota, TooLarge, ReadOnly, Short, Interrupted],
             Self::Truncate => &[Io, NoSpace, Quota, ReadOnly, Interrupted],
-            Self::Open => &[Io, TooManyFiles, Interrupted],
+            Self::Open | Self::SyncDir | Self::Lock => &[Io, TooManyFiles, Interrupted],
             Self::Read => &[Io, FlippedBit, Short, Interrupted],
             Self::CreateDir => &[Io, NoSpace, Quota, ReadOnly],
             Self::Rename | Self::Remove => &[Io, ReadOnly],
             // A full disk or quota can show as late as this where blocks are given at writeback.
             Self::Sync => &[Io, NoSpace, Quota, Interrupted],
-            Self::SyncDir => &[Io, TooManyFiles, Interrupted],
             Self::List => &[Io, TooManyFiles],
-            Self::Lock => &[Io, TooManyFiles, Interrupted],
             Self::Len => &[Io],
         }
     }
