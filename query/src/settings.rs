@@ -9,6 +9,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use tagmill_storage::OnDamage;
 
 use crate::error::{Error, Result};
 use crate::functions::width::Width;
@@ -20,6 +21,7 @@ pub struct Settings {
     statement_timeout: Option<Duration>,
     max_rows: Option<u64>,
     partitions: NonZeroUsize,
+    damaged: OnDamage,
 }
 
 /// One line of SHOW ALL.
@@ -35,10 +37,14 @@ pub struct Setting {
     pub description: &'static str,
 }
 
-const NAMES: [(&str, &str); 4] = [
+const NAMES: [(&str, &str); 5] = [
     (
         "statement_timeout",
         "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds",
+    ),
+    (
+        "tagmill.damaged",
+        "What a statement does about samples the disk has damaged: 'fail', or 'skip' with a notice",
     ),
     (
         "tagmill.max_rows",
@@ -55,6 +61,7 @@ impl Default for Settings {
             statement_timeout: None,
             max_rows: None,
             partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            damaged: OnDamage::Fail,
         }
     }
 }
@@ -78,6 +85,11 @@ impl Settings {
     /// How many parts of a scan one statement reads at once.
     pub fn partitions(&self) -> NonZeroUsize {
         self.partitions
+    }
+
+    /// What a statement does about samples that cannot be read.
+    pub fn damaged(&self) -> OnDamage {
+        self.damaged
     }
 
     /// Every setting with its value.
@@ -123,6 +135,13 @@ impl Settings {
                     .ok_or_else(|| refused("milliseconds or a duration such as '30s'"))?;
                 self.statement_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
             }
+            "tagmill.damaged" => {
+                self.damaged = match value.to_ascii_lowercase().as_str() {
+                    "fail" => OnDamage::Fail,
+                    "skip" => OnDamage::Skip,
+                    _ => return Err(refused("'fail' or 'skip'")),
+                };
+            }
             "tagmill.max_rows" => {
                 let rows = u64::from_str(value).map_err(|_| refused("a number of rows"))?;
                 self.max_rows = Some(rows).filter(|&rows| rows > 0);
@@ -150,6 +169,7 @@ impl Settings {
         match known(name)? {
             "timezone" => self.time_zone = defaults.time_zone,
             "statement_timeout" => self.statement_timeout = defaults.statement_timeout,
+            "tagmill.damaged" => self.damaged = defaults.damaged,
             "tagmill.max_rows" => self.max_rows = defaults.max_rows,
             _ => self.partitions = defaults.partitions,
         }
@@ -162,6 +182,10 @@ impl Settings {
             "statement_timeout" => match self.statement_timeout {
                 None => "0".to_owned(),
                 Some(timeout) => format!("{}ms", timeout.as_millis()),
+            },
+            "tagmill.damaged" => match self.damaged {
+                OnDamage::Fail => "fail".to_owned(),
+                OnDamage::Skip => "skip".to_owned(),
             },
             "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
             _ => self.partitions.to_string(),
@@ -216,6 +240,7 @@ mod tests {
             ("statement_timeout", "1 month"),
             ("tagmill.partitions", "0"),
             ("tagmill.max_rows", "-1"),
+            ("tagmill.damaged", "maybe"),
             ("datafusion.execution.batch_size", "1"),
         ] {
             assert!(settings.set(name, value).is_err(), "{name} took {value}");

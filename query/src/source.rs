@@ -33,7 +33,9 @@ use datafusion::physical_plan::stream::{
 };
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 use futures::StreamExt;
-use tagmill_storage::{Rfc3339, ScanRequest, Snapshot, TagId, TagSelection, TimeRange};
+use tagmill_storage::{
+    OnDamage, Rfc3339, Scan, ScanRequest, Snapshot, TagId, TagSelection, TimeRange,
+};
 use tokio::sync::mpsc::Sender;
 
 use crate::hints::Hints;
@@ -53,6 +55,7 @@ pub(crate) struct SampleSource {
     fetch: Option<usize>,
     hints: Vec<Arc<dyn PhysicalExpr>>,
     rows_estimate: u64,
+    damage: OnDamage,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -77,8 +80,14 @@ impl SampleSource {
             fetch: None,
             hints: Vec::new(),
             rows_estimate,
+            damage: OnDamage::Fail,
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The same, that does this about samples that cannot be read.
+    pub(crate) fn with_damage(self, damage: OnDamage) -> Self {
+        Self { damage, ..self }
     }
 
     fn tag_count(&self) -> usize {
@@ -132,6 +141,7 @@ impl DataSource for SampleSource {
             range: self.range,
             descending: self.descending,
             left: self.fetch.map(|rows| rows as u64),
+            damage: self.damage,
             hints: Hints::new(&self.hints, &self.schema),
             baseline: BaselineMetrics::new(&self.metrics, partition),
             tags_read: MetricBuilder::new(&self.metrics).counter("tags_read", partition),
@@ -340,6 +350,7 @@ struct PartRead {
     range: TimeRange,
     descending: bool,
     left: Option<u64>,
+    damage: OnDamage,
     hints: Hints,
     baseline: BaselineMetrics,
     tags_read: Count,
@@ -393,11 +404,14 @@ impl PartRead {
             limit: self.left,
             values: self.columns.iter().any(|column| column.needs_values()),
             qualities: self.columns.iter().any(|column| column.needs_qualities()),
+            damage: self.damage,
         });
         loop {
             let timer = self.baseline.elapsed_compute().timer();
-            let Some(batch) = scan.next() else { return Ok(Flow::Continue) };
-            let batch = batch.map_err(|error| crate::error::into_datafusion(error.into()))?;
+            let next = scan.next().transpose();
+            let next = next.map_err(|error| crate::error::into_datafusion(error.into()))?;
+            self.check_skipped(&scan)?;
+            let Some(batch) = next else { return Ok(Flow::Continue) };
             timer.done();
             let count = batch.times.len();
             let last = batch.times.last().copied();
@@ -429,6 +443,22 @@ impl PartRead {
                 }
             }
         }
+    }
+
+    /// Nothing is left out that was not announced when the statement was planned.
+    fn check_skipped(&self, scan: &Scan) -> Result<()> {
+        if !scan.has_skipped() {
+            return Ok(());
+        }
+        let known = self.snapshot.damage();
+        let Some(new) = scan.skipped().into_iter().find(|place| !known.contains(place)) else {
+            return Ok(());
+        };
+        let why = format!(
+            "{} turned out to be damaged while it was read ({}): run the statement again, it then says what is left out",
+            new.file, new.why
+        );
+        Err(crate::error::into_datafusion(crate::Error::Execution(why)))
     }
 
     fn send(

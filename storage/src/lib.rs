@@ -46,8 +46,8 @@ pub use sample::{
     Appended, Batch, Durability, Origin, Qualities, Reject, RejectReason, ScanBlock, TagColumn,
     Value, Values,
 };
-pub use scan::snapshot::{HeadSummary, Latest, SegmentSummary};
-pub use scan::{Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
+pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary};
+pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::SegmentKind;
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};

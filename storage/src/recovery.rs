@@ -25,6 +25,7 @@ use crate::options::Options;
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
+use crate::segment::damage::{Damage, Quarantine, damage_in};
 use crate::segment::name::SegmentName;
 use crate::time::Clock;
 use crate::wal::file::FileHeader;
@@ -42,14 +43,15 @@ pub(crate) fn open(
         std::io::ErrorKind::WouldBlock => Error::Locked { path: disk.root() },
         _ => Error::io("lock database directory", disk.root(), error),
     })?;
-    let loaded = match Manifest::load(&disk) {
+    let mut loaded = match Manifest::load(&disk) {
         Ok(Some(loaded)) => loaded,
         Ok(None) => begin(&disk, &options)?,
         // The first manifest was torn by a crash while the database was made, if nothing else is here.
         Err(error @ Error::Corrupt { .. }) => begin(&disk, &options).map_err(|_| error)?,
         Err(error) => return Err(error),
     };
-    let needless = check_files(&disk, &loaded)?;
+    let (needless, missing) = check_files(&disk, &loaded)?;
+    loaded.state.quarantine = look_again(&disk, &loaded, missing);
     let (mut view, registry_log) = read_state(&disk, &loaded)?;
     let sealed_until = read_checkpoint(&disk, &loaded, &mut view)?;
     // The whole log is read once before anything is changed: a database that is refused stays as it is.
@@ -80,6 +82,7 @@ fn read_state(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(View, RegistryLo
     })?;
     let open = |meta: &_| Arc::new(Segment::new(Arc::clone(disk), Clone::clone(meta)));
     view.version = Version::new(loaded.segments.values().map(open).collect());
+    view.quarantine = Quarantine::new(loaded.state.quarantine.clone());
     view.durable_seq = loaded.floor();
     view.tombstones = Tombstones::new(loaded.state.tombstones.clone());
     let marks = Arc::make_mut(&mut view.gateways);
@@ -151,19 +154,20 @@ impl Needless {
     }
 }
 
-/// Checks that the segments the manifest names are there in full length, and finds those it does not name.
-fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<Needless> {
+/// Compares the segments there are with those that the manifest names: what it does not name, and what is missing or of
+/// another length.
+fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(Needless, Vec<Damage>)> {
     let present = disk.list("segments").map_err(|e| Error::io("list", "segments", e))?;
     let mut present: BTreeMap<String, u64> = present.into_iter().collect();
+    let mut missing = Vec::new();
     for meta in loaded.segments.values() {
         let path = meta.path();
         let name = path.trim_start_matches("segments/");
         let bytes = present.remove(name);
         if bytes != Some(meta.file_bytes) {
             let found = bytes.map_or("is missing".into(), |bytes| format!("has {bytes} bytes"));
-            let wanted = meta.file_bytes;
-            let why = format!("the file {found}, the manifest says {wanted}: restore a backup");
-            return Err(Error::corrupt("segment", path, 0, why));
+            let why = format!("the file {found}, the manifest says {}", meta.file_bytes);
+            missing.push(Damage::whole(meta, why));
         }
     }
     // A file of another name is none of ours: it stays where it is.
@@ -171,7 +175,18 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<Needless> {
     let root = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
     let numbers = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
     let needless = numbers.filter(|number| *number != loaded.state.latest_file);
-    Ok(Needless { segments, checkpoints: needless.map(checkpoint::path).collect() })
+    let checkpoints = needless.map(checkpoint::path).collect();
+    Ok((Needless { segments, checkpoints }, missing))
+}
+
+/// The quarantine of this open: segments that are missing, and known places that still do not verify.
+fn look_again(disk: &Arc<dyn Disk>, loaded: &Loaded, missing: Vec<Damage>) -> Vec<Arc<Damage>> {
+    let still = |damage: &&Arc<Damage>| {
+        let Some(meta) = loaded.segments.get(&damage.segment) else { return false };
+        Segment::new(Arc::clone(disk), meta.clone()).verify_place(damage).is_err()
+    };
+    let known = loaded.state.quarantine.iter().filter(still).cloned();
+    Quarantine::new(missing.into_iter().map(Arc::new).chain(known).collect()).places().to_vec()
 }
 
 /// Latest samples and newest sealed times, from the checkpoint or, where that does not verify, from the segments.
@@ -187,12 +202,19 @@ fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Re
         }
         Err(Error::Corrupt { .. }) => {
             let mut sealed_until = SealedUntil::new();
-            for segment in view.version.segments() {
-                segment.for_each_tag(&mut |tag, _, last_ns, _| {
-                    raise(&mut sealed_until, tag, last_ns);
-                })?;
-            }
             let tags: Vec<_> = view.registry.iter().map(|tag| tag.id).collect();
+            for segment in view.version.segments() {
+                let read = segment.for_each_tag(&mut |tag, _, last_ns, _| {
+                    raise(&mut sealed_until, tag, last_ns);
+                });
+                match read {
+                    // It may hold any tag: what is not newer than all of it counts as late, which is always right.
+                    Err(error) if damage_in(&error).is_some() => tags.iter().for_each(|tag| {
+                        raise(&mut sealed_until, *tag, segment.meta().last_ns);
+                    }),
+                    read => read?,
+                }
+            }
             view.renew_latest(&tags);
             Ok(sealed_until)
         }

@@ -25,7 +25,9 @@ use tagmill_server::cli::import::local::LocalSink;
 use tagmill_server::cli::import::mapping::{parse_long, parse_wide};
 use tagmill_server::cli::import::report::Report;
 use tagmill_server::cli::import::{Import, run};
-use tagmill_storage::{Engine, Options, Rfc3339, ScanRequest, TagSelection, TimeRange, ValueType};
+use tagmill_storage::{
+    Engine, OnDamage, Options, Rfc3339, ScanRequest, TagSelection, TimeRange, ValueType,
+};
 
 use self::plain::{Held, History, cell, held, nanos, read_long, read_wide, rows};
 
@@ -57,6 +59,7 @@ fn stored(engine: &Engine, name: &str) -> History {
         limit: None,
         values: true,
         qualities: true,
+        damage: OnDamage::Fail,
     };
     let mut history = History::new();
     for batch in snapshot.scan(request) {

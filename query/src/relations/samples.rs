@@ -12,7 +12,7 @@ use datafusion::common::Result;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use tagmill_storage::{ScanRequest, Snapshot, TagId, TagSelection, TimeRange};
+use tagmill_storage::{OnDamage, ScanRequest, Snapshot, TagId, TagSelection, TimeRange};
 
 use super::Scope;
 use super::rows::{RowColumn, schema_of};
@@ -73,16 +73,40 @@ impl TableProvider for Samples {
         if pushed.range.is_empty() {
             tags.clear();
         }
+        let damage = self.scope.settings.damaged();
+        if damage == OnDamage::Skip {
+            announce(&self.scope, &tags, pushed.range);
+        }
         let rows = estimate(snapshot, &tags, pushed.range);
         let wanted =
             if rows < PARTITION_ROWS_MIN { 1 } else { session.config().target_partitions() };
         let parts = cut(snapshot, &tags, pushed.range, wanted.clamp(1, tags.len().max(1)));
         let source = SampleSource::new(snapshot.clone(), columns, parts, pushed.range, rows);
+        let source = source.with_damage(damage);
         let plan = DataSourceExec::from_data_source(source);
         Ok(match limit {
             Some(_) => plan.with_fetch(limit).unwrap_or(plan),
             None => plan,
         })
+    }
+}
+
+/// Says which places are left out.
+fn announce(scope: &Scope, tags: &[TagId], range: TimeRange) {
+    for place in scope.snapshot.damage_in(&TagSelection::Only(tags.into()), range) {
+        let name = |tag| {
+            let known = scope.snapshot.registry().get(tag);
+            known.map_or_else(|| tag.to_string(), |tag| format!("'{}'", tag.name))
+        };
+        let whose = if place.is_whole() {
+            "every tag".to_owned()
+        } else if place.first_tag == place.last_tag {
+            format!("tag {}", name(place.first_tag))
+        } else {
+            format!("tags {} to {}", name(place.first_tag), name(place.last_tag))
+        };
+        let (range, file, why) = (place.range, &place.file, &place.why);
+        scope.notices.add(format!("left out: {whose}, {range}: {file} is damaged: {why}"));
     }
 }
 
@@ -98,6 +122,7 @@ fn estimate(snapshot: &Snapshot, tags: &[TagId], range: TimeRange) -> u64 {
         limit: None,
         values: false,
         qualities: false,
+        damage: OnDamage::Skip,
     })
 }
 

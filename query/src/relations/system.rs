@@ -1,4 +1,4 @@
-//! `system.segments` and `system.settings`: what the database and the session say of themselves.
+//! `system.segments`, `system.damage` and `system.settings`: what the database and the session say of themselves.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use tagmill_storage::{SegmentKind, SegmentSummary};
+use tagmill_storage::{DamagedPlace, SegmentKind, SegmentSummary, Snapshot, TagId};
 
 use super::{Scope, UTC, memory_plan};
 use crate::settings::Setting;
@@ -22,18 +22,21 @@ use crate::settings::Setting;
 pub(crate) enum SystemRelation {
     /// Files of sealed samples, as the statement's snapshot has them.
     Segments,
+    /// Places of them that cannot be read.
+    Damage,
     /// Settings of the session.
     Settings,
 }
 
 impl SystemRelation {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 2] = [Self::Segments, Self::Settings];
+    pub(crate) const ALL: [Self; 3] = [Self::Segments, Self::Damage, Self::Settings];
 
     /// Its name within the schema.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Segments => "segments",
+            Self::Damage => "damage",
             Self::Settings => "settings",
         }
     }
@@ -41,6 +44,7 @@ impl SystemRelation {
     fn batch(self, scope: &Scope) -> Result<RecordBatch> {
         match self {
             Self::Segments => batch_of(segment_columns(&scope.snapshot.segments())),
+            Self::Damage => batch_of(damage_columns(&scope.snapshot, &scope.snapshot.damage())),
             Self::Settings => settings_batch(&scope.settings.all()),
         }
     }
@@ -59,6 +63,7 @@ impl System {
     pub(crate) fn new(relation: SystemRelation, scope: Scope) -> Self {
         let columns = match relation {
             SystemRelation::Segments => segment_columns(&[]),
+            SystemRelation::Damage => damage_columns(&scope.snapshot, &[]),
             SystemRelation::Settings => setting_columns(&[]),
         };
         Self { relation, scope, schema: schema_of(&columns) }
@@ -134,13 +139,38 @@ fn segment_columns(segments: &[SegmentSummary]) -> Vec<(&'static str, ArrayRef)>
     ]
 }
 
+fn damage_columns(snapshot: &Snapshot, places: &[DamagedPlace]) -> Vec<(&'static str, ArrayRef)> {
+    // Which tags a lost file held only the file could say.
+    let names = |get: fn(&DamagedPlace) -> TagId| -> ArrayRef {
+        let name = |place: &DamagedPlace| {
+            let tag = snapshot.registry().get(get(place)).filter(|_| !place.is_whole())?;
+            Some(tag.name.to_string())
+        };
+        Arc::new(places.iter().map(name).collect::<StringViewArray>())
+    };
+    let time = |get: fn(&DamagedPlace) -> i64| -> ArrayRef {
+        let times = TimestampNanosecondArray::from_iter_values(places.iter().map(get));
+        Arc::new(times.with_timezone(UTC))
+    };
+    vec![
+        ("segment_id", Arc::new(UInt64Array::from_iter_values(places.iter().map(|p| p.segment.0)))),
+        ("file", text(places.iter().map(|place| place.file.as_str()))),
+        ("first_tag", names(|place| place.first_tag)),
+        ("last_tag", names(|place| place.last_tag)),
+        ("first_ts", time(|place| place.range.start_ns)),
+        ("last_ts", time(|place| place.range.end_ns.saturating_sub(1))),
+        ("why", text(places.iter().map(|place| place.why.as_ref()))),
+    ]
+}
+
 fn text<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringViewArray::from_iter_values(texts))
 }
 
 fn schema_of(columns: &[(&'static str, ArrayRef)]) -> SchemaRef {
     let field = |(name, array): &(&'static str, ArrayRef)| {
-        Field::new(*name, array.data_type().clone(), false)
+        let may_be_null = matches!(*name, "first_tag" | "last_tag");
+        Field::new(*name, array.data_type().clone(), may_be_null)
     };
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }

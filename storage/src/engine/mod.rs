@@ -154,9 +154,7 @@ impl Engine {
     /// [`Error::DiskFull`], [`Error::Io`]: the head stays and the log still covers it.
     pub fn seal(&self) -> Result<Vec<SegmentId>> {
         self.sync()?;
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.requests.send(Request::Seal(reply)).map_err(|_| Error::Closed)?;
-        answer.recv().map_err(|_| Error::Closed)?
+        self.ask(Request::Seal)
     }
 
     /// Deletes every sample of `tags` in `range` that is older than this call; visible when it returns.
@@ -186,17 +184,41 @@ impl Engine {
     /// Reads every byte of every live segment and hands over what does not verify: file, tags and time range. Gives the
     /// number of damaged places. The database works on meanwhile.
     ///
+    /// What it finds goes into quarantine ([`Snapshot::damage`]), and places that verify again leave it.
+    ///
     /// # Errors
     /// None; a file that cannot be read is handed over like damage.
     pub fn verify(&self, damage: &mut dyn FnMut(Error)) -> u64 {
-        let mut places = 0;
+        let (mut places, mut suspects) = (0, Vec::new());
         for segment in self.core.view().version.segments() {
-            segment.verify_each(&mut |error| {
+            let mut found = |error, place| {
                 places += 1;
+                suspects.extend(place);
                 damage(error);
-            });
+            };
+            segment.verify_places(&mut found, &mut |_| true);
         }
+        // Damage that could not be written down is met, and reported, by whoever reads it.
+        drop(self.ask(|reply| Request::Judge(suspects, reply)));
         places
+    }
+
+    /// Gives up for good what the damaged places of a segment held, so that scans no longer stop there: the readable
+    /// rest becomes a new segment, whose id this gives, and older samples of those tags and times may be current again.
+    /// The damaged file goes to the folder `trash`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the segment has no damaged place; [`Error::DiskFull`], [`Error::Io`], [`Error::Corrupt`]
+    /// if the rest cannot be written: nothing has changed then.
+    pub fn forget_damage(&self, segment: SegmentId) -> Result<Option<SegmentId>> {
+        self.ask(|reply| Request::Forget(segment, reply))
+    }
+
+    /// Asks the maintenance thread and waits for its answer.
+    fn ask<T>(&self, request: impl FnOnce(mpsc::SyncSender<Result<T>>) -> Request) -> Result<T> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.requests.send(request(reply)).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
     }
 
     /// Writes the final mark and ends the threads.

@@ -5,10 +5,11 @@
 //! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
 //!
 //! # Reading order
-//! [`plan`] (what to do, pure), [`fold`], [`seal`].
+//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`quarantine`] (what cannot be read).
 
 pub(crate) mod fold;
 mod plan;
+mod quarantine;
 pub(crate) mod seal;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::engine::core::{Core, lock};
 use crate::error::Result;
 use crate::ids::SegmentId;
+use crate::segment::damage::Damage;
 use plan::{Situation, Task};
 use seal::Ledger;
 
@@ -25,6 +27,10 @@ use seal::Ledger;
 pub(crate) enum Request {
     /// Seal now and say which segments came of it.
     Seal(SyncSender<Result<Vec<SegmentId>>>),
+    /// Look again at these places and at all that are in quarantine.
+    Judge(Vec<Damage>, SyncSender<Result<()>>),
+    /// Give up what the damaged places of this segment held; which segment has the rest.
+    Forget(SegmentId, SyncSender<Result<Option<SegmentId>>>),
     /// Look whether the engine was closed.
     Stop,
 }
@@ -45,12 +51,21 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
                 core.room_was_made();
                 let _asker_may_be_gone = reply.send(result);
             }
+            Ok(Request::Judge(suspects, reply)) => {
+                let result = quarantine::judge(core, &mut ledger, suspects, true);
+                let _asker_may_be_gone = reply.send(result);
+            }
+            Ok(Request::Forget(segment, reply)) => {
+                let result = quarantine::forget(core, &mut ledger, segment);
+                let _asker_may_be_gone = reply.send(result);
+            }
             Ok(Request::Stop) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if core.is_closed() {
             return;
         }
+        quarantine::tend(core, &mut ledger);
         if renewed.elapsed() >= RETRY {
             renewed = Instant::now();
             core.renew_stale();

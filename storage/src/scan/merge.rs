@@ -2,29 +2,44 @@
 //!
 //! A piece is one chunk, or the tag's rows of one run. Pieces whose time spans are disjoint are read one after the other;
 //! pieces that overlap form a cluster, which is read whole and merged: of equal times the piece with the greater seq wins.
+//! A piece that cannot be read fails the scan when its cluster is reached, or takes the rows of older pieces in its span
+//! with it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ScanRequest;
 use super::snapshot::Snapshot;
+use super::{OnDamage, ScanRequest};
 use crate::chunk::series::SeriesBuf;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::head::run::{Run, index};
 use crate::ids::Seq;
+use crate::segment::damage::{Damage, damage_in};
 use crate::segment::directory::ChunkIndex;
 use crate::segment::{Segment, SegmentCursor};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
-/// One cursor for each segment of the snapshot's version.
+/// What a scan keeps from tag to tag.
 #[derive(Debug)]
-pub(super) struct Cursors(Vec<SegmentCursor>);
+pub(super) struct Cursors {
+    /// One for each segment of the snapshot's version.
+    each: Vec<SegmentCursor>,
+    /// Places left out so far.
+    pub(super) skipped: Vec<Arc<Damage>>,
+}
 
 impl Cursors {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        Self(snapshot.view.version.segments().iter().map(Segment::cursor).collect())
+        let each = snapshot.view.version.segments().iter().map(Segment::cursor).collect();
+        Self { each, skipped: Vec::new() }
+    }
+
+    fn skip(&mut self, damage: &Arc<Damage>) {
+        if !self.skipped.contains(damage) {
+            self.skipped.push(Arc::clone(damage));
+        }
     }
 }
 
@@ -32,6 +47,8 @@ impl Cursors {
 enum Source {
     Chunk(usize, ChunkIndex),
     Rows(Arc<Run>, Range<usize>),
+    /// What cannot be read, and how a scan that needs it fails.
+    Damaged(Arc<Damage>, Error),
 }
 
 #[derive(Clone, Debug)]
@@ -60,20 +77,9 @@ impl TagReader {
         request: &ScanRequest,
     ) -> Result<Self> {
         let mut pieces = Vec::new();
-        let segments = snapshot.view.version.segments();
-        for (number, (segment, cursor)) in segments.iter().zip(&mut cursors.0).enumerate() {
-            let meta = segment.meta();
-            if !request.range.overlaps_span(meta.first_ns, meta.last_ns) {
-                continue;
-            }
-            let directory = segment.directory()?;
-            for chunk in directory.find(tag, request.range) {
-                let Some((first_ns, last_ns, _)) = cursor.span(chunk, tag)? else { continue };
-                if request.range.overlaps_span(first_ns, last_ns) {
-                    let source = Source::Chunk(number, chunk);
-                    pieces.push(Piece { first_ns, last_ns, max_seq: meta.max_seq, source });
-                }
-            }
+        for number in 0..cursors.each.len() {
+            let wanted = Wanted { tag, value_type, range: request.range };
+            pieces_of_segment(snapshot, cursors, number, &wanted, &mut pieces)?;
         }
         for run in &snapshot.view.head.runs {
             let Some(span) = run.span(tag) else { continue };
@@ -103,18 +109,17 @@ impl TagReader {
         let mut rows = SeriesBuf::new(self.tag, self.value_type);
         for piece in &cluster {
             let from = rows.times.len();
-            match &piece.source {
-                Source::Chunk(segment, chunk) => cursors.0[*segment].read(
-                    *chunk,
-                    self.tag,
-                    request.range,
-                    request.values,
-                    request.qualities,
-                    &mut rows,
-                )?,
-                Source::Rows(run, range) => {
-                    copy_rows(run, range.clone(), request.values, request.qualities, &mut rows);
+            if let Err((damage, error)) = self.read(piece, cursors, request, &mut rows) {
+                if let (Some(damage), Source::Chunk(..)) = (&damage, &piece.source) {
+                    snapshot.view.reports.leave(Damage::clone(damage));
                 }
+                let skips = request.damage == OnDamage::Skip;
+                let Some(damage) = damage.filter(|_| skips) else {
+                    return Err(name_tag(error, snapshot, self.tag));
+                };
+                cursors.skip(&damage);
+                hide(&mut rows, 0, &[damage.range()]);
+                continue;
             }
             if snapshot.view.tombstones.any_after(piece.max_seq) {
                 let hidden = snapshot.view.tombstones.hiding(self.tag, piece.max_seq);
@@ -125,6 +130,117 @@ impl TagReader {
             order(&mut rows);
         }
         Ok(Some(rows))
+    }
+}
+
+impl TagReader {
+    /// Appends a piece's rows. An error comes with the place that is damaged, if that is the reason.
+    fn read(
+        &self,
+        piece: &Piece,
+        cursors: &mut Cursors,
+        request: &ScanRequest,
+        rows: &mut SeriesBuf,
+    ) -> Result<(), (Option<Arc<Damage>>, Error)> {
+        match &piece.source {
+            Source::Chunk(segment, chunk) => {
+                let cursor = &mut cursors.each[*segment];
+                let (values, qualities) = (request.values, request.qualities);
+                let read = cursor.read(*chunk, self.tag, request.range, values, qualities, rows);
+                read.map_err(|error| (cursor.damage(*chunk, &error).map(Arc::new), error))
+            }
+            Source::Rows(run, range) => {
+                copy_rows(run, range.clone(), request.values, request.qualities, rows);
+                Ok(())
+            }
+            Source::Damaged(damage, error) => Err((Some(Arc::clone(damage)), error.clone())),
+        }
+    }
+}
+
+/// What is looked for in a segment.
+struct Wanted {
+    tag: TagId,
+    value_type: ValueType,
+    range: TimeRange,
+}
+
+/// Finds the pieces of one tag in one segment.
+fn pieces_of_segment(
+    snapshot: &Snapshot,
+    cursors: &mut Cursors,
+    number: usize,
+    wanted: &Wanted,
+    pieces: &mut Vec<Piece>,
+) -> Result<()> {
+    let view = &snapshot.view;
+    let (segment, cursor) = (&view.version.segments()[number], &mut cursors.each[number]);
+    let (meta, &Wanted { tag, value_type, range }) = (segment.meta(), wanted);
+    let max_seq = meta.max_seq;
+    if !range.overlaps_span(meta.first_ns, meta.last_ns) {
+        return Ok(());
+    }
+    let mut put_damaged = |damage: Arc<Damage>, error: Error| {
+        let (first_ns, last_ns) = (damage.first_ns, damage.last_ns);
+        // What was deleted as a whole is missed by nobody.
+        let (from, to) = (first_ns.max(range.start_ns), last_ns.min(range.end_ns - 1));
+        let hidden = view.tombstones.hiding(tag, max_seq);
+        if range.overlaps_span(first_ns, last_ns) && !hidden.iter().any(|h| h.covers_span(from, to))
+        {
+            let source = Source::Damaged(damage, error);
+            pieces.push(Piece { first_ns, last_ns, max_seq, source });
+        }
+    };
+    let known = view.quarantine.of(meta.id);
+    if let Some(whole) = known.iter().find(|damage| damage.is_whole()) {
+        put_damaged(Arc::clone(whole), segment.damaged(whole));
+        return Ok(());
+    }
+    let directory = match segment.directory() {
+        Ok(directory) => directory,
+        Err(error) => {
+            let why = damage_in(&error).ok_or_else(|| error.clone())?;
+            let damage = Damage::whole(meta, why);
+            view.reports.leave(damage.clone());
+            put_damaged(Arc::new(damage), error);
+            return Ok(());
+        }
+    };
+    let mut found = Vec::new();
+    for chunk in directory.find(tag, range) {
+        let entry = directory.entry(chunk);
+        if entry.packed && entry.value_type != value_type {
+            continue;
+        }
+        if let Some(damage) = known.iter().find(|damage| damage.covers(&entry)) {
+            put_damaged(Arc::clone(damage), segment.damaged(damage));
+            continue;
+        }
+        match cursor.span(chunk, tag) {
+            Ok(Some((first_ns, last_ns, _))) if range.overlaps_span(first_ns, last_ns) => {
+                let source = Source::Chunk(number, chunk);
+                found.push(Piece { first_ns, last_ns, max_seq, source });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let damage = cursor.damage(chunk, &error).ok_or_else(|| error.clone())?;
+                view.reports.leave(damage.clone());
+                put_damaged(Arc::new(damage), error);
+            }
+        }
+    }
+    pieces.append(&mut found);
+    Ok(())
+}
+
+/// Says whose samples an error keeps back.
+fn name_tag(error: Error, snapshot: &Snapshot, tag: TagId) -> Error {
+    match (error, snapshot.registry().get(tag)) {
+        (Error::Corrupt { what, path, offset, why }, Some(tag)) => {
+            let what = format!("samples of tag {:?} ({what})", tag.name);
+            Error::Corrupt { what, path, offset, why }
+        }
+        (error, _) => error,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::sample::{Qualities, Values};
 use crate::tag::TagId;
 use crate::time::TimeRange;
 use merge::TagReader;
+use snapshot::DamagedPlace;
 pub use snapshot::Snapshot;
 
 /// Which tags a scan reads.
@@ -31,6 +32,17 @@ pub enum TagSelection {
     All,
     /// These, ascending and distinct. Unknown and deleted ones have no rows.
     Only(Arc<[TagId]>),
+}
+
+/// What a scan does when it meets a place that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// It fails, naming file, tag and times.
+    #[default]
+    Fail,
+    /// It leaves the place out, together with whatever older samples have its tag and times: they must not pass for
+    /// current. [`Scan::skipped`] lists the places.
+    Skip,
 }
 
 /// What a scan shall read.
@@ -48,12 +60,15 @@ pub struct ScanRequest {
     pub values: bool,
     /// Whether qualities are wanted; if not, they read as Good.
     pub qualities: bool,
+    /// What to do about places that cannot be read.
+    pub damage: OnDamage,
 }
 
 impl ScanRequest {
     /// Everything of these tags in this range.
     pub const fn new(tags: TagSelection, range: TimeRange) -> Self {
-        Self { tags, range, descending: false, limit: None, values: true, qualities: true }
+        let (descending, limit, values, qualities) = (false, None, true, true);
+        Self { tags, range, descending, limit, values, qualities, damage: OnDamage::Fail }
     }
 }
 
@@ -97,6 +112,16 @@ impl Scan {
         let is_over = request.range.is_empty() || left == 0;
         let (reader, ready) = (None, VecDeque::new());
         Self { snapshot, request, next_tag: 0, reader, cursors, ready, left, is_over }
+    }
+
+    /// Whether anything was left out so far.
+    pub fn has_skipped(&self) -> bool {
+        !self.cursors.skipped.is_empty()
+    }
+
+    /// Places that were left out so far, each once; what is missing are their tags and times within the request.
+    pub fn skipped(&self) -> Vec<DamagedPlace> {
+        self.cursors.skipped.iter().map(|damage| self.snapshot.view.place(damage)).collect()
     }
 
     fn advance_tag(&mut self) -> Result<bool> {

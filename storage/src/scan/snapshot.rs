@@ -12,8 +12,10 @@ use crate::registry::Registry;
 use crate::registry::gateways::Gateways;
 use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
-use crate::segment::meta::SegmentKind;
+use crate::segment::damage::{Damage, DamageReports, Quarantine};
+use crate::segment::meta::{SegmentKind, SegmentMeta};
 use crate::tag::{TagId, ValueType};
+use crate::time::TimeRange;
 
 /// What is durable and visible. Immutable; the committer and maintenance replace it under one mutex.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +28,10 @@ pub(crate) struct View {
     pub(crate) latest: LatestTable,
     /// Tags whose latest sample could not be read when a delete hid the one before; tried again behind the scenes.
     pub(crate) stale: Vec<TagId>,
+    /// Places of the version's segments that cannot be read.
+    pub(crate) quarantine: Quarantine,
+    /// Where scans leave what they could not read. The same in every View of an engine.
+    pub(crate) reports: Arc<DamageReports>,
     /// The newest durable record: nothing beyond it is in here.
     pub(crate) durable_seq: Seq,
 }
@@ -78,6 +84,32 @@ pub struct SegmentSummary {
     pub file: String,
 }
 
+/// A place in a segment that cannot be read: a chunk, or the whole file.
+///
+/// A scan that needs it fails, or leaves it out ([`crate::OnDamage`]). The rest of the database is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedPlace {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its file, relative to the database directory.
+    pub file: String,
+    /// Least tag concerned.
+    pub first_tag: TagId,
+    /// Greatest tag concerned, [`u32::MAX`] if only the lost file could say which.
+    pub last_tag: TagId,
+    /// Source times concerned.
+    pub range: TimeRange,
+    /// What was found.
+    pub why: Arc<str>,
+}
+
+impl DamagedPlace {
+    /// Whether the segment is lost as a whole.
+    pub fn is_whole(&self) -> bool {
+        self.first_tag == TagId(0) && self.last_tag == TagId(u32::MAX)
+    }
+}
+
 /// What the head holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadSummary {
@@ -87,6 +119,22 @@ pub struct HeadSummary {
     pub bytes: u64,
     /// Sorted runs.
     pub runs: usize,
+}
+
+impl View {
+    /// A damaged place as it is shown.
+    pub(crate) fn place(&self, damage: &Damage) -> DamagedPlace {
+        let mut metas = self.version.segments().iter().map(|segment| segment.meta());
+        let file = metas.find(|meta| meta.id == damage.segment).map(SegmentMeta::path);
+        DamagedPlace {
+            segment: damage.segment,
+            file: file.unwrap_or_default(),
+            first_tag: damage.first_tag,
+            last_tag: damage.last_tag,
+            range: damage.range(),
+            why: Arc::clone(&damage.why),
+        }
+    }
 }
 
 impl Snapshot {
@@ -122,7 +170,7 @@ impl Snapshot {
     /// Live segments, oldest seal first.
     pub fn segments(&self) -> Vec<SegmentSummary> {
         let metas = self.view.version.segments().iter().map(|segment| segment.meta());
-        let summary = |meta: &crate::segment::meta::SegmentMeta| SegmentSummary {
+        let summary = |meta: &SegmentMeta| SegmentSummary {
             id: meta.id,
             kind: meta.kind,
             partition: crate::segment::name::day_of(meta.first_ns),
@@ -138,6 +186,28 @@ impl Snapshot {
             file: meta.path(),
         };
         metas.map(summary).collect()
+    }
+
+    /// Places that are known to be unreadable, oldest segment first.
+    pub fn damage(&self) -> Vec<DamagedPlace> {
+        self.view.quarantine.places().iter().map(|damage| self.view.place(damage)).collect()
+    }
+
+    /// Those of them that concern a selection of tags and times.
+    ///
+    /// A place may be named although it holds nothing of the tags: what a lost file held only the file could say.
+    pub fn damage_in(&self, tags: &TagSelection, range: TimeRange) -> Vec<DamagedPlace> {
+        let concerns = |place: &DamagedPlace| {
+            let has_tag = match tags {
+                TagSelection::All => true,
+                TagSelection::Only(tags) => {
+                    let from = tags.partition_point(|tag| *tag < place.first_tag);
+                    tags.get(from).is_some_and(|tag| *tag <= place.last_tag)
+                }
+            };
+            has_tag && !place.range.intersect(&range).is_empty()
+        };
+        self.damage().into_iter().filter(concerns).collect()
     }
 
     /// What the head holds.

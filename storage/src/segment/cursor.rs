@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::chunk::reader::{self, PackedRows};
 use crate::chunk::{ChunkEntry, SeriesBuf};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::segment::damage::{Damage, damage_in};
 use crate::segment::writer::slot_of;
 use crate::segment::{ChunkIndex, Segment};
 use crate::tag::{TagId, ValueType};
@@ -36,6 +37,14 @@ impl SegmentCursor {
     #[cfg(test)]
     pub(crate) fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// The place that an error of reading a chunk says is damaged, if it says so.
+    pub(crate) fn damage(&self, chunk: ChunkIndex, error: &Error) -> Option<Damage> {
+        let why = damage_in(error)?;
+        let id = self.segment.meta().id;
+        let directory = self.segment.directory().ok()?;
+        Some(Damage::chunk(id, &directory.entry(chunk), why))
     }
 
     /// First time, last time and number of `tag`'s samples in a chunk; `None` if it holds none.
@@ -150,7 +159,7 @@ impl SegmentCursor {
         Ok(Some((packed, rows)))
     }
 
-    fn wrong_type(&self, entry: &ChunkEntry, wanted: ValueType) -> crate::error::Error {
+    fn wrong_type(&self, entry: &ChunkEntry, wanted: ValueType) -> Error {
         let why = format!("it holds {} values, the tag is {wanted}", entry.value_type);
         self.segment.corrupt(entry.to_string(), entry.times.offset, why)
     }

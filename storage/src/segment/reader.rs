@@ -18,9 +18,11 @@ use crate::chunk::reader::PackedRows;
 use crate::chunk::{ChunkEntry, Extent};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::segment::damage::Damage;
 use crate::segment::layout::{self, FOOTER_BYTES, HEADER_BYTES, Refusal};
 use crate::segment::{ChunkIndex, Directory, SegmentCursor, SegmentMeta};
 use crate::tag::TagId;
+use crate::time::Rfc3339;
 
 /// An immutable file of chunks.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Segment {
     }
 
     /// The same segment, not opened yet.
-    pub(super) fn reopened(&self) -> Self {
+    pub(crate) fn reopened(&self) -> Self {
         Self::new(Arc::clone(&self.disk), self.meta.clone())
     }
 
@@ -136,6 +138,17 @@ impl Segment {
     /// The error of a region that matches its checksum and still makes no sense.
     pub(crate) fn malformed(&self, entry: &ChunkEntry, extent: Extent, why: Malformed) -> Error {
         self.corrupt(entry.to_string(), extent.offset, why.0)
+    }
+
+    /// The error of a place that is known to be damaged.
+    pub(crate) fn damaged(&self, damage: &Damage) -> Error {
+        let (first_ns, last_ns) = (Rfc3339(damage.first_ns), Rfc3339(damage.last_ns));
+        let what = if damage.is_whole() {
+            format!("segment in quarantine, {first_ns} .. {last_ns}")
+        } else {
+            format!("chunk in quarantine, {first_ns} .. {last_ns}")
+        };
+        self.corrupt(what, 0, damage.why.as_ref())
     }
 
     /// Damage of this file.

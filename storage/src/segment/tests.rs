@@ -117,7 +117,7 @@ fn written(all: &[SeriesBuf]) -> (SimDisk, SegmentMeta) {
 /// The first thing that is wrong with a segment.
 fn verify(segment: &Segment) -> Result<()> {
     let mut first = None;
-    segment.verify_each(&mut |error| first = first.take().or(Some(error)));
+    segment.verify_places(&mut |error, _| first = first.take().or(Some(error)), &mut |_| true);
     first.map_or(Ok(()), Err)
 }
 
@@ -246,7 +246,7 @@ proptest! {
         disk.replace(&meta.path(), &bytes);
         let segment = open(&disk, &meta);
         if segment.directory().is_ok() {
-            segment.verify_each(&mut |_| ());
+            segment.verify_places(&mut |_, _| (), &mut |_| true);
             drop(segment.for_each_tag(&mut |_, _, _, _| ()));
             let mut cursor = segment.cursor();
             for series in reference() {
@@ -475,7 +475,7 @@ fn each_bad_chunk_is_named() {
     disk.replace(&meta.path(), &bytes);
     let segment = open(&disk, &meta);
     let mut errors = Vec::new();
-    segment.verify_each(&mut |error| errors.push(error.to_string()));
+    segment.verify_places(&mut |error, _| errors.push(error.to_string()), &mut |_| true);
     assert_eq!(errors.len(), 2, "{errors:?}");
     for (error, index) in errors.iter().zip(bad) {
         let name = directory.entry(index).to_string();

@@ -5,31 +5,61 @@
 
 use crate::chunk::{ChunkEntry, SeriesBuf, Statistics, reader};
 use crate::error::{Error, Result};
+use crate::segment::damage::{Damage, damage_in};
 use crate::segment::{ChunkIndex, Directory, Segment};
 use crate::time::TimeRange;
 
+/// How many bytes of a chunk were read; false ends the reading.
+pub(crate) type Pace<'a> = dyn FnMut(u64) -> bool + 'a;
+
 impl Segment {
     /// Verifies every byte and reports each thing that is wrong: each bad chunk with its tags and times. Without a
-    /// valid header, footer and directory it cannot go on.
-    pub(crate) fn verify_each(&self, report: &mut dyn FnMut(Error)) {
+    /// valid header, footer and directory it cannot go on. With each error comes the place that is damaged, if one is.
+    pub(crate) fn verify_places(
+        &self,
+        report: &mut dyn FnMut(Error, Option<Damage>),
+        pace: &mut Pace<'_>,
+    ) {
         // Anew, and not through a file opened long ago: what counts is what the name leads to now.
         let fresh = self.reopened();
         let directory = match fresh.directory() {
             Ok(directory) => directory,
-            Err(error) => return report(error),
+            Err(error) => {
+                let damage = damage_in(&error).map(|why| Damage::whole(self.meta(), why));
+                return report(error, damage);
+            }
         };
         let mut bad_chunks = 0;
         for index in directory.indices() {
+            let entry = directory.entry(index);
             if let Err(error) = fresh.verify_chunk(&directory, index) {
                 bad_chunks += 1;
-                report(error);
+                let why = damage_in(&error);
+                let damage = why.map(|why| Damage::chunk(self.meta().id, &entry, why));
+                report(error, damage);
+            }
+            if !pace(u64::from(entry.times.bytes) + u64::from(entry.body.bytes)) {
+                return;
             }
         }
         if bad_chunks == 0
             && let Err(error) = fresh.verify_tags()
         {
-            report(error);
+            report(error, None);
         }
+    }
+
+    /// Verifies again, through a file opened anew, what was found damaged.
+    ///
+    /// # Errors
+    /// The damage, if it is still there; [`Error::Io`] if that cannot be found out now.
+    pub(crate) fn verify_place(&self, damage: &Damage) -> Result<()> {
+        let fresh = self.reopened();
+        let directory = fresh.directory()?;
+        let chunks = directory
+            .indices()
+            .filter(|index| !damage.is_whole() && damage.covers(&directory.entry(*index)));
+        chunks.into_iter().try_for_each(|index| fresh.verify_chunk(&directory, index))
     }
 
     fn verify_chunk(&self, directory: &Directory, index: ChunkIndex) -> Result<()> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{
-    Appended, Batch, Clock, Error, Origin, Qualities, Reject, RejectReason, SECOND_NS, ScanRequest,
-    Seq, TagColumn, TagDefinition, TagEdit, TagId, TagSelection, TimeRange, ValueType, Values,
+    Appended, Batch, Clock, Error, OnDamage, Origin, Qualities, Reject, RejectReason, SECOND_NS,
+    ScanRequest, Seq, TagColumn, TagDefinition, TagEdit, TagId, TagSelection, TimeRange, ValueType,
+    Values,
 };
 
 use crate::harness::{Answer, Harness, Place};
@@ -456,6 +457,7 @@ impl Harness {
             limit: self.random.once_in(2).then(|| self.random.below(50)),
             values: true,
             qualities: true,
+            damage: OnDamage::Fail,
         };
         let snapshot = self.engine().snapshot();
         let Some(found) = self.read(&snapshot, &request) else { return };

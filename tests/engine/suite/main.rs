@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod damage;
 mod faults;
 mod fuzz;
 mod model;

@@ -1,0 +1,225 @@
+//! Keeps the list of places that cannot be read: who comes onto it, and who leaves it.
+//!
+//! # Contract
+//! * A place comes onto the list after it failed twice: once for whoever met it, once here, through a file opened anew.
+//! * It leaves when it verifies again (the file was put back), when its segment is gone, or when it is forgotten:
+//!   [`forget`] writes the readable rest of the segment as a new one, and the loss is then final.
+//! * The list is durable before a View shows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::seal::{Ledger, snapshot_edit};
+use crate::chunk::SeriesBuf;
+use crate::encoding::Effort;
+use crate::engine::core::{Core, lock};
+use crate::error::{Error, Result};
+use crate::ids::SegmentId;
+use crate::manifest::edit::{Edit, State};
+use crate::manifest::version::Version;
+use crate::scan::snapshot::View;
+use crate::segment::damage::{Damage, Quarantine, damage_in};
+use crate::segment::writer::{SegmentPlan, SegmentWriter};
+use crate::segment::{ChunkIndex, Segment, SegmentMeta};
+use crate::tag::TagId;
+use crate::time::TimeRange;
+
+/// Looks after what scans have reported, and forgets places of segments that are gone.
+pub(super) fn tend(core: &Core, ledger: &mut Ledger) {
+    let view = core.view();
+    let reported = view.reports.take();
+    let lives = |damage: &Arc<Damage>| find(&view.version, damage.segment).is_some();
+    if reported.is_empty() && view.quarantine.places().iter().all(lives) {
+        return;
+    }
+    // A manifest that refuses is met by the next seal, too, and says so there.
+    drop(judge(core, ledger, reported, false));
+}
+
+/// Puts those of `suspects` on the list that still do not verify; with `again`, those that verify leave it.
+pub(super) fn judge(
+    core: &Core,
+    ledger: &mut Ledger,
+    suspects: Vec<Damage>,
+    again: bool,
+) -> Result<()> {
+    let view = core.view();
+    let stands = |damage: &Damage, or: bool| {
+        find(&view.version, damage.segment).is_some_and(|segment| {
+            match segment.verify_place(damage) {
+                Ok(()) => false,
+                Err(error) => damage_in(&error).is_some() || or,
+            }
+        })
+    };
+    let old = view.quarantine.places();
+    let lives = |damage: &Arc<Damage>| find(&view.version, damage.segment).is_some();
+    let keep = |damage: &&Arc<Damage>| lives(damage) && (!again || stands(damage, true));
+    let kept: Vec<Arc<Damage>> = old.iter().filter(keep).cloned().collect();
+    let new = suspects.into_iter().filter(|damage| stands(damage, false)).map(Arc::new);
+    let quarantine = Quarantine::new(kept.iter().cloned().chain(new).collect());
+    if quarantine.places() == old {
+        return Ok(());
+    }
+    let healed = old.iter().map(|damage| damage.segment);
+    let healed: Vec<SegmentId> = healed.filter(|id| quarantine.of(*id).is_empty()).collect();
+    let state = State { quarantine: quarantine.places().to_vec(), ..ledger.state.clone() };
+    commit(core, ledger, Edit { state, ..Edit::default() }, &view.version)?;
+    // A file that was put back has another inode than the one that is open.
+    let anew = |segment: &Arc<Segment>| {
+        let is_healed = healed.contains(&segment.meta().id);
+        if is_healed { Arc::new(segment.reopened()) } else { Arc::clone(segment) }
+    };
+    let _install = lock(&core.install);
+    let mut next = View::clone(&core.view());
+    next.version = Version::new(next.version.segments().iter().map(anew).collect());
+    next.quarantine = quarantine;
+    core.swap(next);
+    Ok(())
+}
+
+/// Makes an edit durable; `version` is what the live segments are after it.
+fn commit(core: &Core, ledger: &mut Ledger, edit: Edit, version: &Version) -> Result<()> {
+    let everything = || snapshot_edit(version, &edit.state);
+    if let Err(error) = ledger.manifest.commit(&edit, everything) {
+        if matches!(error, Error::Poisoned { .. }) {
+            lock(&core.wal).poison(); // what the manifest says is unknown: nothing more may be promised
+        }
+        return Err(error);
+    }
+    ledger.state = edit.state;
+    Ok(())
+}
+
+/// Gives up what the damaged places of a segment held. Gives the segment that holds the rest, if there is any.
+pub(super) fn forget(
+    core: &Core,
+    ledger: &mut Ledger,
+    segment: SegmentId,
+) -> Result<Option<SegmentId>> {
+    let view = core.view();
+    let places = view.quarantine.of(segment);
+    let is_damaged = view.quarantine.touches(segment, TagId(0), TagId(u32::MAX));
+    let damaged = find(&view.version, segment).filter(|_| is_damaged);
+    let Some(damaged) = damaged else {
+        let why = format!("segment {segment} has no damaged place: nothing is to be forgotten");
+        return Err(Error::Invalid(why));
+    };
+    let rest = match write_rest(core, ledger, damaged, places) {
+        Ok(rest) => rest,
+        Err((path, error)) => {
+            remove(core, &path);
+            return Err(error);
+        }
+    };
+    let segments = view.version.segments().iter();
+    let mut segments: Vec<_> =
+        segments.filter(|other| other.meta().id != segment).cloned().collect();
+    let open = |meta: &SegmentMeta| Arc::new(Segment::new(Arc::clone(&core.disk), meta.clone()));
+    segments.extend(rest.as_ref().map(open));
+    let version = Version::new(segments);
+    let others = view.quarantine.places().iter().filter(|damage| damage.segment != segment);
+    let quarantine = Quarantine::new(others.cloned().collect());
+    let state = State { quarantine: quarantine.places().to_vec(), ..ledger.state.clone() };
+    let id = rest.as_ref().map(|meta| meta.id);
+    let edit = Edit { remove: vec![segment], add: rest.into_iter().collect(), state };
+    commit(core, ledger, edit, &version)?;
+    let install = lock(&core.install);
+    let mut next = View::clone(&core.view());
+    (next.version, next.quarantine) = (version, quarantine);
+    // What was hidden before may be the newest now.
+    let tags: Vec<TagId> = next.registry.iter().map(|tag| tag.id).collect();
+    let unknown: Vec<TagId> =
+        tags.into_iter().filter(|tag| next.latest.get(*tag).is_none()).collect();
+    next.stale.retain(|tag| !unknown.contains(tag));
+    next.renew_latest(&unknown);
+    core.swap(next);
+    drop(install);
+    let path = damaged.meta().path();
+    let name = path.trim_start_matches("segments/");
+    // Best effort: the next open does it too. In the trash it can be looked at by someone with better tools.
+    drop(core.disk.rename(&path, &format!("trash/{name}")));
+    Ok(id)
+}
+
+/// Writes the readable chunks of a segment into a new one. An error comes with the path of what was begun.
+fn write_rest(
+    core: &Core,
+    ledger: &mut Ledger,
+    segment: &Arc<Segment>,
+    places: &[Arc<Damage>],
+) -> Result<Option<SegmentMeta>, (String, Error)> {
+    let unmade = |error| (String::new(), error);
+    if places.iter().any(|damage| damage.is_whole()) {
+        return Ok(None);
+    }
+    let (chunks, first_ns) = readable(segment, places).map_err(unmade)?;
+    if chunks.is_empty() {
+        return Ok(None);
+    }
+    let old = segment.meta();
+    let id = ledger.state.next_segment;
+    ledger.state.next_segment.0 += 1;
+    let plan = SegmentPlan {
+        id,
+        kind: old.kind,
+        identity: crate::ids::random(),
+        seqs: (old.min_seq, old.max_seq),
+        first_ns,
+        effort: Effort::Light,
+    };
+    let mut writer = SegmentWriter::create(core.disk.as_ref(), plan).map_err(unmade)?;
+    let path = SegmentMeta { id, first_ns, ..old.clone() }.path();
+    let fail = |error| (path.clone(), error);
+    let mut cursor = segment.cursor();
+    for (tag, chunks) in chunks {
+        let mut rows: Option<SeriesBuf> = None;
+        for (chunk, value_type) in chunks {
+            let rows = rows.get_or_insert_with(|| SeriesBuf::new(tag, value_type));
+            cursor.read(chunk, tag, TimeRange::ALL, true, true, rows).map_err(fail)?;
+        }
+        let Some(rows) = rows else { continue };
+        writer.push(rows.as_series()).map_err(fail)?;
+    }
+    let meta = writer.finish().map_err(fail)?;
+    let synced = core.disk.sync_dir("segments");
+    synced.map_err(|e| fail(Error::io("sync folder", "segments", e)))?;
+    Ok(Some(meta))
+}
+
+/// Chunks outside of the damaged places by tag, in time order, and the least time in them.
+#[expect(clippy::type_complexity, reason = "used once, and read right there")]
+fn readable(
+    segment: &Arc<Segment>,
+    places: &[Arc<Damage>],
+) -> Result<(BTreeMap<TagId, Vec<(ChunkIndex, crate::tag::ValueType)>>, i64)> {
+    let directory = segment.directory()?;
+    let (mut chunks, mut first_ns) = (BTreeMap::<TagId, Vec<_>>::new(), i64::MAX);
+    let mut buffer = Vec::new();
+    for index in directory.indices() {
+        let entry = directory.entry(index);
+        if places.iter().any(|damage| damage.covers(&entry)) {
+            continue;
+        }
+        first_ns = first_ns.min(entry.first_ns);
+        let mut put = |tag| chunks.entry(tag).or_default().push((index, entry.value_type));
+        if entry.packed {
+            let rows = segment.read_packed(&entry, &mut buffer)?;
+            rows.tags().iter().for_each(|tag| put(TagId(*tag)));
+        } else {
+            put(entry.first_tag);
+        }
+    }
+    Ok((chunks, first_ns))
+}
+
+/// Unlinks what no manifest names; the next open would move it to the trash.
+fn remove(core: &Core, path: &str) {
+    if !path.is_empty() {
+        drop(core.disk.remove(path));
+    }
+}
+
+fn find(version: &Version, id: SegmentId) -> Option<&Arc<Segment>> {
+    version.segments().iter().find(|segment| segment.meta().id == id)
+}
