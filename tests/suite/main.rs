@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod examples;
+mod export;
 mod grpc;
 mod import;
 mod kill;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use serde_json::Value as Json;
-use tagmill_storage::{TagAttributes, ValueType};
+use tagmill_storage::{TagAttributes, TagDefinition, ValueType};
 
 use super::failure::{Failure, Result};
 use super::times::width_ns;
@@ -35,6 +35,8 @@ pub struct Entry {
     pub value_type: Option<ValueType>,
     /// Its attributes.
     pub attributes: TagAttributes,
+    /// Codes and labels of its state set.
+    pub states: Vec<(u16, String)>,
 }
 
 /// What a file says about tags.
@@ -103,6 +105,17 @@ impl TagFile {
                     }
                     continue;
                 }
+                Json::Object(states) if field == "states" => {
+                    for (code, label) in states {
+                        let pair = code.parse().ok().zip(label.as_str().map(str::to_owned));
+                        entry.states.push(pair.ok_or_else(|| {
+                            Failure::new(format!(
+                                "tag '{name}': states are {{\"CODE\": \"LABEL\"}}"
+                            ))
+                        })?);
+                    }
+                    continue;
+                }
                 other => other.to_string(),
             };
             self.add_field(name, &mut entry, field, &text)?;
@@ -156,6 +169,25 @@ impl TagFile {
             }
             Err(why) => Err(Failure::new(format!("tag '{name}': {why}"))),
         }
+    }
+
+    /// The same of tags one level deeper: `prefix`, if there is one, comes before every name.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        if prefix.is_empty() {
+            return self;
+        }
+        let deeper = |(name, entry)| (format!("{prefix}/{name}"), entry);
+        Self { entries: self.entries.into_iter().map(deeper).collect(), ..self }
+    }
+
+    /// Tags the file gives a type: what defines them all.
+    pub fn definitions(&self) -> Vec<TagDefinition> {
+        let typed = self.entries.iter().filter_map(|(name, entry)| {
+            let attributes = entry.attributes.clone();
+            Some(TagDefinition { name: name.clone(), value_type: entry.value_type?, attributes })
+        });
+        typed.collect()
     }
 
     /// What the file says about a tag: its whole name first, then ever fewer of its last levels.
@@ -329,12 +361,16 @@ mod tests {
     #[test]
     fn reads_json_with_statistics_around() {
         let text = r#"{"dataset": "x", "tags": {"P-PDG": {"unit": "Pa", "description": "Pressure",
-            "type": "double", "distinct": 7, "unit2": null, "labels": {"area": "U1"}}}}"#;
+            "type": "double", "distinct": 7, "unit2": null, "labels": {"area": "U1"},
+            "states": {"0": "STOP", "7": "RUN"}}}}"#;
         let file = TagFile::of_json(text).unwrap();
         let entry = file.find("WELL-1/P-PDG").unwrap();
         assert_eq!(entry.attributes.unit.as_deref(), Some("Pa"));
         assert_eq!(&entry.attributes.labels["area"], "U1");
         assert_eq!(entry.value_type, None);
+        assert_eq!(entry.states, [(0, "STOP".to_owned()), (7, "RUN".to_owned())]);
+        assert!(TagFile::of_json(r#"{"tags": {"M": {"states": {"on": "RUN"}}}}"#).is_err());
+        assert_eq!(file.clone().under("A").find("A/P-PDG"), Some(entry));
         assert_eq!(file.skipped, BTreeSet::from(["distinct".into(), "type double".into()]));
         assert_eq!(file.find("WELL-1/T"), None);
     }

@@ -86,8 +86,11 @@ pub fn run(args: &Args) -> Result<()> {
     door.close()
 }
 
-/// Names of the tags that the words select.
-fn matching(door: &mut Door, words: &[String]) -> Result<Vec<String>> {
+/// Names of the tags that the words select, ascending.
+///
+/// # Errors
+/// If one selects none, or the database cannot be asked.
+pub(super) fn matching(door: &mut Door, words: &[String]) -> Result<Vec<String>> {
     let mut found = std::collections::BTreeSet::new();
     for word in words.iter().map(|word| word.trim()).filter(|word| !word.is_empty()) {
         let sql = format!("SELECT tag FROM tags WHERE tag LIKE {}", quoted(&glob_to_like(word)));

@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod complete;
 pub mod delete;
 pub mod demo;
+pub mod export;
 pub mod failure;
 pub mod format;
 pub mod import;
@@ -14,6 +15,7 @@ pub mod serve;
 pub mod shell;
 pub mod sql;
 pub mod statements;
+pub mod states;
 pub mod tags;
 pub mod target;
 pub mod times;
@@ -56,6 +58,8 @@ enum Command {
     Sql(sql::Args),
     /// Imports Parquet and CSV files.
     Import(Box<import::command::Args>),
+    /// Exports samples and tags as Parquet files, one a day.
+    Export(export::Args),
     /// Lists, shows, changes and renames tags.
     Tags(tags::Args),
     /// Writes one sample.
@@ -88,6 +92,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Import(args) => import::command::run_command(*args),
+        Command::Export(args) => export::run(&args),
         Command::Tags(args) => tags::run(args),
         Command::Write(args) => write::run(args),
         Command::Delete(args) => delete::run(&args),

@@ -14,6 +14,7 @@ use super::failure::{Failure, Result};
 use super::format::Format;
 use super::import::report::{grouped, some_of};
 use super::sql::{Asker, Style};
+use super::states::StateSets;
 use super::target::{Door, Local, Remote, TargetArgs, glob_to_like, quoted};
 use super::times::Zone;
 use super::wire::{attributes_to_wire, type_to_wire};
@@ -284,10 +285,12 @@ fn import(path: &std::path::Path, is_dry_run: bool, target: &TargetArgs) -> Resu
     let mut door = if is_dry_run { target.open_existing()? } else { target.open()? };
     let known = door.texts("SELECT tag FROM tags ORDER BY tag")?;
     let mut used = std::collections::BTreeSet::new();
+    let mut states = StateSets::default();
     let mut changed = 0_u64;
     for tag in &known {
         let Some((name, entry)) = file.find_named(tag) else { continue };
         used.insert(name.to_owned());
+        states.add(tag, entry);
         if entry.attributes != TagAttributes::default() {
             changed += 1;
             let change = Change { set: entry.attributes.clone(), clear: Vec::new() };
@@ -301,12 +304,14 @@ fn import(path: &std::path::Path, is_dry_run: bool, target: &TargetArgs) -> Resu
     let definitions: Vec<TagDefinition> = new
         .into_iter()
         .filter_map(|(name, entry)| {
+            states.add(name, entry);
             let attributes = entry.attributes.clone();
             Some(TagDefinition { name: name.clone(), value_type: entry.value_type?, attributes })
         })
         .collect();
     if !is_dry_run {
         define(&door, &definitions)?;
+        states.set(&door)?;
     }
     let would = if is_dry_run { "would change" } else { "changed" };
     say(&format!(
@@ -326,13 +331,21 @@ fn import(path: &std::path::Path, is_dry_run: bool, target: &TargetArgs) -> Resu
     door.close()
 }
 
-fn define(door: &Door, definitions: &[TagDefinition]) -> Result<()> {
+/// Makes tags known; those that are keep what they have.
+///
+/// # Errors
+/// If one is refused, or the database cannot be written.
+pub(super) fn define(door: &Door, definitions: &[TagDefinition]) -> Result<()> {
+    // A record of the log holds so many, even if each says all it may.
+    const TAGS_PER_RECORD: usize = 100;
     if definitions.is_empty() {
         return Ok(());
     }
     match door {
         Door::Local(local) => {
-            local.engine().define(definitions)?;
+            for some in definitions.chunks(TAGS_PER_RECORD) {
+                local.engine().define(some)?;
+            }
             Ok(())
         }
         Door::Remote(remote) => define_remote(remote, definitions),

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::exported::{self, Exported, Exports};
 use super::local::LocalSink;
 use super::mapping::{LongArgument, WideArgument};
 use super::remote::RemoteSink;
@@ -15,6 +16,8 @@ use super::stamps::{TimeFormat, TimeRules};
 use super::{Import, plan, report, run};
 use crate::cli::attributes::TagFile;
 use crate::cli::failure::{Failure, Result};
+use crate::cli::states::StateSets;
+use crate::cli::tags;
 use crate::cli::target::{Door, TargetArgs};
 use crate::cli::times::Zone;
 
@@ -27,6 +30,8 @@ Examples:
     tagmill import export.csv --wide time=Timestamp --prefix unit3 --time-zone Europe/Berlin
   A wide file with several runs; tags are RUN/COLUMN:
     tagmill import runs.parquet --wide time=ts,tag=run --tags tags.json --data plant
+  What 'tagmill export' wrote, with its tags:
+    tagmill import plant-export --data copy
   See what would become of it, writing nothing:
     tagmill import export.csv --wide time=t --time-format '%d.%m.%Y %H:%M' --time-zone UTC --decimal , --dry-run
 
@@ -37,7 +42,7 @@ stopped, run it again after its end and nothing is written twice. docs/import.md
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Parquet or CSV files.
+    /// Parquet or CSV files, or the folder of an export.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -77,54 +82,115 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// One file to import.
+enum Job {
+    /// A file whose columns the caller has named.
+    Mapped(Import),
+    /// A file of an export.
+    Exported(Exported),
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// If a file cannot be read as told, or the database cannot be written.
 pub fn run_command(args: Args) -> Result<()> {
-    let types = args.tags.as_deref().map(TagFile::read).transpose()?.unwrap_or_default();
-    let layout = args.map.map(|map| map.0).or(args.wide.map(|wide| wide.0));
-    let Some(layout) = layout else {
-        return Err(no_layout(&args.files[0], args.separator, args.decimal));
-    };
-    let import = |file: &PathBuf| Import {
-        file: file.clone(),
-        layout: layout.clone(),
-        prefix: args.prefix.trim_matches('/').to_owned(),
-        skip: args.skip.clone(),
-        types: types.clone(),
-        times: TimeRules { format: args.time_format.clone(), zone: args.time_zone },
-        decimal: args.decimal,
-        separator: args.separator,
-        id: args.id.clone(),
-    };
-    if args.id.is_some() && args.files.len() > 1 {
-        return Err(Failure::new("--id names one import, but there are several files")
-            .next("import them one by one"));
+    let mut exports = Exports::default();
+    let mut jobs = jobs(&args, &mut exports)?;
+    if let Some(id) = args.id {
+        match jobs.as_mut_slice() {
+            [Job::Mapped(import)] => import.id = Some(id),
+            [Job::Exported(import)] => import.id = Some(id),
+            _ => {
+                return Err(Failure::new("--id names one import, but there are several files")
+                    .next("import them one by one"));
+            }
+        }
     }
-    let imports: Vec<Import> = args.files.iter().map(import).collect();
     if args.dry_run {
-        return run_all(&imports, &mut DryRun::default());
+        return run_all(&jobs, &mut DryRun::default());
     }
-    match args.target.open()? {
+    let door = args.target.open()?;
+    define(&door, &exports)?;
+    match door {
         Door::Local(local) => {
-            run_all(&imports, &mut LocalSink::new(local.engine()))?;
+            run_all(&jobs, &mut LocalSink::new(local.engine()))?;
             // Segments are what the next start reads quickest, and a fraction of the log's size.
             local.engine().seal()?;
             local.close()
         }
-        Door::Remote(remote) => run_all(&imports, &mut RemoteSink::new(remote)),
+        Door::Remote(remote) => run_all(&jobs, &mut RemoteSink::new(remote)),
     }
 }
 
-fn run_all(imports: &[Import], sink: &mut dyn Sink) -> Result<()> {
-    for import in imports {
-        let name = import.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+/// What to do with each file, and what is known of the tags of exports.
+fn jobs(args: &Args, exports: &mut Exports) -> Result<Vec<Job>> {
+    let told = args.tags.as_deref().map(TagFile::read).transpose()?;
+    let map = args.map.as_ref().map(|map| &map.0);
+    let layout = map.or(args.wide.as_ref().map(|wide| &wide.0));
+    let prefix = args.prefix.trim_matches('/');
+    let mut jobs = Vec::new();
+    for file in &args.files {
+        let Some(layout) = layout else {
+            let is_export = file.is_dir()
+                || Source::open(file, args.separator, args.decimal)
+                    .is_ok_and(|source| exported::is_export(&source));
+            if !is_export {
+                return Err(no_layout(file, args.separator, args.decimal));
+            }
+            if !args.skip.is_empty() {
+                return Err(Failure::new("--skip is not for exports: they need every column"));
+            }
+            exports.add(file, prefix, told.as_ref())?;
+            jobs.extend(exports.files.drain(..).map(Job::Exported));
+            continue;
+        };
+        if file.is_dir() {
+            return Err(Failure::new(format!("{} is a folder", file.display())).next(
+                "name the files in it; a folder of 'tagmill export' needs neither --map nor --wide",
+            ));
+        }
+        jobs.push(Job::Mapped(Import {
+            prefix: prefix.to_owned(),
+            skip: args.skip.clone(),
+            types: told.clone().unwrap_or_default(),
+            times: TimeRules { format: args.time_format.clone(), zone: args.time_zone },
+            decimal: args.decimal,
+            separator: args.separator,
+            ..Import::new(file, layout.clone())
+        }));
+    }
+    Ok(jobs)
+}
+
+/// Makes known what exports say beside their samples.
+fn define(door: &Door, exports: &Exports) -> Result<()> {
+    for known in &exports.folders {
+        tags::define(door, &known.definitions())?;
+    }
+    let mut states = StateSets::default();
+    for known in &exports.known {
+        known.entries.iter().for_each(|(tag, entry)| states.add(tag, entry));
+    }
+    states.set(door)
+}
+
+fn run_all(jobs: &[Job], sink: &mut dyn Sink) -> Result<()> {
+    for job in jobs {
+        let (file, types) = match job {
+            Job::Mapped(import) => (&import.file, &import.types),
+            Job::Exported(import) => (&import.file, &*import.tags),
+        };
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bar = Bar::new(&name);
-        let mut report = run(import, sink, &|pass, done, length| bar.show(pass, done, length))?;
+        let hear = |pass, done, length| bar.show(pass, done, length);
+        let mut report = match job {
+            Job::Mapped(import) => run(import, sink, &hear)?,
+            Job::Exported(import) => exported::run(import, sink, &hear)?,
+        };
         bar.clear();
-        if !import.types.skipped.is_empty() {
-            let fields = report::some_of(import.types.skipped.iter().map(String::as_str));
+        if !types.skipped.is_empty() {
+            let fields = report::some_of(types.skipped.iter().map(String::as_str));
             report
                 .remarks
                 .push(format!("the --tags file also says {fields}: not an attribute, left out"));

@@ -4,12 +4,15 @@
 //! where it stopped, run again after its end it writes nothing.
 //!
 //! Reading order: [`mapping`] (the caller's words), [`source`] (files as columns), [`plan`] (which column is what),
-//! [`convert`] (cells to batches), [`sink`] (batches to a database), [`report`].
+//! [`convert`] (cells to samples), [`batches`] (samples to batches), [`sink`] (batches to a database), [`report`];
+//! [`exported`] (files of `tagmill export`, which need no plan).
 
+pub mod batches;
 pub mod cell;
 pub mod command;
 pub mod convert;
 mod csv;
+pub mod exported;
 pub mod id;
 pub mod keys;
 pub mod local;
