@@ -253,7 +253,7 @@ fn replay(path: &Path) -> Outcome {
     say("memory of recovery, at most", &gib(most));
     let snapshot = engine.snapshot();
     let rows = snapshot.estimate_rows(&ScanRequest::new(TagSelection::All, TimeRange::ALL));
-    if rows as usize == LOG_SAMPLES {
+    if rows == LOG_SAMPLES as u64 {
         Ok(())
     } else {
         Err(format!("{rows} samples came back").into())

@@ -56,7 +56,7 @@ pub const FAMILIES: [(Family, usize); 9] = [
     (Family::FullMantissa, 3),
 ];
 
-/// Small and fast numbers that look random (SplitMix64).
+/// Small and fast numbers that look random (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Noise(pub u64);
 
@@ -125,8 +125,8 @@ impl Signal {
     /// A converter's count, and the number its controller makes of it.
     fn converted(&mut self, counts: f64, noise_counts: f64) -> f64 {
         let count = (self.level * counts + self.noise.normal() * noise_counts).round();
-        let share = (count.clamp(0.0, counts) / counts) as f32;
-        f64::from(share * self.span as f32 + self.low as f32)
+        let share = single(count.clamp(0.0, counts) / counts);
+        f64::from(share * single(self.span) + single(self.low))
     }
 
     fn float(&mut self) -> f64 {
@@ -142,7 +142,8 @@ impl Signal {
             Family::SetPoint => (self.aim * self.span).round() + self.low,
             Family::SixDigits => {
                 let value = self.level.mul_add(self.span, self.noise.normal() * self.span * 0.01);
-                let scale = 10_f64.powi(5 - value.abs().max(1e-9).log10().floor() as i32);
+                let digits = value.abs().max(1e-9).log10().floor();
+                let scale = 10_f64.powf(5.0 - digits);
                 (value * scale).round() / scale
             }
             _ => self.level.mul_add(self.span, self.noise.normal() * self.span * 0.003),
@@ -158,7 +159,7 @@ impl Signal {
 
     fn total(&mut self) -> i64 {
         self.drift();
-        self.count += (self.level * 40.0 + self.noise.normal()).round().max(0.0) as i64;
+        self.count += whole(self.level.mul_add(40.0, self.noise.normal()).max(0.0));
         self.count
     }
 
@@ -230,8 +231,7 @@ impl Plant {
         let clock = &mut self.clocks[group];
         let offset_ns = i64::try_from(group).unwrap_or(0) * 7_000_000;
         let mut time = |second| {
-            let jitter_ms =
-                if group < JITTERED { (clock.normal() * 2.0).round() as i64 } else { 0 };
+            let jitter_ms = if group < JITTERED { whole(clock.normal() * 2.0) } else { 0 };
             START_NS + second * SECOND_NS + offset_ns + jitter_ms * 1_000_000
         };
         (first..self.second).map(&mut time).collect()
@@ -241,4 +241,15 @@ impl Plant {
 fn qualities(signal: &mut Signal, seconds: usize) -> Qualities {
     let each: Vec<Quality> = (0..seconds).map(|_| signal.quality()).collect();
     if each.iter().all(|quality| quality.0 == 0) { Qualities::GOOD } else { Qualities::Each(each) }
+}
+
+/// What a controller computes with.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
+fn whole(value: f64) -> i64 {
+    value.round() as i64
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::{
     DENSE_ROWS_MIN, Effort, Integers, Kind, Nesting, code, decimal, entropy, integers, is_worth,
-    ranks, raw, runs,
+    lattice, ranks, raw, runs,
 };
 use crate::bytes::{Malformed, Reader, put_u32, put_u64, put_zigzag};
 use crate::limits::VECTOR_ROWS;
@@ -27,6 +27,7 @@ enum Choice {
     Raw,
     Decimal(decimal::Scale),
     Ranks(ranks::Ranks),
+    Lattice(lattice::Lattice),
 }
 
 /// Appends the code and the column of a chunk.
@@ -125,6 +126,12 @@ pub(super) fn decode(
         (code::RAW, _) if kind.is_float() => {
             raw::decode((kind, Integers::Packed), reader, count, rows, out)
         }
+        (code::LATTICE, Nesting::Top) if kind.is_float() => {
+            lattice::decode((kind, Integers::Packed), reader, count, rows, out)
+        }
+        (code::LATTICE_DENSE, Nesting::Top) if kind.is_float() => {
+            lattice::decode((kind, Integers::Dense), reader, count, rows, out)
+        }
         (code::RANKS_DENSE, Nesting::Top) => {
             ranks::decode((kind, Integers::Dense), reader, count, rows, out)
         }
@@ -179,8 +186,15 @@ fn choose(kind: Kind, words: &[u64], nesting: Nesting) -> (Choice, usize) {
         let bytes = codes + ranks.dictionary_bytes();
         // Gathering from a dictionary decodes slower: it must save something.
         if bytes + least / 32 < least {
-            choice = Choice::Ranks(ranks);
+            (least, choice) = (bytes, Choice::Ranks(ranks));
         }
+    }
+    if worth
+        && nesting == Nesting::Top
+        && let Some(lattice) = lattice::Lattice::find(kind, words)
+        && lattice.estimate() + least / 32 < least
+    {
+        choice = Choice::Lattice(lattice);
     }
     (choice, plainest)
 }
@@ -215,6 +229,10 @@ fn write(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) {
             out.push(code::RANKS);
             ranks.write(out);
         }
+        Choice::Lattice(lattice) => {
+            out.push(code::LATTICE);
+            lattice.write(out);
+        }
     }
 }
 
@@ -236,6 +254,10 @@ fn write_dense(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) ->
         Choice::Ranks(ranks) => {
             out.push(code::RANKS_DENSE);
             ranks.write_dense(out)
+        }
+        Choice::Lattice(lattice) => {
+            out.push(code::LATTICE_DENSE);
+            lattice.write_dense(out)
         }
     }
 }

@@ -17,12 +17,13 @@
 //!
 //! # Reading order
 //! `column` (which encoding), `integers` and `packing` (what all are made of), `runs`, `decimal`,
-//! `ranks`, `raw` (words), `times`, `text`. Bytes: docs/format/encoding.md.
+//! `ranks`, `lattice`, `raw` (words), `times`, `text`. Bytes: docs/format/encoding.md.
 
 mod column;
 mod decimal;
 mod entropy;
 mod integers;
+mod lattice;
 mod packing;
 mod ranks;
 mod raw;
@@ -64,6 +65,8 @@ mod code {
     pub(super) const DECIMAL_DENSE: u8 = 8;
     pub(super) const RANKS_DENSE: u8 = 9;
     pub(super) const RAW_DENSE: u8 = 10;
+    pub(super) const LATTICE: u8 = 11;
+    pub(super) const LATTICE_DENSE: u8 = 12;
     pub(super) const TIMES_STEP: u8 = 16;
     pub(super) const TIMES_DELTA: u8 = 17;
     pub(super) const TIMES_DENSE: u8 = 18;
@@ -84,6 +87,8 @@ pub fn name(code: u8) -> &'static str {
         code::DECIMAL_DENSE => "decimal+pco",
         code::RANKS_DENSE => "ranks+pco",
         code::RAW_DENSE => "raw+pco",
+        code::LATTICE => "lattice",
+        code::LATTICE_DENSE => "lattice+pco",
         code::TIMES_STEP => "step",
         code::TIMES_DELTA => "delta",
         code::TIMES_DENSE => "delta+pco",

@@ -76,14 +76,14 @@ fn order_all<'a>(
 
 /// Integer of the same order as the float: its magnitude, complemented below zero so that -0.0
 /// differs from 0.0.
-const fn order(sign: u32, shift: u32, word: u64) -> u64 {
+pub(super) const fn order(sign: u32, shift: u32, word: u64) -> u64 {
     let negative = word >> sign & 1;
     let magnitude = (word & !(1 << sign)) >> shift;
     magnitude ^ negative.wrapping_neg()
 }
 
 /// Inverse of [`order`], for any integer. This arithmetic is part of the format.
-const fn unorder(sign: u32, shift: u32, ordered: u64) -> u64 {
+pub(super) const fn unorder(sign: u32, shift: u32, ordered: u64) -> u64 {
     let negative = (ordered as i64 >> 63).cast_unsigned();
     ((ordered ^ negative) << shift) | (negative & (1 << sign))
 }

@@ -89,7 +89,9 @@ pub(super) fn dense_signals(rows: usize) -> Vec<Signal> {
     let cents = |sum: &i64| *sum as f64 / 100.0;
     let counts = steps.iter().map(|step| narrow(step.rem_euclid(90) as f64 * 0.3663 - 20.0));
     let bits = (0..).zip(&steps).map(|(i, step)| {
-        f64::from_bits(0x4044_5566_7788_99AA_u64.wrapping_add_signed(step * 1_000_003 + i * 31))
+        f64::from_bits(
+            0x4044_5566_7788_99AA_u64.wrapping_add_signed(step * 0x0100_0010_0003 + i * 31),
+        )
     });
     let late = (0..).zip(&steps).map(|(i, step)| START_NS + i * SECOND_NS + step.abs() * 1_000_000);
     vec![
@@ -120,11 +122,11 @@ fn times(noise: &mut Noise, rows: usize) -> Vec<Signal> {
 
 fn converters(noise: &mut Noise, rows: usize) -> Vec<Signal> {
     let adc12 = noise.converter(rows, 4_096.0, 1.5);
-    let adc16 = noise.converter(rows, 65_536.0, 12.0);
+    let adc16 = noise.converter(rows, 65_536.0, 120.0);
     vec![
         ("adc12_f32", "ranks", singles(adc12.iter().copied())),
         ("adc12_widened", "ranks", doubles(adc12.iter().map(|v| f64::from(*v)))),
-        ("adc16_f32", "ranks", singles(adc16)),
+        ("adc16_f32", "lattice", singles(adc16)),
     ]
 }
 
