@@ -82,7 +82,14 @@ fn describe(tag: &Tag, states: Option<&StateSet>) -> Json {
     add("reset_value", known.reset_value.map(number));
     add("retention", text(&known.retention));
     add("state_set", text(&known.state_set));
-    add("labels", (!known.labels.is_empty()).then(|| json!(known.labels)));
+    add(
+        "labels",
+        (!known.labels.is_empty()).then(|| {
+            let pairs =
+                known.labels.iter().map(|(key, label)| (key.to_string(), json!(label.as_ref())));
+            Json::Object(pairs.collect())
+        }),
+    );
     let states = states.map(|states| {
         let labels = states.iter().map(|(code, label)| (code.to_string(), label.as_ref().into()));
         labels.collect::<Map<String, Json>>()
