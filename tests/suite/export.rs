@@ -196,7 +196,7 @@ fn an_export_comes_back_bit_for_bit() {
 /// One file a day, sorted by tag and time, said to be so, with plain types.
 fn check_files(out: &Path, want: &BTreeMap<String, Held>, said: &str) {
     let mut files = names(out);
-    assert_eq!(files.pop().as_deref(), Some("tags.json"));
+    assert_eq!(files.pop().as_deref(), Some("_tags.json"));
     let count: usize = want.values().map(|held| held.rows.len()).sum();
     assert!(said.contains(&format!("{} files", files.len())), "{said}");
     let mut found = 0;
@@ -250,7 +250,7 @@ fn one_tag(dir: &Path, name: &str, offsets: &[i64]) {
 type Days<'a> = &'a [(&'a str, &'a [i64])];
 
 fn exported_offsets(out: &Path) -> BTreeMap<String, Vec<i64>> {
-    let files = names(out).into_iter().filter(|name| name != "tags.json");
+    let files = names(out).into_iter().filter(|name| name != "_tags.json");
     let offsets = |path: PathBuf| {
         let batches = rows(&path);
         let times = batches.iter().map(|b| b.column(1).as_primitive::<TimestampNanosecondType>());
@@ -370,11 +370,11 @@ fn nothing_is_replaced_unasked() {
     assert_eq!(offsets["2024-03-01.parquet"], [0, 5]);
     assert_eq!(offsets["2024-03-02.parquet"], [DAY_NS]);
     // A file of this name that somebody else has written stays.
-    fs::write(out.join("tags.json"), "{\"mine\": 1}").unwrap();
+    fs::write(out.join("_tags.json"), "{\"mine\": 1}").unwrap();
     fs::remove_file(out.join("2024-03-01.parquet")).unwrap();
     let said = day("a", first, second, &[]).unwrap_err();
-    assert!(said.contains("tags.json exists"), "{said}");
-    assert_eq!(fs::read(out.join("tags.json")).unwrap(), b"{\"mine\": 1}");
+    assert!(said.contains("_tags.json exists"), "{said}");
+    assert_eq!(fs::read(out.join("_tags.json")).unwrap(), b"{\"mine\": 1}");
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn a_target_that_cannot_be_written_leaves_no_half_file() {
     }
     // What is written to the second day's file meets a full disk.
     fs::create_dir(&out).unwrap();
-    let part = out.join("2024-03-02.parquet.part");
+    let part = out.join("_2024-03-02.parquet.part");
     std::os::unix::fs::symlink("/dev/full", &part).unwrap();
     let said = tagmill(&["export", str(&out), "--data", str(&data)]).unwrap_err();
     assert!(said.contains("No space left") && said.contains("2024-03-02.parquet"), "{said}");

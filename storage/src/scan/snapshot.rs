@@ -1,6 +1,5 @@
 //! The View: everything a reader may see at one instant, swapped as a whole.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::head::Head;
@@ -16,7 +15,7 @@ use crate::scan::{Scan, ScanRequest, TagSelection};
 use crate::segment::damage::{Damage, DamageReports, Quarantine};
 use crate::segment::meta::{SegmentKind, SegmentMeta};
 use crate::tag::{TagId, ValueType};
-use crate::time::{DAY_NS, TimeRange};
+use crate::time::TimeRange;
 
 /// What is durable and visible. Immutable; the committer and maintenance replace it under one mutex.
 #[derive(Clone, Debug, Default)]
@@ -215,33 +214,6 @@ impl Snapshot {
     pub fn head(&self) -> HeadSummary {
         let head = &self.view.head;
         HeadSummary { rows: head.rows(), bytes: head.bytes, runs: head.runs.len() }
-    }
-
-    /// UTC days, counted from 1970, that may hold samples in `range`: none is missing, some may turn out empty.
-    pub fn days(&self, range: TimeRange) -> BTreeSet<i64> {
-        let mut days = BTreeSet::new();
-        for segment in self.view.version.segments() {
-            let meta = segment.meta();
-            if range.overlaps_span(meta.first_ns, meta.last_ns) {
-                let (first, last) = (
-                    meta.first_ns.max(range.start_ns),
-                    meta.last_ns.min(range.end_ns.saturating_sub(1)),
-                );
-                days.extend(first.div_euclid(DAY_NS)..=last.div_euclid(DAY_NS));
-            }
-        }
-        for run in &self.view.head.runs {
-            for span in &run.spans {
-                let mut times = &run.times[run.rows_in(span, range)];
-                while let Some(time) = times.first() {
-                    let day = time.div_euclid(DAY_NS);
-                    days.insert(day);
-                    let rest = times.partition_point(|time| time.div_euclid(DAY_NS) == day);
-                    times = &times[rest..];
-                }
-            }
-        }
-        days
     }
 
     /// An upper bound of the rows a scan may give, from spans and directories, without decoding. A segment whose directory

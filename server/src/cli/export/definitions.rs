@@ -1,4 +1,4 @@
-//! What is known of the exported tags, as `tags.json`: the form that `tagmill tags import` and `import --tags` read.
+//! What is known of the exported tags, as `_tags.json`: the form that `tagmill tags import` and `import --tags` read.
 //!
 //! Contract: type, attributes and the labels of states come back exactly. A folder that is exported into day by day
 //! keeps the tags of earlier exports.

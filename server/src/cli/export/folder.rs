@@ -1,8 +1,9 @@
 //! The folder of an export: whole files or none.
 //!
-//! Contract: a file is written under a name that ends on `.part`, synced, renamed, and its folder synced; what fails
+//! Contract: a file is written under a name that begins with `_` and ends on `.part`, synced, renamed, and its folder synced; what fails
 //! before that leaves no file. A file that stands in the way is replaced only where the caller said so.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ use crate::cli::failure::{Failure, Result};
 pub const MARK: &str = "tagmill.export";
 /// Version of the columns.
 pub const VERSION: &str = "1";
-/// Name of the file with what is known of the tags.
-pub const TAGS_FILE: &str = "tags.json";
+/// Name of the file with what is known of the tags. Readers of whole folders leave out names that begin so.
+pub const TAGS_FILE: &str = "_tags.json";
 
 /// Rows of a row group: readers skip and parallelise by these.
 const GROUP_ROWS: usize = 1 << 20;
@@ -64,11 +65,11 @@ impl Folder {
     ///
     /// # Errors
     /// If one is there and may not be replaced.
-    pub fn check_free(&self, days: impl IntoIterator<Item = i64>) -> Result<()> {
+    pub fn check_free(&self, days: &[i64]) -> Result<()> {
         if self.may_replace {
             return Ok(());
         }
-        let taken = days.into_iter().map(|day| self.day_file(day)).find(|path| path.exists());
+        let taken = days.iter().map(|day| self.day_file(*day)).find(|path| path.exists());
         taken.map_or(Ok(()), |path| {
             Err(Failure::new(format!("{} exists", path.display()))
                 .next("name another folder, or replace it with --overwrite"))
@@ -169,7 +170,8 @@ struct Part {
 
 impl Part {
     fn create(whole: &Path) -> Result<(Self, File)> {
-        let mut name = whole.file_name().unwrap_or_default().to_owned();
+        let mut name = OsString::from("_");
+        name.push(whole.file_name().unwrap_or_default());
         name.push(".part");
         let path = whole.with_file_name(name);
         let file = File::create(&path).map_err(|error| failed("make", &path, &error))?;
