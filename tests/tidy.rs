@@ -67,7 +67,7 @@ const STORAGE_ORDER: &[&[&str]] = &[
     &["scan"],
     // What the engine's threads share. They get it handed in, so it stands before them.
     &["engine::core"],
-    &["maintenance", "recovery", "backup", "parquet"],
+    &["maintenance", "recovery", "backup", "verify", "salvage", "parquet"],
     &["engine"],
 ];
 /// Allowed by the order, and strangers all the same: (user, used, why).

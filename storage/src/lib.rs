@@ -10,6 +10,7 @@
 //! `engine` knows the whole flow. Then, from the disk up: `disk`, `encoding`, `chunk`, `segment`, `wal`, `head`,
 //! `registry`, `manifest`, `scan`, `maintenance`, `recovery`. The bytes of every file: `docs/format/`.
 
+mod backup;
 mod bytes;
 mod checksum;
 mod chunk;
@@ -35,6 +36,7 @@ mod tag;
 mod time;
 mod wal;
 
+pub use backup::{BackupReport, RestoreReport, restore, restore_on};
 pub use engine::{Engine, GatewayMark, Session, TagEdit};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};

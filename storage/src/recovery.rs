@@ -33,6 +33,12 @@ use crate::wal::record::Content;
 use crate::wal::replay::{Listing, LogFile};
 use crate::wal::writer::{self, ClosedFile, WalWriter};
 
+/// Names that say that a folder is a backup, or is becoming one: no database is opened there.
+pub(crate) const BACKUP_DONE: &str = "BACKUP";
+pub(crate) const BACKUP_BEGUN: &str = "BACKUP.incomplete";
+/// Name that says that a backup is being restored here. With a manifest beside it the restore was done.
+pub(crate) const RESTORE_BEGUN: &str = "RESTORE.incomplete";
+
 /// Opens a database directory and brings its log into memory.
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
@@ -43,8 +49,13 @@ pub(crate) fn open(
         std::io::ErrorKind::WouldBlock => Error::Locked { path: disk.root() },
         _ => Error::io("lock database directory", disk.root(), error),
     })?;
+    let is_restored = check_marks(&disk)?;
     let mut loaded = match Manifest::load(&disk) {
         Ok(Some(loaded)) => loaded,
+        _ if is_restored => {
+            let why = "a restore was broken off here: empty the directory and restore again";
+            return Err(Error::Invalid(format!("{}: {why}", disk.root().display())));
+        }
         Ok(None) => begin(&disk, &options)?,
         // The first manifest was torn by a crash while the database was made, if nothing else is here.
         Err(error @ Error::Corrupt { .. }) => begin(&disk, &options).map_err(|_| error)?,
@@ -57,6 +68,9 @@ pub(crate) fn open(
     // The whole log is read once before anything is changed: a database that is refused stays as it is.
     Listing::read(&disk)?.replay(&disk, loaded.floor(), |_| Ok(()))?;
     needless.clear_away(&disk)?;
+    if is_restored {
+        remove_all(&disk, [RESTORE_BEGUN.to_owned()].iter());
+    }
     let (number, incarnation) = (loaded.number + 1, loaded.incarnation);
     let everything = snapshot_edit(&view.version, &loaded.state);
     let manifest = Manifest::create(&disk, number, incarnation, &everything)?;
@@ -71,6 +85,17 @@ pub(crate) fn open(
     let mut replay = Replay { core, ledger, closed: Vec::new() };
     replay.run(listing)?;
     Ok((replay.core, replay.ledger))
+}
+
+/// Refuses backups. Gives whether a backup was being restored here.
+fn check_marks(disk: &Arc<dyn Disk>) -> Result<bool> {
+    let names = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
+    let has = |mark| names.iter().any(|(name, _)| name == mark);
+    if has(BACKUP_DONE) || has(BACKUP_BEGUN) {
+        let why = "this is a backup: 'tagmill restore' makes a database of it";
+        return Err(Error::Invalid(format!("{}: {why}", disk.root().display())));
+    }
+    Ok(has(RESTORE_BEGUN))
 }
 
 /// What the manifest and the registry file say.

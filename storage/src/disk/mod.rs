@@ -56,6 +56,19 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Where the directory is, for messages.
     fn root(&self) -> std::path::PathBuf;
+
+    /// The operating system's directory behind it, if it is one: files of two of those can be linked.
+    fn as_real(&self) -> Option<&real::RealDisk> {
+        None
+    }
+}
+
+/// All bytes of a file.
+pub(crate) fn read_all(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// One open file. Every call may fail with what the system says.

@@ -63,6 +63,14 @@ impl RealDisk {
         Ok(RealFile { file })
     }
 
+    /// Gives a file the same name in another directory of the same file system, too.
+    pub(crate) fn link_to(&self, path: &str, other: &Self) -> io::Result<()> {
+        let path = checked(path)?;
+        let linked =
+            rustix::fs::linkat(&self.directory, path, &other.directory, path, AtFlags::empty());
+        linked.map_err(system_error)
+    }
+
     fn open_folder(&self, dir: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = if dir.is_empty() { "." } else { checked(dir)? };
@@ -145,6 +153,10 @@ impl Disk for RealDisk {
 
     fn root(&self) -> PathBuf {
         self.root.clone()
+    }
+
+    fn as_real(&self) -> Option<&RealDisk> {
+        Some(self)
     }
 }
 

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use crate::backup::{self, BackupReport, Job};
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::error::{Error, Result};
@@ -201,6 +202,29 @@ impl Engine {
         // Damage that could not be written down is met, and reported, by whoever reads it.
         drop(self.ask(|reply| Request::Judge(suspects, reply)));
         places
+    }
+
+    /// Takes a backup into `folder` while the database works on: one instant, everything durable now included. What an
+    /// earlier backup of this database left there is used again; on one file system segments are linked if `may_link`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the folder holds something else, [`Error::Locked`] if another backup is made there,
+    /// [`Error::DiskFull`], [`Error::Io`]. The folder then still counts as the earlier backup, or as none.
+    pub fn backup(&self, folder: &Path, may_link: bool) -> Result<BackupReport> {
+        self.backup_on(&crate::backup::open_folder(folder, true)?, may_link)
+    }
+
+    /// The same on a disk of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::backup`].
+    pub fn backup_on(&self, target: &Arc<dyn Disk>, may_link: bool) -> Result<BackupReport> {
+        let (source, incarnation) = (&self.core.disk, self.core.incarnation);
+        let job = Job { source, target, incarnation, may_link };
+        backup::take(&job, || {
+            self.sync()?;
+            self.ask(Request::Pin)
+        })
     }
 
     /// Gives up for good what the damaged places of a segment held, so that scans no longer stop there: the readable

@@ -8,6 +8,7 @@
 //! [`plan`] (what to do, pure), [`fold`], [`seal`], [`quarantine`] (what cannot be read).
 
 pub(crate) mod fold;
+pub(crate) mod pin;
 mod plan;
 mod quarantine;
 pub(crate) mod seal;
@@ -19,6 +20,7 @@ use crate::engine::core::{Core, lock};
 use crate::error::Result;
 use crate::ids::SegmentId;
 use crate::segment::damage::Damage;
+use pin::Pinned;
 use plan::{Situation, Task};
 use seal::Ledger;
 
@@ -27,6 +29,8 @@ use seal::Ledger;
 pub(crate) enum Request {
     /// Seal now and say which segments came of it.
     Seal(SyncSender<Result<Vec<SegmentId>>>),
+    /// Seal, and pin what is there then.
+    Pin(SyncSender<Result<Pinned>>),
     /// Look again at these places and at all that are in quarantine.
     Judge(Vec<Damage>, SyncSender<Result<()>>),
     /// Give up what the damaged places of this segment held; which segment has the rest.
@@ -48,6 +52,11 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
         match inbox.recv_timeout(TICK) {
             Ok(Request::Seal(reply)) => {
                 let result = seal::seal(core, &mut ledger);
+                core.room_was_made();
+                let _asker_may_be_gone = reply.send(result);
+            }
+            Ok(Request::Pin(reply)) => {
+                let result = pin::pin(core, &mut ledger);
                 core.room_was_made();
                 let _asker_may_be_gone = reply.send(result);
             }

@@ -13,7 +13,8 @@ use crate::checksum::crc32;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 
-const PATH: &str = "registry.log";
+/// The file, relative to the database directory.
+pub(crate) const PATH: &str = "registry.log";
 const MAGIC: [u8; 8] = *b"TMREG\r\n\x1a";
 const VERSION: u16 = 1;
 pub(crate) const HEADER_BYTES: u64 = 64;

@@ -86,6 +86,11 @@ impl Damage {
         TimeRange::new(self.first_ns, self.last_ns.saturating_add(1))
     }
 
+    /// Whether it is the same place as another, whatever was found there.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+
     fn place(&self) -> (SegmentId, TagId, TagId, i64, i64) {
         (self.segment, self.first_tag, self.last_tag, self.first_ns, self.last_ns)
     }

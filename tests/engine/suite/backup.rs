@@ -1,0 +1,279 @@
+//! Backups taken beside the writers, restored, and held against what the database held at that instant.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tagmill_engine_tests::clock::TestClock;
+use tagmill_engine_tests::harness::{Harness, Place};
+use tagmill_engine_tests::model::digest;
+use tagmill_engine_tests::observe;
+use tagmill_engine_tests::seeds::{Case, seeds};
+use tagmill_engine_tests::steps::Step;
+use tagmill_storage::disk::Disk;
+use tagmill_storage::disk::sim::{Random, SimDisk};
+use tagmill_storage::{Engine, Error, Options, Seq, restore, restore_on};
+
+fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+    Arc::new(disk.clone())
+}
+
+fn open(disk: &SimDisk) -> Result<Engine, Error> {
+    let clock = Arc::new(TestClock::new(0));
+    Engine::open_on(shared(disk), clock, Options { create: false, ..Options::default() })
+}
+
+/// Restores a backup onto a new disk and opens it.
+fn restored(backup: &SimDisk) -> Result<Engine, Error> {
+    let target = SimDisk::new(77);
+    restore_on(&shared(backup), &shared(&target), false)?;
+    Ok(open(&target).expect("a restored database opens"))
+}
+
+fn digest_of(engine: &Engine) -> u64 {
+    digest(&observe::rows(&engine.snapshot()).expect("every row can be read"))
+}
+
+/// What the rows were at `seq`.
+fn digest_at(history: &[(Seq, u64)], seq: Seq) -> u64 {
+    let last = history.partition_point(|(at, _)| *at <= seq);
+    history[last.checked_sub(1).expect("history begins with the open")].1
+}
+
+fn disk_of(harness: &Harness) -> SimDisk {
+    let Place::Sim(disk) = &harness.place else { panic!("a simulated disk") };
+    disk.clone()
+}
+
+/// A harness with a history, some way into its life.
+fn lived(seed: u64, steps: u64) -> Harness {
+    let mut harness = Harness::new(seed, Place::Sim(SimDisk::new(seed)));
+    harness.keeps_history = true;
+    harness.open();
+    for _ in 0..steps {
+        harness.step();
+    }
+    harness
+}
+
+#[test]
+fn a_backup_beside_the_writers_is_one_instant() {
+    let seeds = seeds(4);
+    println!("seeds {} ..", seeds[0]);
+    let mut taken = 0;
+    for seed in seeds {
+        let _case = Case::new("backup::a_backup_beside_the_writers_is_one_instant", seed);
+        let mut harness = lived(seed, 20);
+        let stop = Arc::new(AtomicBool::new(false));
+        let backups = std::thread::spawn({
+            let (engine, stop) = (Arc::clone(harness.engine()), Arc::clone(&stop));
+            let mut random = Random::new(seed);
+            move || {
+                let mut backups: Vec<(Seq, SimDisk)> = Vec::new();
+                while backups.len() < 3 || (!stop.load(Ordering::SeqCst) && backups.len() < 6) {
+                    // Into a new folder, or on top of the last backup.
+                    let folder = match backups.last() {
+                        Some((_, last)) if random.once_in(2) => last.fork(random.bits()),
+                        _ => SimDisk::new(random.bits()),
+                    };
+                    let report = engine.backup_on(&shared(&folder), false).expect("a healthy disk");
+                    backups.push((report.seq, folder));
+                }
+                backups
+            }
+        });
+        for _ in 0..60 {
+            harness.step();
+        }
+        stop.store(true, Ordering::SeqCst);
+        let backups = backups.join().unwrap();
+        harness.engine().sync().unwrap();
+        harness.settle_doubts();
+        for (seq, folder) in &backups {
+            let engine = restored(folder).unwrap();
+            assert_eq!(digest_of(&engine), digest_at(&harness.history, *seq), "backup at {seq}");
+            assert!(engine.snapshot().seq() >= *seq);
+            assert_eq!(engine.verify(&mut |error| panic!("{error}")), 0);
+        }
+        taken += backups.len();
+        let folder = SimDisk::new(seed);
+        harness.engine().backup_on(&shared(&folder), false).unwrap();
+        let engine = restored(&folder).unwrap();
+        let snapshot = engine.snapshot();
+        let rows = observe::rows(&snapshot).unwrap();
+        assert_eq!(observe::compare(&harness.settled, &snapshot, &rows), None);
+        assert_eq!(observe::compare_gateways(&harness.settled, &engine), None);
+        assert_ne!(engine.incarnation(), harness.engine().incarnation());
+        drop(engine);
+        harness.close();
+    }
+    println!("{taken} backups");
+}
+
+#[test]
+fn a_crash_while_a_backup_is_made_leaves_the_source_whole() {
+    for at in 1..40 {
+        let mut harness = lived(at, 12);
+        harness.perform(Step::Append);
+        disk_of(&harness).crash_after_changes(at);
+        let taken = harness.engine().backup_on(&shared(&SimDisk::new(at)), false);
+        if taken.is_ok() && !harness.is_down() {
+            harness.settle_doubts();
+        }
+        harness.crash();
+        harness.open();
+        harness.check();
+        harness.close();
+    }
+}
+
+#[test]
+fn a_broken_off_backup_is_none_and_the_next_one_completes_it() {
+    let harness = lived(9, 40);
+    harness.engine().sync().unwrap();
+    let whole = digest_of(harness.engine());
+    let (mut unfinished, mut finished) = (0, 0);
+    for at in 1.. {
+        let folder = SimDisk::new(at);
+        folder.crash_after_changes(at);
+        let taken = harness.engine().backup_on(&shared(&folder), false);
+        let folder = folder.restart();
+        match restored(&folder) {
+            Ok(engine) => {
+                assert_eq!(digest_of(&engine), whole, "cut at change {at}");
+                finished += 1;
+            }
+            Err(error) => {
+                assert!(taken.is_err(), "a finished backup is lost at change {at}: {error}");
+                assert!(matches!(error, Error::Invalid(_)), "cut at change {at}: {error}");
+                assert!(open(&folder).is_err(), "half a backup was opened as a database");
+                unfinished += 1;
+            }
+        }
+        harness.engine().backup_on(&shared(&folder), false).expect("it is made again");
+        assert_eq!(digest_of(&restored(&folder).unwrap()), whole, "made again after change {at}");
+        if taken.is_ok() {
+            break;
+        }
+    }
+    println!("{unfinished} unfinished, {finished} finished");
+    assert!(unfinished > 5);
+}
+
+#[test]
+fn an_earlier_backup_counts_until_the_next_one_does() {
+    let mut harness = lived(10, 40);
+    harness.engine().sync().unwrap();
+    let folder = SimDisk::new(1);
+    harness.engine().backup_on(&shared(&folder), false).unwrap();
+    let before = digest_of(&restored(&folder).unwrap());
+    for _ in 0..30 {
+        harness.perform(Step::Append);
+    }
+    harness.perform(Step::Delete);
+    harness.engine().sync().unwrap();
+    let after = digest_of(harness.engine());
+    assert_ne!(before, after);
+    let (mut old, mut new) = (0, 0);
+    for at in 1.. {
+        let folder = folder.fork(at);
+        folder.crash_after_changes(at);
+        let taken = harness.engine().backup_on(&shared(&folder), false);
+        let found = digest_of(&restored(&folder.restart()).expect("one of them is there"));
+        assert!(found == before || found == after, "a mixture, cut at change {at}");
+        assert!(taken.is_err() || found == after);
+        if found == after {
+            new += 1
+        } else {
+            old += 1
+        }
+        if taken.is_ok() {
+            break;
+        }
+    }
+    println!("{old} times the old one, {new} times the new one");
+    assert!(old > 3 && new > 0);
+}
+
+#[test]
+fn what_is_no_complete_backup_is_refused_and_so_is_a_full_target() {
+    let mut harness = lived(11, 30);
+    let folder = SimDisk::new(1);
+    harness.engine().backup_on(&shared(&folder), false).unwrap();
+    let error = open(&folder).unwrap_err().to_string();
+    assert!(error.contains("tagmill restore"), "{error}");
+    let other = lived(12, 10);
+    let refused = other.engine().backup_on(&shared(&folder), false).unwrap_err().to_string();
+    assert!(refused.contains("another database"), "{refused}");
+    harness.close();
+    let source = disk_of(&harness).restart();
+    let error = restore_on(&shared(&source), &shared(&SimDisk::new(2)), false).unwrap_err();
+    assert!(error.to_string().contains("no backup"), "{error}");
+    let refused = other.engine().backup_on(&shared(&source), false).unwrap_err().to_string();
+    assert!(refused.contains("something else"), "{refused}");
+    let error = restore_on(&shared(&folder), &shared(&source), false).unwrap_err();
+    assert!(error.to_string().contains("not empty"), "{error}");
+}
+
+#[test]
+fn every_damaged_byte_of_a_backup_is_found_before_it_is_used() {
+    let mut harness = lived(13, 60);
+    harness.perform(Step::Append);
+    harness.engine().sync().unwrap();
+    let whole = digest_of(harness.engine());
+    let folder = SimDisk::new(1);
+    harness.engine().backup_on(&shared(&folder), false).unwrap();
+    let mut random = Random::new(5);
+    let (mut refused, mut accepted) = (0, 0);
+    for (path, length) in folder.files() {
+        if !path.starts_with("segments/") && !path.starts_with("registry") {
+            continue;
+        }
+        for _ in 0..12 {
+            let damaged = folder.fork(random.bits());
+            damaged.flip_bit(&path, random.below(length * 8));
+            let error = restored(&damaged).expect_err("damage went unseen");
+            assert!(matches!(error, Error::Corrupt { .. }), "{path}: {error}");
+            refused += 1;
+            let target = SimDisk::new(3);
+            if let Ok(report) = restore_on(&shared(&damaged), &shared(&target), true) {
+                assert!(report.damaged > 0);
+                let engine = open(&target).unwrap();
+                assert_eq!(engine.snapshot().damage().len() as u64, report.damaged);
+                accepted += 1;
+            }
+        }
+    }
+    println!("{refused} refused, {accepted} restored with the damage in quarantine");
+    assert!(accepted > 0);
+    assert_eq!(digest_of(&restored(&folder).unwrap()), whole);
+}
+
+#[test]
+fn segments_are_linked_or_copied_and_never_twice() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    let mut harness = Harness::new(14, Place::Real(path("data")));
+    harness.open();
+    for _ in 0..30 {
+        harness.step();
+    }
+    harness.perform(Step::Append);
+    harness.engine().sync().unwrap();
+    harness.settle_doubts();
+    let linked = harness.engine().backup(&path("linked"), true).unwrap();
+    assert_eq!((linked.linked, linked.copied), (linked.segments, 0));
+    let copied = harness.engine().backup(&path("copied"), false).unwrap();
+    assert_eq!((copied.linked, copied.copied), (0, copied.segments));
+    for folder in ["linked", "copied"] {
+        let again = harness.engine().backup(&path(folder), false).unwrap();
+        assert_eq!(again.kept, again.segments, "{folder}");
+        let target = path(&format!("{folder} restored"));
+        let report = restore(&path(folder), &target, false).unwrap();
+        assert_eq!((report.segments, report.damaged), (again.segments, 0));
+        let engine = Engine::open(&target, Options::default()).unwrap();
+        let snapshot = engine.snapshot();
+        let rows = observe::rows(&snapshot).unwrap();
+        assert_eq!(observe::compare(&harness.settled, &snapshot, &rows), None);
+    }
+    harness.close();
+}
