@@ -29,21 +29,24 @@ pub mod planted;
 mod quality;
 mod recovery;
 mod registry;
+mod salvage;
 mod sample;
 mod scan;
 mod segment;
 mod tag;
 mod time;
+mod verify;
 mod wal;
 
 pub use backup::{BackupReport, RestoreReport, restore, restore_on};
-pub use engine::{Engine, GatewayMark, Session, TagEdit};
+pub use engine::{Engine, GatewayMark, Scrubbed, Session, TagEdit};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};
 pub use options::Options;
 pub use quality::{Quality, Severity};
 pub use registry::gateways::{Aliases, TagSets};
 pub use registry::{Registry, StateSet};
+pub use salvage::{SalvageReport, salvage, salvage_on};
 pub use sample::{
     Appended, Batch, Durability, Origin, Qualities, Reject, RejectReason, ScanBlock, TagColumn,
     Value, Values,
@@ -53,3 +56,4 @@ pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::SegmentKind;
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};
+pub use verify::{Finding, VerifyReport, verify, verify_on};

@@ -17,6 +17,10 @@ pub struct Options {
     pub seal_age: Duration,
     /// How long an append waits for room in the head before it is refused as busy.
     pub busy_wait: Duration,
+    /// How often every byte of every segment is read again in the background; `None` for never.
+    pub scrub_period: Option<Duration>,
+    /// How fast that may be.
+    pub scrub_bytes_per_s: u64,
 }
 
 impl Default for Options {
@@ -27,6 +31,8 @@ impl Default for Options {
             wal_bytes: 512 << 20,
             seal_age: Duration::from_hours(4),
             busy_wait: Duration::from_secs(5),
+            scrub_period: Some(Duration::from_hours(30 * 24)),
+            scrub_bytes_per_s: 8 << 20,
         }
     }
 }

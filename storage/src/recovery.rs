@@ -38,6 +38,8 @@ pub(crate) const BACKUP_DONE: &str = "BACKUP";
 pub(crate) const BACKUP_BEGUN: &str = "BACKUP.incomplete";
 /// Name that says that a backup is being restored here. With a manifest beside it the restore was done.
 pub(crate) const RESTORE_BEGUN: &str = "RESTORE.incomplete";
+/// Name that says that a salvage has begun to change things and has not ended.
+pub(crate) const SALVAGE_BEGUN: &str = "SALVAGE.incomplete";
 
 /// Opens a database directory and brings its log into memory.
 pub(crate) fn open(
@@ -87,12 +89,16 @@ pub(crate) fn open(
     Ok((replay.core, replay.ledger))
 }
 
-/// Refuses backups. Gives whether a backup was being restored here.
+/// Refuses backups and half-done salvages. Gives whether a backup was being restored here.
 fn check_marks(disk: &Arc<dyn Disk>) -> Result<bool> {
     let names = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
     let has = |mark| names.iter().any(|(name, _)| name == mark);
     if has(BACKUP_DONE) || has(BACKUP_BEGUN) {
         let why = "this is a backup: 'tagmill restore' makes a database of it";
+        return Err(Error::Invalid(format!("{}: {why}", disk.root().display())));
+    }
+    if has(SALVAGE_BEGUN) {
+        let why = "a salvage was cut short here: run 'tagmill salvage' again";
         return Err(Error::Invalid(format!("{}: {why}", disk.root().display())));
     }
     Ok(has(RESTORE_BEGUN))
@@ -132,7 +138,9 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     let has_segments = !disk.list("segments").map_err(io)?.is_empty()
         || names.iter().any(|(name, _)| checkpoint::parse_name(name).is_some());
     if has_segments || Listing::read(disk)?.discard_unused(disk)? {
-        return refuse("segments or logs are here, but no manifest names them: restore a backup");
+        return refuse(
+            "segments or logs are here, but no manifest names them: restore a backup, or see what 'tagmill salvage' can do",
+        );
     }
     let torn: Vec<String> =
         names.into_iter().map(|(name, _)| name).filter(|name| Manifest::is_name(name)).collect();
@@ -157,7 +165,8 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     };
     disk.sync_dir("").map_err(io)?;
     let (segments, files) = (BTreeMap::new(), Vec::new());
-    Ok(Loaded { number: 0, incarnation, segments, state, files })
+    let (path, torn_bytes) = (String::new(), 0);
+    Ok(Loaded { number: 0, incarnation, segments, state, files, path, torn_bytes })
 }
 
 /// Files that a crash left and no manifest names.

@@ -76,14 +76,14 @@ fn write(
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(refused(error)),
     }
-    let file = target.create(&part, 0).map_err(refused)?;
+    let new = target.create(&part, 0).map_err(refused)?;
     let mut offset = 0;
     let filled = fill(&mut |bytes| {
-        file.write_at(offset, bytes).map_err(refused)?;
+        new.write_at(offset, bytes).map_err(refused)?;
         offset += bytes.len() as u64;
         Ok(())
     });
-    let done = filled.and_then(|()| file.sync().map_err(refused));
+    let done = filled.and_then(|()| new.sync().map_err(refused));
     let done = done.and_then(|()| target.rename(&part, path).map_err(refused));
     done.inspect_err(|_| drop(target.remove(&part)))
 }

@@ -10,7 +10,7 @@
 //! # Reading order
 //! [`take`], [`restore`], [`copy`] (one file). The layout: `docs/backup.md`.
 
-mod copy;
+pub(crate) mod copy;
 mod restore;
 mod take;
 

@@ -68,7 +68,7 @@ impl RealDisk {
         let path = checked(path)?;
         let linked =
             rustix::fs::linkat(&self.directory, path, &other.directory, path, AtFlags::empty());
-        linked.map_err(system_error)
+        Ok(linked?)
     }
 
     fn open_folder(&self, dir: &str) -> io::Result<OwnedFd> {

@@ -28,6 +28,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -71,7 +72,19 @@ pub struct Engine {
     core: Arc<Core>,
     committer: Option<JoinHandle<()>>,
     maintenance: Option<JoinHandle<()>>,
+    scrub: Option<JoinHandle<()>>,
     requests: mpsc::SyncSender<Request>,
+}
+
+/// What scrubbing has done since the open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Segments verified to their end.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Places that did not verify; those that still do not are in [`Snapshot::damage`].
+    pub damaged: u64,
 }
 
 impl Engine {
@@ -103,8 +116,12 @@ impl Engine {
             let core = Arc::clone(&core);
             move || maintenance::run(&core, ledger, &inbox)
         })?;
-        let (committer, maintenance) = (Some(committer), Some(maintenance));
-        Ok(Self { core, committer, maintenance, requests })
+        let scrub = spawn("tagmill-scrub", {
+            let core = Arc::clone(&core);
+            move || maintenance::scrub::run(&core)
+        })?;
+        let (committer, maintenance, scrub) = (Some(committer), Some(maintenance), Some(scrub));
+        Ok(Self { core, committer, maintenance, scrub, requests })
     }
 
     /// Random number of this database, new after a restore: gateways begin a new epoch when it changes.
@@ -227,6 +244,14 @@ impl Engine {
         })
     }
 
+    /// What scrubbing has done since the open ([`Options::scrub_period`]).
+    pub fn scrubbed(&self) -> Scrubbed {
+        let tally = &self.core.scrub;
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let (segments, bytes) = (read(&tally.segments), read(&tally.bytes));
+        Scrubbed { segments, bytes, damaged: read(&tally.damaged) }
+    }
+
     /// Gives up for good what the damaged places of a segment held, so that scans no longer stop there: the readable
     /// rest becomes a new segment, whose id this gives, and older samples of those tags and times may be current again.
     /// The damaged file goes to the folder `trash`.
@@ -267,6 +292,10 @@ impl Engine {
         // A full inbox means that maintenance is awake: it sees the closed queue by itself.
         let _woken = self.requests.try_send(Request::Stop);
         let ended = self.maintenance.take().map_or(Ok(()), JoinHandle::join);
+        let ended = ended.and(self.scrub.take().map_or(Ok(()), |scrub| {
+            scrub.thread().unpark();
+            scrub.join()
+        }));
         joined.and(ended.map_err(|_| Error::Closed))?;
         self.core.close_log()
     }

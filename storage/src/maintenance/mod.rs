@@ -5,12 +5,13 @@
 //! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
 //!
 //! # Reading order
-//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`quarantine`] (what cannot be read).
+//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`quarantine`] (what cannot be read), [`scrub`] (looks for it).
 
 pub(crate) mod fold;
 pub(crate) mod pin;
 mod plan;
 mod quarantine;
+pub(crate) mod scrub;
 pub(crate) mod seal;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};

@@ -57,6 +57,10 @@ pub(crate) struct Loaded {
     pub(crate) state: State,
     /// Every manifest file found; needless once a new one is durable.
     pub(crate) files: Vec<String>,
+    /// The one of them that counts; empty for a database that is just being made.
+    pub(crate) path: String,
+    /// Bytes at its end that are no edit: a crash cut the last one short.
+    pub(crate) torn_bytes: u64,
 }
 
 impl Manifest {
@@ -133,6 +137,11 @@ impl Manifest {
     /// Whether a file of this name is a manifest.
     pub(crate) fn is_name(name: &str) -> bool {
         parse_name(name).is_some()
+    }
+
+    /// The number in a manifest's file name.
+    pub(crate) fn number_in(name: &str) -> Option<u64> {
+        parse_name(name)
     }
 
     /// Reads the newest manifest of a database; `None` if there is none.
@@ -245,6 +254,8 @@ fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
         segments: BTreeMap::new(),
         state: State::default(),
         files: files.to_vec(),
+        path: path.clone(),
+        torn_bytes: 0,
     };
     let (mut at, mut edits) = (HEADER_BYTES, 0u64);
     while let Some((found, payload, end)) = frame(bytes, at, identity).filter(|f| f.0 == edits) {
@@ -257,8 +268,12 @@ fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
     }
     let rest = (at..bytes.len()).step_by(8);
     if rest.filter_map(|at| frame(bytes, at, identity)).any(|(found, ..)| found > edits) {
-        return Err(bad(at, "an edit in the middle does not verify: restore a backup"));
+        return Err(bad(
+            at,
+            "an edit in the middle does not verify: 'tagmill salvage' says what can be done",
+        ));
     }
+    loaded.torn_bytes = (bytes.len() - at.min(bytes.len())) as u64;
     Ok(loaded)
 }
 

@@ -15,4 +15,5 @@
 pub(crate) mod file;
 pub(crate) mod record;
 pub(crate) mod replay;
+pub(crate) mod survey;
 pub(crate) mod writer;

@@ -76,6 +76,12 @@ impl Listing {
         Ok(Self { groups })
     }
 
+    /// First seq, path and identity of each file, ascending.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (Seq, String, u64)> {
+        let each = self.groups.iter().flat_map(|(seq, copies)| copies.iter().map(|c| (*seq, c)));
+        each.map(|(seq, (path, identity))| (seq, path.clone(), *identity))
+    }
+
     /// Unlinks a first file without any record, of a creation that crashed before its manifest. Gives whether other files
     /// are left.
     pub(crate) fn discard_unused(self, disk: &Arc<dyn Disk>) -> Result<bool> {
@@ -143,11 +149,11 @@ impl Listing {
         match last {
             None => missing(
                 DIR,
-                "no log file that can be read is here, and there always is one: restore a backup",
+                "no log file that can be read is here, and there always is one: restore a backup, or 'tagmill salvage' goes on without",
             ),
             Some(last) if last.continues => missing(
                 &last.path,
-                "the file that goes on after this one is missing or cut: restore a backup",
+                "the file that goes on after this one is missing or cut: restore a backup, or 'tagmill salvage' goes on without",
             ),
             Some(last) => Ok(Replayed { last, needless }),
         }
@@ -276,7 +282,7 @@ fn check(bytes: Vec<u8>, path: &str, identity: u64, first_seq: Seq) -> Result<Op
 }
 
 fn rot() -> &'static str {
-    "these records were durable and now do not verify: the disk has changed them; restore a backup"
+    "these records were durable and now do not verify: the disk has changed them; restore a backup, or 'tagmill salvage' keeps the others"
 }
 
 /// The good frame from `start` on that calls the most durable.

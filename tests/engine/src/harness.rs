@@ -117,6 +117,7 @@ impl Harness {
             wal_bytes: [64 << 10, 128 << 10, 4 << 20][random.index(3)],
             seal_age: Duration::from_millis([5, 200, 3_600_000][random.index(3)]),
             busy_wait: Duration::from_secs(2),
+            ..Options::default()
         };
         let samples_max = if options.head_bytes > 1 << 20 && random.once_in(4) {
             9_000

@@ -182,9 +182,9 @@ fn an_earlier_backup_counts_until_the_next_one_does() {
         assert!(found == before || found == after, "a mixture, cut at change {at}");
         assert!(taken.is_err() || found == after);
         if found == after {
-            new += 1
+            new += 1;
         } else {
-            old += 1
+            old += 1;
         }
         if taken.is_ok() {
             break;
@@ -192,6 +192,37 @@ fn an_earlier_backup_counts_until_the_next_one_does() {
     }
     println!("{old} times the old one, {new} times the new one");
     assert!(old > 3 && new > 0);
+}
+
+#[test]
+fn a_restore_that_was_cut_short_is_no_database() {
+    let harness = lived(15, 40);
+    harness.engine().sync().unwrap();
+    let whole = digest_of(harness.engine());
+    let folder = SimDisk::new(1);
+    harness.engine().backup_on(&shared(&folder), false).unwrap();
+    let (mut refused, mut opened) = (0, 0);
+    for at in 1.. {
+        let target = SimDisk::new(at);
+        target.crash_after_changes(at);
+        let done = restore_on(&shared(&folder), &shared(&target), false);
+        let target = target.restart();
+        match open(&target) {
+            Ok(engine) => {
+                assert_eq!(digest_of(&engine), whole, "cut at change {at}");
+                opened += 1;
+            }
+            Err(error) => {
+                assert!(done.is_err(), "a finished restore does not open: {error}");
+                refused += 1;
+            }
+        }
+        if done.is_ok() {
+            break;
+        }
+    }
+    println!("{refused} times none, {opened} times whole");
+    assert!(refused > 5 && opened > 0);
 }
 
 #[test]

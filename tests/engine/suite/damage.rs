@@ -311,3 +311,27 @@ fn no_older_sample_passes_for_the_latest() {
     let latest = engine.snapshot().latest(tag).map(|latest| latest.time_ns);
     assert_eq!(latest, Some(1_198 * SECOND_NS), "the file was mended");
 }
+
+#[test]
+fn scrubbing_finds_damage_that_nobody_has_read() {
+    let (disk, engine, _) = database(9);
+    let (id, file) = newer(&engine);
+    drop(engine);
+    let disk = disk.restart();
+    flip_first_chunk(&disk, &file);
+    let clock = Arc::new(TestClock::new(NOW_NS));
+    let scrub_period = Some(Duration::from_millis(20));
+    let options = Options { scrub_period, ..Options::default() };
+    let engine = Engine::open_on(Arc::new(disk.clone()), clock, options).unwrap();
+    let places = wait_for_quarantine(&engine);
+    assert_eq!((places.len(), places[0].segment), (1, id));
+    for _ in 0..400 {
+        if engine.scrubbed().segments >= 2 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let scrubbed = engine.scrubbed();
+    assert!(scrubbed.segments >= 2 && scrubbed.bytes > 0 && scrubbed.damaged > 0, "{scrubbed:?}");
+    engine.close().unwrap();
+}

@@ -9,3 +9,4 @@ mod damage;
 mod faults;
 mod fuzz;
 mod model;
+mod salvage;
