@@ -1,17 +1,18 @@
 //! Care of the database: service `tagmill.v1.Admin`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tagmill_proto::v1::admin_server::Admin;
 use tagmill_proto::v1::{
-    DeleteRangeRequest, DeleteRangeResponse, DeleteTagRequest, DeleteTagResponse, EditTagRequest,
-    EditTagResponse, RenameTagRequest, RenameTagResponse, SealRequest, SealResponse,
-    SetStatesRequest, SetStatesResponse,
+    BackupRequest, BackupResponse, DeleteRangeRequest, DeleteRangeResponse, DeleteTagRequest,
+    DeleteTagResponse, EditTagRequest, EditTagResponse, RenameTagRequest, RenameTagResponse,
+    SealRequest, SealResponse, SetStatesRequest, SetStatesResponse, VerifyRequest, VerifyResponse,
 };
 use tagmill_storage::{
-    Engine, Error, Registry, Result, ScanRequest, Tag, TagAttributes, TagEdit, TagId, TagSelection,
-    TimeRange,
+    BackupReport, Engine, Error, Registry, Result, ScanRequest, Tag, TagAttributes, TagEdit, TagId,
+    TagSelection, TimeRange,
 };
 use tonic::{Request, Response, Status};
 
@@ -20,6 +21,8 @@ use crate::status::blocking;
 
 /// Names that a delete lists.
 const NAMES_MAX: usize = 100;
+/// Damaged places that a verification lists.
+const DAMAGE_MAX: usize = 1_000;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -27,11 +30,13 @@ pub(crate) struct AdminService {
     engine: Arc<Engine>,
     /// One edit at a time: an edit replaces all attributes by what it has read, changed.
     edits: Arc<Mutex<()>>,
+    /// Where backups may be written.
+    backups: Option<PathBuf>,
 }
 
 impl AdminService {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, edits: Arc::default() }
+    pub(crate) fn new(engine: Arc<Engine>, backups: Option<PathBuf>) -> Self {
+        Self { engine, edits: Arc::default(), backups }
     }
 
     async fn call<T: Send + 'static>(
@@ -102,6 +107,24 @@ impl Admin for AdminService {
         Ok(Response::new(SealResponse { segments }))
     }
 
+    async fn backup(
+        &self,
+        request: Request<BackupRequest>,
+    ) -> Result<Response<BackupResponse>, Status> {
+        let BackupRequest { name, copy } = request.into_inner();
+        let backups = self.backups.clone();
+        let response = self.call(move |engine| {
+            let folder = backup_folder(backups.as_ref(), &name)?;
+            let report = engine.backup(&folder, !copy)?;
+            Ok(backup_response(&report, folder.display().to_string()))
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        Ok(Response::new(self.call(|engine| Ok(verify(engine))).await?))
+    }
+
     async fn set_states(
         &self,
         request: Request<SetStatesRequest>,
@@ -120,6 +143,49 @@ impl Admin for AdminService {
         .await?;
         Ok(Response::new(SetStatesResponse {}))
     }
+}
+
+/// The report of a backup as it travels.
+pub(crate) fn backup_response(report: &BackupReport, folder: String) -> BackupResponse {
+    BackupResponse {
+        seq: report.seq.0,
+        segments: report.segments,
+        linked: report.linked,
+        copied: report.copied,
+        kept: report.kept,
+        missing: report.missing,
+        bytes: report.bytes,
+        folder,
+    }
+}
+
+/// The folder of a backup, which stays below the one that was allowed.
+fn backup_folder(backups: Option<&PathBuf>, name: &str) -> Result<PathBuf> {
+    let Some(backups) = backups else {
+        let why =
+            "this server writes no backups: start it with --backups DIR, or stop it and use --data";
+        return Err(Error::Invalid(why.into()));
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(is_plain) {
+        let why = "the name of a backup has up to 128 letters, digits, '-', '_' and '.', and begins with none of the dots";
+        return Err(Error::Invalid(why.into()));
+    }
+    Ok(backups.join(name))
+}
+
+/// Verifies every segment. Lists the first of what is damaged.
+fn verify(engine: &Engine) -> VerifyResponse {
+    let snapshot = engine.snapshot();
+    let mut damage = Vec::new();
+    let places = engine.verify(&mut |error| {
+        if damage.len() < DAMAGE_MAX {
+            damage.push(error.to_string());
+        }
+    });
+    let segments = snapshot.segments();
+    let bytes = segments.iter().map(|segment| segment.bytes).sum();
+    VerifyResponse { places, damage, segments: segments.len() as u64, bytes }
 }
 
 fn who(peer: Option<SocketAddr>) -> String {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,6 +55,8 @@ pub struct ServeOptions {
     pub ingest_bytes: u64,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
+    /// Folder below which backups may be written on request; `None` refuses such requests.
+    pub backups: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -64,6 +67,7 @@ impl Default for ServeOptions {
             message_bytes: MESSAGE_BYTES,
             ingest_bytes: 256 << 20,
             connections: 512,
+            backups: None,
         }
     }
 }
@@ -233,8 +237,8 @@ async fn serve(
     let ingest = Ingest::new(Arc::clone(&engine), message_bytes, memory, stopping.clone());
     let ingest =
         IngestServer::new(IngestService(Arc::new(ingest))).max_decoding_message_size(message_bytes);
-    let admin =
-        AdminServer::new(AdminService::new(engine)).max_decoding_message_size(message_bytes);
+    let admin = AdminServer::new(AdminService::new(engine, options.backups))
+        .max_decoding_message_size(message_bytes);
     let query = QueryServer::new(QueryService::new(database, queries, stopping.clone()))
         .max_decoding_message_size(message_bytes);
     let doors = Doors { ingest, admin, query };

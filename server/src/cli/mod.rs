@@ -4,6 +4,7 @@
 //! with exit code 1. Reading order: [`target`] (where the database is), then the commands.
 
 pub mod attributes;
+pub mod backup;
 pub mod complete;
 pub mod delete;
 pub mod demo;
@@ -11,6 +12,8 @@ pub mod export;
 pub mod failure;
 pub mod format;
 pub mod import;
+pub mod restore;
+pub mod salvage;
 pub mod serve;
 pub mod shell;
 pub mod sql;
@@ -19,6 +22,7 @@ pub mod states;
 pub mod tags;
 pub mod target;
 pub mod times;
+pub mod verify;
 pub mod wire;
 pub mod write;
 
@@ -66,6 +70,14 @@ enum Command {
     Write(write::Args),
     /// Deletes samples of some tags in a time range.
     Delete(delete::Args),
+    /// Takes a backup while writes go on.
+    Backup(backup::Args),
+    /// Makes a database of a backup.
+    Restore(restore::Args),
+    /// Reads every byte and names what is damaged.
+    Verify(verify::Args),
+    /// Makes a damaged database open again, at the price of what cannot be read.
+    Salvage(salvage::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -96,6 +108,10 @@ fn run(command: Command) -> Result<()> {
         Command::Tags(args) => tags::run(args),
         Command::Write(args) => write::run(args),
         Command::Delete(args) => delete::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
     }
 }
 

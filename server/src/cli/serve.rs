@@ -30,6 +30,9 @@ pub struct Args {
     /// Where to listen.
     #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
     listen: SocketAddr,
+    /// Folder below which 'tagmill backup --connect' may write; without it such requests are refused.
+    #[arg(long, value_name = "DIR")]
+    backups: Option<PathBuf>,
     /// Allow an address that other machines can reach, though this version has neither TLS nor passwords.
     #[arg(long)]
     insecure_no_auth: bool,
@@ -40,11 +43,11 @@ pub struct Args {
 /// # Errors
 /// If the database cannot be opened or the address not be used.
 pub fn run(args: Args) -> Result<()> {
-    let Args { data, listen, insecure_no_auth } = args;
+    let Args { data, listen, backups, insecure_no_auth } = args;
     start_log();
     let database = Database::open(&data, tagmill::Options::default())
         .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
-    let options = ServeOptions { listen, insecure_no_auth, ..ServeOptions::default() };
+    let options = ServeOptions { listen, insecure_no_auth, backups, ..ServeOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let starting = runtime.block_on(Server::start(database, options));
     let mut server = starting.map_err(|error| Failure::new(error.to_string()))?;

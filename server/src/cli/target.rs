@@ -84,10 +84,18 @@ impl TargetArgs {
     }
 
     fn open_with(&self, create: bool) -> Result<Door> {
-        let runtime = Runtime::new()?;
         if let Some(dir) = &self.data {
-            return Local::open(dir, create, runtime).map(Door::Local);
+            return Local::open(dir, create, Runtime::new()?).map(Door::Local);
         }
+        self.open_remote().map(Door::Remote)
+    }
+
+    /// Opens the way to the server, whatever directory is named.
+    ///
+    /// # Errors
+    /// If no server answers.
+    pub fn open_remote(&self) -> Result<Remote> {
+        let runtime = Runtime::new()?;
         let address = self.connect.as_deref().unwrap_or(LOOPBACK);
         let remote = Remote {
             runtime: Arc::new(runtime),
@@ -96,7 +104,7 @@ impl TargetArgs {
             settings: HashMap::new(),
         };
         remote.block_on(remote.channel())?;
-        Ok(Door::Remote(remote))
+        Ok(remote)
     }
 }
 
