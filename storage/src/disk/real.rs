@@ -100,7 +100,7 @@ impl Disk for RealDisk {
     fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
         let folder = self.open_folder(dir)?;
         let mut found = Vec::new();
-        for entry in Dir::read_from(&folder)? {
+        for entry in uninterrupted(|| Ok(Dir::read_from(&folder)?))? {
             let entry = entry?;
             // A name that is no UTF-8 is none of ours.
             let Ok(name) = entry.file_name().to_str() else { continue };
@@ -148,7 +148,7 @@ impl Disk for RealDisk {
         // and it ends with the process however that ends.
         let take = FlockOperation::NonBlockingLockExclusive;
         uninterrupted(|| Ok(rustix::fs::flock(&file.file, take)?))?;
-        Ok(Box::new(file))
+        Ok(Box::new(Held(file)))
     }
 
     fn root(&self) -> PathBuf {
@@ -157,6 +157,17 @@ impl Disk for RealDisk {
 
     fn as_real(&self) -> Option<&RealDisk> {
         Some(self)
+    }
+}
+
+/// The lock on the directory, until it is dropped.
+#[derive(Debug)]
+struct Held(RealFile);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing would do, but a child that this process is just starting may still hold a copy of the handle.
+        uninterrupted(|| Ok(rustix::fs::flock(&self.0.file, FlockOperation::Unlock)?)).ok();
     }
 }
 
