@@ -137,7 +137,7 @@ fn rebuild(
     survey.for_each(disk, |seq, payload| {
         let content = decode(seq, &payload)?;
         let says_something = content.run.is_some()
-            || content.delete.is_some()
+            || content.delete.as_ref().is_some_and(|delete| !delete.tags.is_empty())
             || content.origin.is_some()
             || !content.changes.is_empty();
         is_bulk |= !says_something;
