@@ -1247,6 +1247,64 @@ pub struct SetStatesRequest {
 /// The labels are set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetStatesResponse {}
+/// Takes a backup.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRequest {
+    /// Name of its folder among the server's backups: letters, digits, "-", "\_" and ".". One that is there is brought up to
+    /// date.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// True: segments are copied even where they could be linked.
+    #[prost(bool, tag = "2")]
+    pub copy: bool,
+}
+/// The backup is complete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupResponse {
+    /// The newest record in it.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Segments in it.
+    #[prost(uint64, tag = "2")]
+    pub segments: u64,
+    /// Of these: linked.
+    #[prost(uint64, tag = "3")]
+    pub linked: u64,
+    /// Of these: copied.
+    #[prost(uint64, tag = "4")]
+    pub copied: u64,
+    /// Of these: there before.
+    #[prost(uint64, tag = "5")]
+    pub kept: u64,
+    /// Segments whose file is lost: the backup has them neither.
+    #[prost(uint64, tag = "6")]
+    pub missing: u64,
+    /// Bytes of its segments.
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// Where it is, on the server's machine.
+    #[prost(string, tag = "8")]
+    pub folder: ::prost::alloc::string::String,
+}
+/// Reads everything.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyRequest {}
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyResponse {
+    /// Damaged places.
+    #[prost(uint64, tag = "1")]
+    pub places: u64,
+    /// The first of them, at most 1000: file, tag and times.
+    #[prost(string, repeated, tag = "2")]
+    pub damage: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Segments read.
+    #[prost(uint64, tag = "3")]
+    pub segments: u64,
+    /// Their bytes.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -1480,6 +1538,44 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("tagmill.v1.Admin", "SetStates"));
             self.inner.unary(req, path, codec).await
         }
+        /// Takes a backup on the server's machine, below the folder the server was started with.
+        pub async fn backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::BackupResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tagmill.v1.Admin/Backup");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tagmill.v1.Admin", "Backup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads every byte of every segment again. What is damaged goes into quarantine.
+        pub async fn verify(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyRequest>,
+        ) -> std::result::Result<tonic::Response<super::VerifyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tagmill.v1.Admin/Verify");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tagmill.v1.Admin", "Verify"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1537,6 +1633,16 @@ pub mod admin_server {
             tonic::Response<super::SetStatesResponse>,
             tonic::Status,
         >;
+        /// Takes a backup on the server's machine, below the folder the server was started with.
+        async fn backup(
+            &self,
+            request: tonic::Request<super::BackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::BackupResponse>, tonic::Status>;
+        /// Reads every byte of every segment again. What is damaged goes into quarantine.
+        async fn verify(
+            &self,
+            request: tonic::Request<super::VerifyRequest>,
+        ) -> std::result::Result<tonic::Response<super::VerifyResponse>, tonic::Status>;
     }
     /// Care of the database. Every change is on disk when it is answered.
     #[derive(Debug)]
@@ -1858,6 +1964,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetStatesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tagmill.v1.Admin/Backup" => {
+                    #[allow(non_camel_case_types)]
+                    struct BackupSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::BackupRequest>
+                    for BackupSvc<T> {
+                        type Response = super::BackupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tagmill.v1.Admin/Verify" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::VerifyRequest>
+                    for VerifySvc<T> {
+                        type Response = super::VerifyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::verify(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
