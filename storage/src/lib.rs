@@ -23,6 +23,7 @@ mod ids;
 pub mod limits;
 mod maintenance;
 mod manifest;
+mod metrics;
 mod options;
 #[doc(hidden)]
 pub mod planted;
@@ -42,6 +43,8 @@ pub use backup::{BackupReport, RestoreReport, restore, restore_on};
 pub use engine::{Engine, GatewayMark, Scrubbed, Session, TagEdit};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};
+pub use maintenance::compact::CompactionReport;
+pub use metrics::Metrics;
 pub use options::Options;
 pub use quality::{Quality, Severity};
 pub use registry::gateways::{Aliases, TagSets};
@@ -53,7 +56,7 @@ pub use sample::{
 };
 pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary};
 pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
-pub use segment::meta::SegmentKind;
+pub use segment::meta::{SegmentKind, SegmentStage};
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};
 pub use verify::{Finding, VerifyReport, verify, verify_on};

@@ -15,6 +15,12 @@ pub struct Options {
     pub wal_bytes: u64,
     /// Age of the oldest unsealed sample at which a seal starts.
     pub seal_age: Duration,
+    /// Whether segments are merged behind the scenes. Without it [`crate::Engine::compact`] is the only way.
+    pub background_compaction: bool,
+    /// How long nothing must have come for a day that is over before its segments are merged for good.
+    pub final_after: Duration,
+    /// Bytes a second that merging behind the scenes may read and write.
+    pub maintenance_bytes_per_s: u64,
     /// How long an append waits for room in the head before it is refused as busy.
     pub busy_wait: Duration,
     /// How often every byte of every segment is read again in the background; `None` for never.
@@ -30,6 +36,9 @@ impl Default for Options {
             head_bytes: 1 << 30,
             wal_bytes: 512 << 20,
             seal_age: Duration::from_hours(4),
+            background_compaction: true,
+            final_after: Duration::from_mins(10),
+            maintenance_bytes_per_s: 256 << 20,
             busy_wait: Duration::from_secs(5),
             scrub_period: Some(Duration::from_hours(30 * 24)),
             scrub_bytes_per_s: 8 << 20,
@@ -45,6 +54,9 @@ impl Options {
         }
         if self.wal_bytes < 64 << 10 {
             return Err(Error::Invalid("wal_bytes must be at least 64 KiB".into()));
+        }
+        if self.maintenance_bytes_per_s < 64 << 10 {
+            return Err(Error::Invalid("maintenance_bytes_per_s must be at least 64 KiB".into()));
         }
         Ok(())
     }

@@ -82,7 +82,8 @@ pub(crate) fn open(
     let listing = Listing::read(&disk)?;
     let (file_bytes, last) = (options.wal_file_bytes(), view.durable_seq);
     let wal = WalWriter::new(Arc::clone(&disk), incarnation, file_bytes, last, Vec::new());
-    let start = Start { incarnation, view, directory_lock };
+    let next_segment = ledger.state.next_segment;
+    let start = Start { incarnation, view, next_segment, directory_lock };
     let core = Core::new(disk, clock, options, wal, start);
     let mut replay = Replay { core, ledger, closed: Vec::new() };
     replay.run(listing)?;

@@ -100,6 +100,30 @@ impl SeriesBuf {
         self.times.len()
     }
 
+    /// Adds samples after those there are.
+    pub(crate) fn append(&mut self, more: Series<'_>) {
+        self.times.extend_from_slice(more.times);
+        self.words.extend_from_slice(more.words);
+        self.texts.extend_from_slice(more.texts);
+        self.qualities.extend_from_slice(more.qualities);
+    }
+
+    /// Leaves out the first samples.
+    pub(crate) fn drop_front(&mut self, rows: usize) {
+        fn drop_rows<T>(column: &mut Vec<T>, rows: usize) {
+            column.drain(..rows.min(column.len()));
+        }
+        drop_rows(&mut self.times, rows);
+        drop_rows(&mut self.words, rows);
+        drop_rows(&mut self.texts, rows);
+        drop_rows(&mut self.qualities, rows);
+    }
+
+    /// Leaves out all samples, and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.drop_front(self.len());
+    }
+
     /// The samples, borrowed. All columns must have been read.
     pub(crate) fn as_series(&self) -> Series<'_> {
         Series {

@@ -11,6 +11,7 @@ use super::core::{Core, Done, Entry, lock};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::limits::GROUP_BYTES_MAX;
+use crate::metrics::count;
 use crate::sample::{Appended, Durability, Origin};
 use crate::wal::record::{Content, Payload};
 
@@ -154,6 +155,9 @@ impl Committer {
         drop(wal);
         self.marks.extend(marks);
         let bytes: usize = records.iter().map(|(_, payload)| payload.bytes.len()).sum();
+        let rows = records.iter().filter_map(|(content, _)| content.run.as_ref());
+        count(&core.counters.samples, rows.map(|run| run.times.len() as u64).sum());
+        count(&core.counters.wal_bytes, bytes as u64);
         let (since, unsynced_bytes) = self.oldest.unwrap_or((Instant::now(), 0));
         self.oldest = Some((since, unsynced_bytes + bytes));
         let seqs = first.0..;

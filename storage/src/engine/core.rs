@@ -9,7 +9,8 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::head::latest::Entry as LatestEntry;
 use crate::head::tombstone::Tombstone;
-use crate::ids::Seq;
+use crate::ids::{SegmentId, Seq};
+use crate::metrics::Counters;
 use crate::options::Options;
 use crate::registry::Change;
 use crate::sample::{Appended, Durability, Reject};
@@ -121,6 +122,9 @@ pub(crate) struct Core {
     pub(crate) pending: Mutex<Pending>,
     pub(crate) install: Mutex<Install>,
     view: RwLock<Arc<View>>,
+    /// The next segment's id: seals and compactions take theirs from here.
+    next_segment: AtomicU64,
+    pub(crate) counters: Counters,
     pub(crate) sessions: Mutex<Sessions>,
     queue: Mutex<Queue>,
     queue_filled: Condvar,
@@ -155,7 +159,7 @@ impl Core {
         wal: WalWriter,
         start: Start,
     ) -> Self {
-        let Start { incarnation, view, directory_lock } = start;
+        let Start { incarnation, view, next_segment, directory_lock } = start;
         let next_id = u32::try_from(view.registry.len()).unwrap_or(u32::MAX);
         let now = clock.monotonic_ns();
         let since = (!view.head.runs.is_empty()).then_some(now);
@@ -170,6 +174,8 @@ impl Core {
             pending: Mutex::new(Pending { next_id, ..Pending::default() }),
             install: Mutex::new(install),
             view: RwLock::new(Arc::new(view)),
+            next_segment: AtomicU64::new(next_segment.0),
+            counters: Counters::default(),
             sessions: Mutex::default(),
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
@@ -190,6 +196,16 @@ impl Core {
     /// Makes the next View. The caller holds `install`.
     pub(crate) fn swap(&self, next: View) {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    /// An id that no segment had.
+    pub(crate) fn take_segment_id(&self) -> SegmentId {
+        SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Greater than every id that was taken.
+    pub(crate) fn next_segment(&self) -> SegmentId {
+        SegmentId(self.next_segment.load(Ordering::Relaxed))
     }
 
     /// Puts a record in the queue once the head has room for it.
@@ -339,6 +355,7 @@ impl Core {
 pub(crate) struct Start {
     pub(crate) incarnation: u64,
     pub(crate) view: View,
+    pub(crate) next_segment: SegmentId,
     pub(crate) directory_lock: Box<dyn Send + Sync>,
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! caller threads: check, resolve, encode ──queue──> committer: write, sync, publish, answer
 //!                                                       │ View (one swap)
-//!                 maintenance: fold, seal ──────────────┘ <── snapshots, scans (any thread)
+//!       compaction ──> maintenance: fold, seal ─────────┘ <── snapshots, scans (any thread)
 //! ```
 //!
 //! # Contract
@@ -37,7 +37,9 @@ use crate::disk::Disk;
 use crate::disk::real::RealDisk;
 use crate::error::{Error, Result};
 use crate::ids::{SegmentId, Seq};
+use crate::maintenance::compact::{self, CompactionReport, Order};
 use crate::maintenance::{self, Request};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::sample::{Appended, Batch, Durability};
 use crate::scan::Snapshot;
@@ -73,7 +75,9 @@ pub struct Engine {
     committer: Option<JoinHandle<()>>,
     maintenance: Option<JoinHandle<()>>,
     scrub: Option<JoinHandle<()>>,
+    compactor: Option<JoinHandle<()>>,
     requests: mpsc::SyncSender<Request>,
+    orders: mpsc::SyncSender<Order>,
 }
 
 /// What scrubbing has done since the open.
@@ -120,8 +124,14 @@ impl Engine {
             let core = Arc::clone(&core);
             move || maintenance::scrub::run(&core)
         })?;
-        let (committer, maintenance, scrub) = (Some(committer), Some(maintenance), Some(scrub));
-        Ok(Self { core, committer, maintenance, scrub, requests })
+        let (orders, inbox) = mpsc::sync_channel(4);
+        let compactor = spawn("tagmill-compact", {
+            let (core, requests) = (Arc::clone(&core), requests.clone());
+            move || compact::run(&core, &requests, &inbox)
+        })?;
+        let (committer, maintenance) = (Some(committer), Some(maintenance));
+        let (scrub, compactor) = (Some(scrub), Some(compactor));
+        Ok(Self { core, committer, maintenance, scrub, compactor, requests, orders })
     }
 
     /// Random number of this database, new after a restore: gateways begin a new epoch when it changes.
@@ -173,6 +183,30 @@ impl Engine {
     pub fn seal(&self) -> Result<Vec<SegmentId>> {
         self.sync()?;
         self.ask(Request::Seal)
+    }
+
+    /// Seals the head, then merges all segments into one for each day, deletes applied, and waits for it. Appends and
+    /// queries go on; what is written meanwhile may be left out.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`]: what was not done yet stays as it was. [`Error::Corrupt`] names a segment that
+    /// cannot be read: it stays, and with it the others of its days; the rest is merged. Else as [`Self::seal`].
+    pub fn compact(&self) -> Result<CompactionReport> {
+        self.seal()?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.orders.send(Order::Everything(reply)).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
+    }
+
+    /// What the engine has done since it was opened, in figures.
+    pub fn metrics(&self) -> Metrics {
+        let view = self.core.view();
+        let metas = view.version.segments().iter().map(|segment| segment.meta());
+        Metrics {
+            segments: metas.len() as u64,
+            segment_bytes: metas.map(|meta| meta.file_bytes).sum(),
+            ..self.core.counters.read()
+        }
     }
 
     /// Deletes every sample of `tags` in `range` that is older than this call; visible when it returns.
@@ -292,11 +326,13 @@ impl Engine {
         // A full inbox means that maintenance is awake: it sees the closed queue by itself.
         let _woken = self.requests.try_send(Request::Stop);
         let ended = self.maintenance.take().map_or(Ok(()), JoinHandle::join);
-        let ended = ended.and(self.scrub.take().map_or(Ok(()), |scrub| {
+        let _woken = self.orders.try_send(Order::Stop);
+        let compacted = self.compactor.take().map_or(Ok(()), JoinHandle::join);
+        let scrubbed = self.scrub.take().map_or(Ok(()), |scrub| {
             scrub.thread().unpark();
             scrub.join()
-        }));
-        joined.and(ended.map_err(|_| Error::Closed))?;
+        });
+        joined.and(ended.and(compacted).and(scrubbed).map_err(|_| Error::Closed))?;
         self.core.close_log()
     }
 }

@@ -1,12 +1,14 @@
-//! Work behind the scenes: folding small runs, sealing the head into segments.
+//! Work behind the scenes: folding small runs, sealing the head into segments, compacting these.
 //!
 //! # Contract
-//! * One thread does all of it, so installs never compete. Nothing it does changes what a query answers.
+//! * One thread does all of it but the reading and writing of compactions, so installs never compete. Nothing it does
+//!   changes what a query answers.
 //! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
 //!
 //! # Reading order
-//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`quarantine`] (what cannot be read), [`scrub`] (looks for it).
+//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`compact`], [`quarantine`] (what cannot be read), [`scrub`] (looks for it).
 
+pub(crate) mod compact;
 pub(crate) mod fold;
 pub(crate) mod pin;
 mod plan;
@@ -21,6 +23,7 @@ use crate::engine::core::{Core, lock};
 use crate::error::Result;
 use crate::ids::SegmentId;
 use crate::segment::damage::Damage;
+use compact::install::Compacted;
 use pin::Pinned;
 use plan::{Situation, Task};
 use seal::Ledger;
@@ -36,6 +39,8 @@ pub(crate) enum Request {
     Judge(Vec<Damage>, SyncSender<Result<()>>),
     /// Give up what the damaged places of this segment held; which segment has the rest.
     Forget(SegmentId, SyncSender<Result<Option<SegmentId>>>),
+    /// Put the outputs of a compaction in the place of its inputs; false if one of these is gone.
+    Install(Box<Compacted>, SyncSender<Result<bool>>),
     /// Look whether the engine was closed.
     Stop,
 }
@@ -67,6 +72,11 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
             }
             Ok(Request::Forget(segment, reply)) => {
                 let result = quarantine::forget(core, &mut ledger, segment);
+                let _asker_may_be_gone = reply.send(result);
+            }
+            Ok(Request::Install(compacted, reply)) => {
+                let result = compact::install::install(core, &mut ledger, &compacted);
+                drop(compacted);
                 let _asker_may_be_gone = reply.send(result);
             }
             Ok(Request::Stop) | Err(RecvTimeoutError::Timeout) => {}

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::seal::{Ledger, snapshot_edit};
+use super::seal::{Ledger, commit};
 use crate::chunk::SeriesBuf;
 use crate::encoding::Effort;
 use crate::engine::core::{Core, lock};
@@ -78,19 +78,6 @@ pub(super) fn judge(
     Ok(())
 }
 
-/// Makes an edit durable; `version` is what the live segments are after it.
-fn commit(core: &Core, ledger: &mut Ledger, edit: Edit, version: &Version) -> Result<()> {
-    let everything = || snapshot_edit(version, &edit.state);
-    if let Err(error) = ledger.manifest.commit(&edit, everything) {
-        if matches!(error, Error::Poisoned { .. }) {
-            lock(&core.wal).poison(); // what the manifest says is unknown: nothing more may be promised
-        }
-        return Err(error);
-    }
-    ledger.state = edit.state;
-    Ok(())
-}
-
 /// Gives up what the damaged places of a segment held. Gives the segment that holds the rest, if there is any.
 pub(super) fn forget(
     core: &Core,
@@ -105,7 +92,7 @@ pub(super) fn forget(
         let why = format!("segment {segment} has no damaged place: nothing is to be forgotten");
         return Err(Error::Invalid(why));
     };
-    let rest = match write_rest(core, ledger, damaged, places) {
+    let rest = match write_rest(core, damaged, places) {
         Ok(rest) => rest,
         Err((path, error)) => {
             remove(core, &path);
@@ -145,7 +132,6 @@ pub(super) fn forget(
 /// Writes the readable chunks of a segment into a new one. An error comes with the path of what was begun.
 fn write_rest(
     core: &Core,
-    ledger: &mut Ledger,
     segment: &Arc<Segment>,
     places: &[Arc<Damage>],
 ) -> Result<Option<SegmentMeta>, (String, Error)> {
@@ -158,11 +144,11 @@ fn write_rest(
         return Ok(None);
     }
     let old = segment.meta();
-    let id = ledger.state.next_segment;
-    ledger.state.next_segment.0 += 1;
+    let id = core.take_segment_id();
     let plan = SegmentPlan {
         id,
         kind: old.kind,
+        stage: old.stage,
         identity: crate::ids::random(),
         seqs: (old.min_seq, old.max_seq),
         first_ns,

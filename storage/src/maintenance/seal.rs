@@ -20,12 +20,13 @@ use crate::manifest::Manifest;
 use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::{Edit, State};
 use crate::manifest::version::Version;
+use crate::metrics::count;
 use crate::registry::Change;
 use crate::registry::log::RegistryLog;
 use crate::scan::merge::{copy_rows, hide, order};
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
-use crate::segment::meta::{SegmentKind, SegmentMeta};
+use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
 use crate::segment::name::SegmentName;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
@@ -78,28 +79,46 @@ fn write_and_commit(
     disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
     let state = State {
         floor: view.durable_seq,
-        next_segment: ledger.state.next_segment,
         registry_bytes,
         latest_file,
         marks: marks(view),
         tombstones: needed(&view.tombstones, &version),
         ..ledger.state.clone()
     };
-    let edit = Edit { remove: Vec::new(), add: metas, state: state.clone() };
-    let everything = || snapshot_edit(&version, &state);
-    if let Err(error) = ledger.manifest.commit(&edit, everything) {
-        if matches!(error, Error::Poisoned { .. }) {
-            lock(&core.wal).poison(); // what the manifest says is unknown: nothing more may be promised
-        }
-        return Err(error);
-    }
-    (ledger.sealed_until, ledger.state) = (sealed_until, state);
+    let bytes = metas.iter().map(|meta| meta.file_bytes).sum();
+    let edit = Edit { remove: Vec::new(), add: metas, state };
+    commit(core, ledger, edit, &version)?;
+    ledger.sealed_until = sealed_until;
+    count(&core.counters.seal_bytes, bytes);
+    count(&core.counters.seals, u64::from(bytes > 0));
     lock(&core.install).unlogged.retain(|(seq, _)| *seq > view.durable_seq);
     outputs.paths = vec![checkpoint::path(old_checkpoint)];
     if old_checkpoint > 0 {
         outputs.discard();
     }
     Ok(segments)
+}
+
+/// Makes an edit durable, after which the live segments are those of `version`.
+///
+/// # Errors
+/// [`Error::Poisoned`] if it is unknown whether it was made; after any other it was not.
+pub(crate) fn commit(
+    core: &Core,
+    ledger: &mut Ledger,
+    mut edit: Edit,
+    version: &Version,
+) -> Result<()> {
+    edit.state.next_segment = core.next_segment();
+    let everything = || snapshot_edit(version, &edit.state);
+    if let Err(error) = ledger.manifest.commit(&edit, everything) {
+        if matches!(error, Error::Poisoned { .. }) {
+            lock(&core.wal).poison(); // what the manifest says is unknown: nothing more may be promised
+        }
+        return Err(error);
+    }
+    ledger.state = edit.state;
+    Ok(())
 }
 
 /// The edit that begins a new manifest file.
@@ -151,13 +170,19 @@ fn write_rows(
     let (first_base, first_late) = first_times(runs, &until);
     let seqs = (runs.first().map_or(Seq(0), |run| run.min_seq), view.durable_seq);
     let core = outputs.core;
-    let next_segment = &mut ledger.state.next_segment;
-    let mut create = |kind, first_ns, paths: &mut Vec<String>| {
-        let id = *next_segment;
-        next_segment.0 += 1;
+    let create = |kind, first_ns, paths: &mut Vec<String>| {
+        let id = core.take_segment_id();
         let identity = crate::ids::random();
         paths.push(SegmentName::new(0, first_ns, id).path());
-        let plan = SegmentPlan { id, kind, identity, seqs, first_ns, effort: Effort::Light };
+        let plan = SegmentPlan {
+            id,
+            kind,
+            stage: SegmentStage::Sealed,
+            identity,
+            seqs,
+            first_ns,
+            effort: Effort::Light,
+        };
         SegmentWriter::create(core.disk.as_ref(), plan)
     };
     let mut next = vec![0; runs.len()];

@@ -27,7 +27,7 @@ use crate::segment::meta::SegmentMeta;
 use edit::{Edit, State};
 
 const MAGIC: [u8; 8] = *b"TMMAN\r\n\x1a";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER_BYTES: usize = 64;
 const FRAME_HEADER_BYTES: usize = 16;
 /// Above this length the next edit begins a new file.

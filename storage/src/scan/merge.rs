@@ -1,7 +1,8 @@
 //! The pieces of one tag, from segments and head, and how they unite.
 //!
 //! A piece is one chunk, or the tag's rows of one run. Pieces whose time spans are disjoint are read one after the other;
-//! pieces that overlap form a cluster, which is read whole and merged: of equal times the piece with the greater seq wins.
+//! pieces that overlap form a cluster, which is read whole and merged: of equal times the piece with the greater rank wins.
+//! Rank: the head over late segments, those by their seqs, late over base.
 //! A piece that cannot be read fails the scan when its cluster is reached, or takes the rows of older pieces in its span
 //! with it.
 
@@ -55,8 +56,10 @@ enum Source {
 struct Piece {
     first_ns: i64,
     last_ns: i64,
-    /// Greatest seq of what it comes from: decides precedence and which tombstones hide its rows.
+    /// Greatest seq of what it comes from: decides which tombstones hide its rows.
     max_seq: Seq,
+    /// Place in the order of precedence: position in the version, then in the head.
+    rank: usize,
     source: Source,
 }
 
@@ -81,13 +84,14 @@ impl TagReader {
             let wanted = Wanted { tag, value_type, range: request.range };
             pieces_of_segment(snapshot, cursors, number, &wanted, &mut pieces)?;
         }
-        for run in &snapshot.view.head.runs {
+        for (number, run) in snapshot.view.head.runs.iter().enumerate() {
             let Some(span) = run.span(tag) else { continue };
             let rows = run.rows_in(span, request.range);
             if !rows.is_empty() {
                 let (first_ns, last_ns) = (run.times[rows.start], run.times[rows.end - 1]);
                 let source = Source::Rows(Arc::clone(run), rows);
-                pieces.push(Piece { first_ns, last_ns, max_seq: run.max_seq, source });
+                let (max_seq, rank) = (run.max_seq, cursors.each.len() + number);
+                pieces.push(Piece { first_ns, last_ns, max_seq, rank, source });
             }
         }
         let clusters = cluster(pieces, request.descending);
@@ -188,7 +192,7 @@ fn pieces_of_segment(
         if range.overlaps_span(first_ns, last_ns) && !hidden.iter().any(|h| h.covers_span(from, to))
         {
             let source = Source::Damaged(damage, error);
-            pieces.push(Piece { first_ns, last_ns, max_seq, source });
+            pieces.push(Piece { first_ns, last_ns, max_seq, rank: number, source });
         }
     };
     let known = view.quarantine.of(meta.id);
@@ -219,7 +223,7 @@ fn pieces_of_segment(
         match cursor.span(chunk, tag) {
             Ok(Some((first_ns, last_ns, _))) if range.overlaps_span(first_ns, last_ns) => {
                 let source = Source::Chunk(number, chunk);
-                found.push(Piece { first_ns, last_ns, max_seq, source });
+                found.push(Piece { first_ns, last_ns, max_seq, rank: number, source });
             }
             Ok(_) => {}
             Err(error) => {
@@ -244,9 +248,9 @@ fn name_tag(error: Error, snapshot: &Snapshot, tag: TagId) -> Error {
     }
 }
 
-/// Groups pieces whose spans touch, in the order of reading; within a group the newest piece is last.
+/// Groups pieces whose spans touch, in the order of reading; within a group the piece that wins is last.
 fn cluster(mut pieces: Vec<Piece>, descending: bool) -> VecDeque<Vec<Piece>> {
-    pieces.sort_by_key(|piece| (piece.first_ns, piece.max_seq));
+    pieces.sort_by_key(|piece| (piece.first_ns, piece.rank));
     let mut clusters: VecDeque<Vec<Piece>> = VecDeque::new();
     let mut end_ns = i64::MIN;
     for piece in pieces {
@@ -258,7 +262,7 @@ fn cluster(mut pieces: Vec<Piece>, descending: bool) -> VecDeque<Vec<Piece>> {
         }
     }
     for cluster in &mut clusters {
-        cluster.sort_by_key(|piece| piece.max_seq);
+        cluster.sort_by_key(|piece| piece.rank);
     }
     if descending {
         clusters.make_contiguous().reverse();

@@ -13,7 +13,7 @@ use crate::registry::gateways::Gateways;
 use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
 use crate::segment::damage::{Damage, DamageReports, Quarantine};
-use crate::segment::meta::{SegmentKind, SegmentMeta};
+use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
@@ -60,6 +60,8 @@ pub struct SegmentSummary {
     pub id: SegmentId,
     /// Base or late.
     pub kind: SegmentKind,
+    /// How often its samples have been written again.
+    pub stage: SegmentStage,
     /// UTC day of its first sample.
     pub partition: String,
     /// `raw`, or the tier's resolution.
@@ -167,12 +169,13 @@ impl Snapshot {
         Scan::new(self.clone(), request)
     }
 
-    /// Live segments, oldest seal first.
+    /// Live segments: base, then late ones, each by their greatest seq. Of equal keys the row of the later one counts.
     pub fn segments(&self) -> Vec<SegmentSummary> {
         let metas = self.view.version.segments().iter().map(|segment| segment.meta());
         let summary = |meta: &SegmentMeta| SegmentSummary {
             id: meta.id,
             kind: meta.kind,
+            stage: meta.stage,
             partition: crate::segment::name::day_of(meta.first_ns),
             tier: crate::segment::name::tier_name(meta.tier),
             first_ns: meta.first_ns,

@@ -132,6 +132,18 @@ impl Directory {
         self.packed.windows(2).map(|ends| ends[0]..ends[1])
     }
 
+    /// The least tag from `tag` on that may have samples. Every tag that has some is found by asking on from it.
+    pub(crate) fn next_tag(&self, tag: TagId) -> Option<TagId> {
+        let plain = partition_point(self.plain(), |i| self.u32(column::FIRST_TAG, i) < tag.0);
+        let plain = (plain < self.packed[0]).then(|| self.u32(column::FIRST_TAG, plain));
+        let packed = self.packed().filter_map(|section| {
+            let end = section.end;
+            let index = partition_point(section, |i| self.u32(column::LAST_TAG, i) < tag.0);
+            (index < end).then(|| self.u32(column::FIRST_TAG, index).max(tag.0))
+        });
+        packed.chain(plain).min().map(TagId)
+    }
+
     /// Chunks that may hold samples of `tag` in `range`, ascending in time.
     ///
     /// A packed chunk is named if its tags reach over `tag`; only reading it tells whether it holds the tag. At most

@@ -42,6 +42,45 @@ impl fmt::Display for SegmentKind {
     }
 }
 
+/// How often a segment's samples have been written again. The numbers are part of the formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum SegmentStage {
+    /// As sealed, or a part of it.
+    Sealed = 0,
+    /// Merged from others.
+    Merged = 1,
+    /// Merged for good: its partition is complete as far as is known.
+    Final = 2,
+}
+
+impl SegmentStage {
+    /// The stage with this number, if there is one.
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Sealed),
+            1 => Some(Self::Merged),
+            2 => Some(Self::Final),
+            _ => None,
+        }
+    }
+
+    /// The stage's number in the formats.
+    pub(crate) const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl fmt::Display for SegmentStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sealed => "sealed",
+            Self::Merged => "merged",
+            Self::Final => "final",
+        })
+    }
+}
+
 /// Everything the manifest knows of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentMeta {
@@ -73,18 +112,28 @@ pub(crate) struct SegmentMeta {
     pub directory_offset: u64,
     /// Checksum of the directory.
     pub directory_crc: u32,
+    /// How often its samples have been written again.
+    pub stage: SegmentStage,
 }
 
 impl SegmentMeta {
     /// Bytes that [`Self::encode`] appends.
-    const BYTES: usize = 86;
+    const BYTES: usize = 87;
+
+    /// Place in the order of precedence: of equal keys the row of the greater rank counts.
+    ///
+    /// A base segment held no key of another when it was sealed, so every late segment is newer than any base segment
+    /// it shares a key with, whatever their seqs say after merges.
+    pub(crate) fn rank(&self) -> (u8, Seq, SegmentId) {
+        (self.kind.code(), self.max_seq, self.id)
+    }
 
     /// Path of the file, relative to the database directory.
     pub(crate) fn path(&self) -> String {
         SegmentName::new(self.tier, self.first_ns, self.id).path()
     }
 
-    /// Appends the 86 bytes that [`Self::decode`] reads.
+    /// Appends the 87 bytes that [`Self::decode`] reads.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(Self::BYTES);
         out.extend_from_slice(&self.id.0.to_le_bytes());
@@ -100,6 +149,7 @@ impl SegmentMeta {
         out.extend_from_slice(&self.file_bytes.to_le_bytes());
         out.extend_from_slice(&self.directory_offset.to_le_bytes());
         out.extend_from_slice(&self.directory_crc.to_le_bytes());
+        out.push(self.stage.code());
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -124,6 +174,8 @@ impl SegmentMeta {
             file_bytes: reader.u64()?,
             directory_offset: reader.u64()?,
             directory_crc: reader.u32()?,
+            stage: SegmentStage::from_code(reader.u8()?)
+                .ok_or(Malformed("unknown segment stage"))?,
         };
         if meta.is_consistent() { Ok(meta) } else { Err(Malformed("a segment contradicts itself")) }
     }
@@ -169,6 +221,7 @@ pub(crate) mod tests {
             file_bytes: 1_000 + 2 * ENTRY_BYTES as u64 + FOOTER_BYTES as u64,
             directory_offset: 1_000,
             directory_crc: 77,
+            stage: SegmentStage::Merged,
         }
     }
 

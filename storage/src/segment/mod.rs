@@ -37,5 +37,5 @@ mod tests;
 
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use directory::{ChunkIndex, Directory};
-pub(crate) use meta::{SegmentKind, SegmentMeta};
+pub(crate) use meta::{SegmentKind, SegmentMeta, SegmentStage};
 pub(crate) use reader::Segment;

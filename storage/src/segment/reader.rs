@@ -4,12 +4,15 @@
 //! * Nothing is handed out that did not match its checksum. A mismatch is read again once, in case the fault was on
 //!   the way, and is then [`Error::Corrupt`] naming file, offset, tags and times.
 //! * Shared between threads; no lock is held over IO.
+//! * A file that the manifest no longer names is unlinked when the last reader lets go of it, so that a pinned View reads
+//!   on even what it has not opened yet.
 //!
 //! # What it does not know
 //! Other segments, deletes, the head.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::bytes::Malformed;
@@ -30,6 +33,19 @@ pub(crate) struct Segment {
     disk: Arc<dyn Disk>,
     meta: SegmentMeta,
     opened: OnceLock<Opened>,
+    /// Whether the manifest no longer names it.
+    is_retired: AtomicBool,
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if self.is_retired.load(Ordering::Acquire) {
+            // What stays is moved to the trash by the next open.
+            match self.disk.remove(&self.meta.path()) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
 }
 
 /// What the first use leaves behind.
@@ -42,12 +58,17 @@ struct Opened {
 impl Segment {
     /// The segment the manifest describes so. Touches no file.
     pub(crate) fn new(disk: Arc<dyn Disk>, meta: SegmentMeta) -> Self {
-        Self { disk, meta, opened: OnceLock::new() }
+        Self { disk, meta, opened: OnceLock::new(), is_retired: AtomicBool::new(false) }
     }
 
     /// The same segment, not opened yet.
     pub(crate) fn reopened(&self) -> Self {
         Self::new(Arc::clone(&self.disk), self.meta.clone())
+    }
+
+    /// The manifest durably no longer names it: the last reader to let go unlinks the file.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
     }
 
     /// What the manifest knows of it.

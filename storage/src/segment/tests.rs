@@ -90,6 +90,7 @@ fn write(disk: &SimDisk, id: u64, identity: u64, all: &[SeriesBuf]) -> Result<Se
     let plan = SegmentPlan {
         id: SegmentId(id),
         kind: SegmentKind::Base,
+        stage: SegmentStage::Sealed,
         identity,
         seqs: (Seq(3), Seq(9)),
         first_ns: START_NS,

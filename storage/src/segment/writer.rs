@@ -1,7 +1,8 @@
 //! Writes one segment file from front to back.
 //!
 //! # Contract
-//! * Tags come in ascending order, each with all its samples in time order; the same input gives the same bytes.
+//! * Tags come in ascending order, each with its samples in time order; the same input gives the same bytes.
+//! * A tag comes whole ([`SegmentWriter::push`]), or piece by piece ([`SegmentWriter::extend`], [`SegmentWriter::copy`]).
 //! * Memory is bounded by the write buffer, one packed chunk per value type and the directory.
 //! * The file counts only once the manifest names it. After an error the caller removes it.
 //!
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::segment::layout::{
     CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
 };
-use crate::segment::{SegmentKind, SegmentMeta, directory};
+use crate::segment::{SegmentKind, SegmentMeta, SegmentStage, directory};
 use crate::tag::{TagId, ValueType};
 use crate::{SegmentId, Seq};
 
@@ -34,6 +35,8 @@ pub(crate) struct SegmentPlan {
     pub id: SegmentId,
     /// Base or late.
     pub kind: SegmentKind,
+    /// How often its samples have been written again.
+    pub stage: SegmentStage,
     /// Random; seeds every checksum in the file.
     pub identity: u64,
     /// Least and greatest sequence number of a record it holds samples of.
@@ -57,6 +60,8 @@ pub(crate) struct SegmentWriter {
     written: u64,
     effort: Effort,
     last_tag: Option<TagId>,
+    /// Newest sample of that tag, if it has chunks of its own.
+    last_ns: Option<i64>,
     columns: Columns,
     /// One per value type, in the order of the type numbers.
     packed: [PackedBuilder; ValueType::ALL.len()],
@@ -69,7 +74,7 @@ impl SegmentWriter {
     /// # Errors
     /// If the file exists or the disk refuses.
     pub(crate) fn create(disk: &dyn Disk, plan: SegmentPlan) -> Result<Self> {
-        let SegmentPlan { id, kind, identity, seqs, first_ns, effort } = plan;
+        let SegmentPlan { id, kind, stage, identity, seqs, first_ns, effort } = plan;
         assert!(seqs.0 <= seqs.1, "a segment's seqs ascend");
         let meta = SegmentMeta {
             id,
@@ -86,6 +91,7 @@ impl SegmentWriter {
             file_bytes: 0,
             directory_offset: 0,
             directory_crc: 0,
+            stage,
         };
         let path = disk.root().join(meta.path());
         let file = disk
@@ -101,6 +107,7 @@ impl SegmentWriter {
             written: 0,
             effort,
             last_tag: None,
+            last_ns: None,
             columns: Columns::default(),
             packed: ValueType::ALL.map(PackedBuilder::new),
             entries: Vec::new(),
@@ -125,25 +132,36 @@ impl SegmentWriter {
     /// # Panics
     /// If tags do not ascend, columns differ in length, or a sample is older than the segment.
     pub(crate) fn push(&mut self, series: Series<'_>) -> Result<()> {
-        series.check();
-        let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) else {
-            return Ok(());
-        };
-        assert!(self.last_tag.is_none_or(|last| last < series.tag), "tags must ascend");
-        assert!(self.meta.first_ns <= first_ns, "a sample is older than its segment");
-        assert!(first_ns <= last_ns, "times must ascend");
-        self.last_tag = Some(series.tag);
-        self.meta.last_ns = self.meta.last_ns.max(last_ns);
-        self.meta.rows += series.len() as u64;
-        self.meta.tags += 1;
-        if PackedBuilder::takes(series) {
-            let slot = slot_of(series.value_type);
-            if !self.packed[slot].has_room(series) {
-                self.put_packed(slot)?;
-            }
-            self.packed[slot].push(series);
+        if series.is_empty() {
             return Ok(());
         }
+        assert!(self.last_tag.is_none_or(|last| last < series.tag), "tags must ascend");
+        if !PackedBuilder::takes(series) {
+            return self.extend(series);
+        }
+        self.note(series);
+        self.last_ns = None;
+        let slot = slot_of(series.value_type);
+        if !self.packed[slot].has_room(series) {
+            self.put_packed(slot)?;
+        }
+        self.packed[slot].push(series);
+        Ok(())
+    }
+
+    /// Takes samples of a tag as chunks of its own: the first of a tag greater than every one before, or further ones of
+    /// the last tag that are newer than those it came with.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    ///
+    /// # Panics
+    /// As [`Self::push`]; if the tag came packed.
+    pub(crate) fn extend(&mut self, series: Series<'_>) -> Result<()> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        self.note(series);
         let mut from = 0;
         while from < series.len() {
             let left = series.slice(from..series.len());
@@ -153,6 +171,49 @@ impl SegmentWriter {
             from += rows;
         }
         Ok(())
+    }
+
+    /// Takes a plain chunk of another segment as it is, under the rules of [`Self::extend`]. `times` and `body` are its
+    /// verified bytes; their checksums are computed anew, under this file's identity.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    ///
+    /// # Panics
+    /// As [`Self::extend`].
+    pub(crate) fn copy(&mut self, entry: &ChunkEntry, times: &[u8], body: &[u8]) -> Result<()> {
+        assert!(!entry.packed, "a packed chunk holds other tags too");
+        assert_eq!(entry.times.bytes as usize, times.len(), "times of {entry}");
+        assert_eq!(entry.body.bytes as usize, body.len(), "body of {entry}");
+        self.advance(entry.first_tag, entry.first_ns, entry.last_ns, u64::from(entry.rows));
+        self.columns.times.clear();
+        self.columns.times.extend_from_slice(times);
+        self.columns.body.clear();
+        self.columns.body.extend_from_slice(body);
+        self.put_chunk(*entry)
+    }
+
+    /// Takes note of samples to come.
+    fn note(&mut self, series: Series<'_>) {
+        series.check();
+        if let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) {
+            self.advance(series.tag, first_ns, last_ns, series.len() as u64);
+        }
+    }
+
+    fn advance(&mut self, tag: TagId, first_ns: i64, last_ns: i64, rows: u64) {
+        let follows = match self.last_tag {
+            None => true,
+            Some(last) if last == tag => self.last_ns.is_some_and(|end_ns| end_ns < first_ns),
+            Some(last) => last < tag,
+        };
+        assert!(follows, "tags must ascend, and the times of each");
+        assert!(self.meta.first_ns <= first_ns, "a sample is older than its segment");
+        assert!(first_ns <= last_ns, "times must ascend");
+        self.meta.tags += u32::from(self.last_tag != Some(tag));
+        (self.last_tag, self.last_ns) = (Some(tag), Some(last_ns));
+        self.meta.last_ns = self.meta.last_ns.max(last_ns);
+        self.meta.rows += rows;
     }
 
     /// Writes directory and footer and syncs the file, but not its folder.

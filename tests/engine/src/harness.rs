@@ -116,6 +116,9 @@ impl Harness {
             head_bytes: [64 << 10, 256 << 10, 4 << 20][random.index(3)],
             wal_bytes: [64 << 10, 128 << 10, 4 << 20][random.index(3)],
             seal_age: Duration::from_millis([5, 200, 3_600_000][random.index(3)]),
+            background_compaction: random.once_in(2),
+            final_after: Duration::from_millis([0, 30, 3_600_000][random.index(3)]),
+            maintenance_bytes_per_s: 1 << 30,
             busy_wait: Duration::from_secs(2),
             ..Options::default()
         };

@@ -55,6 +55,7 @@ pub fn quiet(seed: u64, disk: &SimDisk) -> Harness {
         wal_bytes: 128 << 10,
         seal_age: Duration::from_hours(1),
         busy_wait: Duration::from_secs(2),
+        background_compaction: false,
         ..Options::default()
     };
     harness.samples_max = 20;

@@ -27,6 +27,7 @@ pub enum Step {
     Edit,
     DeleteTag,
     Seal,
+    Compact,
     Sync,
     GrowStates,
     Alias,
@@ -58,7 +59,7 @@ impl Step {
 
     /// Any of them, writes more often than the rest.
     pub fn draw(random: &mut Random) -> Self {
-        match random.below(40) {
+        match random.below(41) {
             0..=15 => Self::Append,
             16..=19 => Self::AppendAsGateway,
             20..=21 => Self::Define,
@@ -71,6 +72,7 @@ impl Step {
             33 => Self::Alias,
             34..=37 => Self::Scan,
             38 => Self::Hold,
+            39 => Self::Compact,
             _ => Self::MoveClock,
         }
     }
@@ -136,6 +138,7 @@ impl Harness {
             Step::Edit => self.edit(),
             Step::DeleteTag => self.delete_tag(),
             Step::Seal => self.seal(),
+            Step::Compact => self.compact(),
             Step::Sync => self.sync(),
             Step::GrowStates => self.grow_states(),
             Step::Alias => self.alias(),
@@ -394,6 +397,18 @@ impl Harness {
         match self.engine().seal() {
             Ok(_) => self.settle_doubts(),
             Err(error) => assert!(self.may_fail(), "seal: {error}"),
+        }
+    }
+
+    /// Everything into one segment a day; no answer may change.
+    fn compact(&mut self) {
+        match self.engine().compact() {
+            Ok(_) => {
+                self.settle_doubts();
+                let segments = self.engine().snapshot().segments();
+                self.trace(|| format!("{segments:?}"));
+            }
+            Err(error) => assert!(self.may_fail(), "compact: {error}"),
         }
     }
 

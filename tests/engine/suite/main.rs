@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_input;
+mod compaction;
 mod crash;
 mod damage;
 mod faults;
