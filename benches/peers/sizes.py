@@ -2,14 +2,15 @@
 """Bytes per sample of Tagmill, ClickHouse, DuckDB and Parquet for the same samples, on this machine.
 
     python sizes.py TAGMILL                          both data sets beside the repository
-    python sizes.py TAGMILL --parquet FILE           a file of one's own: columns tag, ts, value, or an export
+    python sizes.py TAGMILL --file FILE              a file of one's own, Parquet or CSV: see below
     python sizes.py TAGMILL --data DIR --only nist
 
 TAGMILL is the program. It imports the file, which seals and closes; what it exports again is what the rivals get, so that
 all hold the same samples: distinct (tag, time), the later row of a file having won. Tags are numbered for the rivals and
 their names kept in a small table, rows are sorted by (tag, time), times have the coarsest unit that is exact, each type
 has a table of its own without nulls, and of several codecs each column gets the one that is smallest. Counts and sums
-must agree before a size is printed. Needs `pip install -r requirements.txt`.
+must agree before a size is printed. A file of one's own is an export, or has columns tag, ts, value and perhaps quality,
+as the 500-tag plant has that `cargo bench -p tagmill-engine-benches --bench plant -- --csv FILE` writes. Needs `pip install -r requirements.txt`.
 """
 
 import argparse
@@ -71,17 +72,16 @@ def read_arguments():
     parser.add_argument("tagmill", type=lambda text: pathlib.Path(text).resolve(), help="the program")
     parser.add_argument("--data", type=pathlib.Path, default=ROOT / "../shared/data", help="folder of the data sets")
     parser.add_argument("--only", choices=list(SETS), help="one of the data sets")
-    parser.add_argument("--parquet", type=pathlib.Path, help="a file of one's own instead of the data sets")
-    parser.add_argument("--map", default="tag=tag,time=ts,value=value", help="its columns, as tagmill import has it")
+    parser.add_argument("--file", "--parquet", type=pathlib.Path, help="Parquet or CSV file instead of the data sets")
+    parser.add_argument("--map", help="its columns, as tagmill import has it")
     parser.add_argument("--scratch", help="where databases are built; by default the system's folder for such things")
     parser.add_argument("--json", help="file for the figures")
     return parser.parse_args()
 
 
 def inputs(arguments):
-    if arguments.parquet:
-        is_export = "stored_bits" in parquet.read_schema(arguments.parquet).names
-        yield arguments.parquet.stem, arguments.parquet, None if is_export else arguments.map
+    if arguments.file:
+        yield arguments.file.stem, arguments.file, arguments.map or mapping_of(arguments.file)
         return
     for name, (file, mapping) in SETS.items():
         path = arguments.data / file
@@ -90,6 +90,17 @@ def inputs(arguments):
                 yield name, path, mapping
             else:
                 print(f"SKIPPED: {path} is not there; --data DIR names its folder")
+
+
+def mapping_of(path):
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8") as file:
+            names = file.readline().strip().split(",")
+    else:
+        names = parquet.read_schema(path).names
+    if "stored_bits" in names:
+        return None
+    return "tag=tag,time=ts,value=value" + (",quality=quality" if "quality" in names else "")
 
 
 def measure(tagmill, name, path, mapping, folder):

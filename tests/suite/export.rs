@@ -13,6 +13,8 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType, UInt32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tagmill_engine_tests::seeds::{Case, seeds};
+use tagmill_engine_tests::workload::{self, Style, Timeline};
 use tagmill_server::cli::export::columns::{RowBuilder, schema};
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{
@@ -20,8 +22,6 @@ use tagmill_storage::{
     StateSet, Tag, TagAttributes, TagColumn, TagDefinition, TagEdit, TagId, TagSelection,
     TimeRange, ValueType, Values,
 };
-use tagmill_tests::seeds::{Case, seeds};
-use tagmill_tests::workload::{self, Style, Timeline};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tagmill-under-test");
 /// 2024-03-01T00:00:00Z.
@@ -156,13 +156,15 @@ fn timeline(random: &mut Random) -> Timeline {
         at_ns: midnight - step_ns * random.below(200).cast_signed(),
         reach_ns: 200 * step_ns,
         step_ns,
+        is_late: None,
     }
 }
 
 #[test]
 fn an_export_comes_back_bit_for_bit() {
     for seed in seeds(4) {
-        let _case = Case::new("export::an_export_comes_back_bit_for_bit", seed);
+        let _case =
+            Case::of(env!("CARGO_PKG_NAME"), "export::an_export_comes_back_bit_for_bit", seed);
         let mut random = Random::new(seed);
         let scratch = tempfile::tempdir().unwrap();
         let [from, out, to] = ["from", "out", "to"].map(|name| scratch.path().join(name));

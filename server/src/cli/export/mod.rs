@@ -107,7 +107,9 @@ pub fn run(args: &Args) -> Result<()> {
     for name in &names {
         let tag = registry.find(name).and_then(|id| registry.get(id));
         let has = |tag: &&Arc<Tag>| {
-            args.label.iter().all(|(key, value)| tag.attributes.labels.get(key) == Some(value))
+            args.label
+                .iter()
+                .all(|(key, value)| tag.attributes.labels.get(key) == Some(value.as_str()))
         };
         tags.extend(tag.filter(has).cloned());
     }
