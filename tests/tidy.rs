@@ -59,7 +59,18 @@ const WITHOUT: &[(&str, &[&str], &str)] = &[
 /// `a::b` gives a submodule a place of its own. Names defined in `lib.rs` itself are free; what it re-exports counts as
 /// the module it comes from.
 const STORAGE_ORDER: &[&[&str]] = &[
-    &["ids", "limits", "time", "quality", "tag", "sample", "error", "options", "planted"],
+    &[
+        "ids",
+        "limits",
+        "time",
+        "quality",
+        "tag",
+        "sample",
+        "error",
+        "options",
+        "retention",
+        "planted",
+    ],
     &["bytes", "checksum", "disk"],
     &["encoding"],
     &["chunk"],

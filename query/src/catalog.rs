@@ -20,8 +20,15 @@ pub(crate) const PUBLIC: &str = "public";
 /// The schema of what the database says of itself.
 const SYSTEM: &str = "system";
 /// Every relation, as a statement would name it.
-pub(crate) const RELATIONS: [&str; 6] =
-    ["latest", "samples", "system.damage", "system.segments", "system.settings", "tags"];
+pub(crate) const RELATIONS: [&str; 7] = [
+    "latest",
+    "samples",
+    "system.damage",
+    "system.retention",
+    "system.segments",
+    "system.settings",
+    "tags",
+];
 
 /// The catalogs of one statement.
 pub(crate) fn catalogs(scope: &Scope) -> Arc<dyn CatalogProviderList> {

@@ -30,6 +30,7 @@ pub mod planted;
 mod quality;
 mod recovery;
 mod registry;
+mod retention;
 mod salvage;
 mod sample;
 mod scan;
@@ -40,15 +41,18 @@ mod verify;
 mod wal;
 
 pub use backup::{BackupReport, RestoreReport, restore, restore_on};
-pub use engine::{Engine, GatewayMark, Scrubbed, Session, TagEdit};
+pub use engine::{
+    Backfill, BackfillReport, Engine, GatewayMark, Pushed, Scrubbed, Session, TagEdit,
+};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};
 pub use maintenance::compact::CompactionReport;
 pub use metrics::Metrics;
-pub use options::Options;
+pub use options::{Options, RetentionClass};
 pub use quality::{Quality, Severity};
 pub use registry::gateways::{Aliases, TagSets};
 pub use registry::{Registry, StateSet};
+pub use retention::RetentionStatus;
 pub use salvage::{SalvageReport, salvage, salvage_on};
 pub use sample::{
     Appended, Batch, Durability, Origin, Qualities, Reject, RejectReason, ScanBlock, TagColumn,

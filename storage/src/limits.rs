@@ -36,8 +36,17 @@ pub const STATES_MAX: usize = 1 << 16;
 pub const TEXT_VALUE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a gateway id.
 pub const GATEWAY_BYTES_MAX: usize = 128;
+/// Bytes of the id of an import.
+pub const IMPORT_ID_BYTES_MAX: usize = 256;
+/// Finished imports that are remembered; of more the oldest are forgotten.
+pub const IMPORTS_MAX: usize = 4_096;
 /// Tags of one gateway's tag set.
 pub const TAG_SET_MAX: usize = 1 << 20;
+
+/// Retention classes of one database.
+pub const RETENTION_CLASSES_MAX: usize = 64;
+/// Bytes of the name of a retention class.
+pub const RETENTION_NAME_BYTES_MAX: usize = 64;
 
 /// Earliest accepted source time: 1970-01-01, inclusive.
 pub const TIME_MIN_NS: i64 = 0;

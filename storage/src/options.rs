@@ -3,6 +3,19 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::limits;
+
+/// The shortest retention: horizons are whole days.
+const RETENTION_MIN: Duration = Duration::from_hours(24);
+
+/// How long the raw samples of some tags are kept. A tag names its class in its attribute `retention`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionClass {
+    /// The class's name. The empty one is the default class: of tags that name none, or one that does not exist.
+    pub name: String,
+    /// Raw samples are kept at least this long, and at most a day longer; `None` for ever. At least a day.
+    pub raw: Option<Duration>,
+}
 
 /// How an engine is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +40,10 @@ pub struct Options {
     pub scrub_period: Option<Duration>,
     /// How fast that may be.
     pub scrub_bytes_per_s: u64,
+    /// Memory of each backfill; what it has no room for goes to the folder `scratch` until it is finished.
+    pub backfill_bytes: u64,
+    /// How long samples are kept, by class; by default for ever.
+    pub retention: Vec<RetentionClass>,
 }
 
 impl Default for Options {
@@ -42,6 +59,8 @@ impl Default for Options {
             busy_wait: Duration::from_secs(5),
             scrub_period: Some(Duration::from_hours(30 * 24)),
             scrub_bytes_per_s: 8 << 20,
+            backfill_bytes: 512 << 20,
+            retention: Vec::new(),
         }
     }
 }
@@ -57,6 +76,32 @@ impl Options {
         }
         if self.maintenance_bytes_per_s < 64 << 10 {
             return Err(Error::Invalid("maintenance_bytes_per_s must be at least 64 KiB".into()));
+        }
+        if self.backfill_bytes < 4 << 10 {
+            return Err(Error::Invalid("backfill_bytes must be at least 4 KiB".into()));
+        }
+        self.check_retention()
+    }
+
+    fn check_retention(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid(why));
+        if self.retention.len() > limits::RETENTION_CLASSES_MAX {
+            let most = limits::RETENTION_CLASSES_MAX;
+            return invalid(format!("a database has at most {most} retention classes"));
+        }
+        for (at, class) in self.retention.iter().enumerate() {
+            let RetentionClass { name, raw } = class;
+            if name.len() > limits::RETENTION_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+                let most = limits::RETENTION_NAME_BYTES_MAX;
+                let why = "a retention class's name has no control characters and at most";
+                return invalid(format!("{why} {most} bytes"));
+            }
+            if self.retention[..at].iter().any(|other| other.name == *name) {
+                return invalid(format!("retention class '{name}' is given twice"));
+            }
+            if raw.is_some_and(|raw| raw < RETENTION_MIN) {
+                return invalid(format!("retention class '{name}' must keep at least one day"));
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! * Nothing is shown or acknowledged before the records it rests on are durable in files of this open.
 //! * Old log and manifest files are never appended to: their content is taken over by new ones first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::disk::Disk;
@@ -23,6 +23,7 @@ use crate::manifest::version::Version;
 use crate::manifest::{Loaded, Manifest};
 use crate::options::Options;
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
+use crate::retention::Horizons;
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
 use crate::segment::damage::{Damage, Quarantine, damage_in};
@@ -65,7 +66,7 @@ pub(crate) fn open(
     };
     let (needless, missing) = check_files(&disk, &loaded)?;
     loaded.state.quarantine = look_again(&disk, &loaded, missing);
-    let (mut view, registry_log) = read_state(&disk, &loaded)?;
+    let (mut view, registry_log) = read_state(&disk, &loaded, &options)?;
     let sealed_until = read_checkpoint(&disk, &loaded, &mut view)?;
     // The whole log is read once before anything is changed: a database that is refused stays as it is.
     Listing::read(&disk)?.replay(&disk, loaded.floor(), |_| Ok(()))?;
@@ -106,7 +107,11 @@ fn check_marks(disk: &Arc<dyn Disk>) -> Result<bool> {
 }
 
 /// What the manifest and the registry file say.
-fn read_state(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(View, RegistryLog)> {
+fn read_state(
+    disk: &Arc<dyn Disk>,
+    loaded: &Loaded,
+    options: &Options,
+) -> Result<(View, RegistryLog)> {
     let mut view = View::default();
     let registry_log = RegistryLog::load(disk, loaded.state.registry_bytes, |mut change| {
         view.registry.share_change(&mut change);
@@ -116,6 +121,8 @@ fn read_state(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(View, RegistryLo
     view.version = Version::new(loaded.segments.values().map(open).collect());
     view.quarantine = Quarantine::new(loaded.state.quarantine.clone());
     view.durable_seq = loaded.floor();
+    view.imports = Arc::new(loaded.state.imports.clone());
+    view.horizons = Arc::new(Horizons::new(&options.retention, &loaded.state.horizons));
     view.tombstones = Tombstones::new(loaded.state.tombstones.clone());
     let marks = Arc::make_mut(&mut view.gateways);
     for (gateway, epoch, seq) in &loaded.state.marks {
@@ -166,24 +173,28 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
     };
     disk.sync_dir("").map_err(io)?;
     let (segments, files) = (BTreeMap::new(), Vec::new());
-    let (path, torn_bytes) = (String::new(), 0);
-    Ok(Loaded { number: 0, incarnation, segments, state, files, path, torn_bytes })
+    let (path, torn_bytes, removed) = (String::new(), 0, BTreeSet::new());
+    Ok(Loaded { number: 0, incarnation, segments, removed, state, files, path, torn_bytes })
 }
 
 /// Files that a crash left and no manifest names.
 struct Needless {
-    /// Names of segments.
+    /// Names of segments that no edit ever named, as far as is known.
     segments: Vec<String>,
+    /// Names of segments that an edit let go of.
+    removed: Vec<String>,
     checkpoints: Vec<String>,
 }
 
 impl Needless {
-    /// Moves segments to the trash and unlinks checkpoints.
+    /// Unlinks what an edit let go of, moves other segments to the trash and unlinks checkpoints.
     fn clear_away(self, disk: &Arc<dyn Disk>) -> Result<()> {
         for name in &self.segments {
             let moved = disk.rename(&format!("segments/{name}"), &format!("trash/{name}"));
             moved.map_err(|e| Error::io("move to trash", name, e))?;
         }
+        remove_all(disk, self.removed.iter());
+        crate::maintenance::backfill::spill::clear(disk);
         remove_all(disk, self.checkpoints.iter());
         Ok(())
     }
@@ -206,12 +217,21 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(Needless, Vec<D
         }
     }
     // A file of another name is none of ours: it stays where it is.
-    let segments = present.into_keys().filter(|name| SegmentName::parse(name).is_some()).collect();
+    let (mut segments, mut removed) = (Vec::new(), Vec::new());
+    for name in present.into_keys() {
+        match SegmentName::parse(&name) {
+            Some(parsed) if loaded.removed.contains(&parsed.id) => {
+                removed.push(format!("segments/{name}"));
+            }
+            Some(_) => segments.push(name),
+            None => {}
+        }
+    }
     let root = disk.list("").map_err(|e| Error::io("list", disk.root(), e))?;
     let numbers = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
     let needless = numbers.filter(|number| *number != loaded.state.latest_file);
     let checkpoints = needless.map(checkpoint::path).collect();
-    Ok((Needless { segments, checkpoints }, missing))
+    Ok((Needless { segments, removed, checkpoints }, missing))
 }
 
 /// The quarantine of this open: segments that are missing, and known places that still do not verify.

@@ -166,6 +166,7 @@ fn rebuild(
         number,
         incarnation: 0,
         segments: BTreeMap::new(),
+        removed: BTreeSet::new(),
         state,
         files,
         path: String::new(),

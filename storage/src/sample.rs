@@ -333,6 +333,8 @@ pub enum RejectReason {
     Future,
     /// Before 1970 or after 2260.
     OutOfRange,
+    /// Before the horizon of the tag's retention class: such samples have ended.
+    TooLate,
     /// Times, values, qualities or flags differ in number.
     LengthMismatch,
     /// A text value is longer than 64 KiB.
@@ -346,6 +348,7 @@ impl std::fmt::Display for RejectReason {
             Self::TypeMismatch => "values are not of the tag's type, or not exact in it",
             Self::Future => "time is more than 5 minutes ahead of the server's clock",
             Self::OutOfRange => "time is before 1970 or after 2260",
+            Self::TooLate => "time is before the horizon of the tag's retention class",
             Self::LengthMismatch => "times, values, qualities or flags differ in number",
             Self::TooLong => "a text value is longer than 64 KiB",
         })

@@ -591,6 +591,8 @@ pub enum RejectReason {
     TooLong = 8,
     /// The tag's name or definition is refused.
     BadDefinition = 9,
+    /// The time is before the horizon of the tag's retention class: such samples have ended.
+    TooLate = 10,
 }
 impl RejectReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -609,6 +611,7 @@ impl RejectReason {
             Self::Malformed => "REJECT_REASON_MALFORMED",
             Self::TooLong => "REJECT_REASON_TOO_LONG",
             Self::BadDefinition => "REJECT_REASON_BAD_DEFINITION",
+            Self::TooLate => "REJECT_REASON_TOO_LATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -624,6 +627,7 @@ impl RejectReason {
             "REJECT_REASON_MALFORMED" => Some(Self::Malformed),
             "REJECT_REASON_TOO_LONG" => Some(Self::TooLong),
             "REJECT_REASON_BAD_DEFINITION" => Some(Self::BadDefinition),
+            "REJECT_REASON_TOO_LATE" => Some(Self::TooLate),
             _ => None,
         }
     }

@@ -1,10 +1,11 @@
-//! `system.segments`, `system.damage` and `system.settings`: what the database and the session say of themselves.
+//! `system.segments`, `system.damage`, `system.retention` and `system.settings`: what the database and the session say of themselves.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
-    ArrayRef, RecordBatchOptions, StringViewArray, TimestampNanosecondArray, UInt64Array,
+    ArrayRef, BooleanArray, RecordBatchOptions, StringViewArray, TimestampNanosecondArray,
+    UInt64Array,
 };
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -12,7 +13,9 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use tagmill_storage::{DamagedPlace, SegmentKind, SegmentSummary, Snapshot, TagId};
+use tagmill_storage::{
+    DamagedPlace, RetentionStatus, SegmentKind, SegmentSummary, Snapshot, TagId,
+};
 
 use super::{Scope, UTC, memory_plan};
 use crate::settings::Setting;
@@ -24,19 +27,23 @@ pub(crate) enum SystemRelation {
     Segments,
     /// Places of them that cannot be read.
     Damage,
+    /// Retention classes, and how far their samples have ended.
+    Retention,
     /// Settings of the session.
     Settings,
 }
 
 impl SystemRelation {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Segments, Self::Damage, Self::Settings];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Segments, Self::Damage, Self::Retention, Self::Settings];
 
     /// Its name within the schema.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Segments => "segments",
             Self::Damage => "damage",
+            Self::Retention => "retention",
             Self::Settings => "settings",
         }
     }
@@ -45,6 +52,7 @@ impl SystemRelation {
         match self {
             Self::Segments => batch_of(segment_columns(&scope.snapshot.segments())),
             Self::Damage => batch_of(damage_columns(&scope.snapshot, &scope.snapshot.damage())),
+            Self::Retention => batch_of(retention_columns(&scope.snapshot.retention())),
             Self::Settings => settings_batch(&scope.settings.all()),
         }
     }
@@ -64,6 +72,7 @@ impl System {
         let columns = match relation {
             SystemRelation::Segments => segment_columns(&[]),
             SystemRelation::Damage => damage_columns(&scope.snapshot, &[]),
+            SystemRelation::Retention => retention_columns(&[]),
             SystemRelation::Settings => setting_columns(&[]),
         };
         Self { relation, scope, schema: schema_of(&columns) }
@@ -160,6 +169,24 @@ fn damage_columns(snapshot: &Snapshot, places: &[DamagedPlace]) -> Vec<(&'static
         ("first_ts", time(|place| place.range.start_ns)),
         ("last_ts", time(|place| place.range.end_ns.saturating_sub(1))),
         ("why", text(places.iter().map(|place| place.why.as_ref()))),
+    ]
+}
+
+fn retention_columns(classes: &[RetentionStatus]) -> Vec<(&'static str, ArrayRef)> {
+    let keeps = |class: &RetentionStatus| match class.raw {
+        None => "forever".to_owned(),
+        Some(raw) if raw.as_secs() % 86_400 == 0 => format!("{}d", raw.as_secs() / 86_400),
+        Some(raw) => format!("{}s", raw.as_secs()),
+    };
+    let keeps: Vec<String> = classes.iter().map(keeps).collect();
+    let horizons = classes.iter().map(|class| class.horizon_ns);
+    let horizons = TimestampNanosecondArray::from_iter_values(horizons).with_timezone(UTC);
+    let paused: Vec<bool> = classes.iter().map(|class| class.is_paused).collect();
+    vec![
+        ("class", text(classes.iter().map(|class| class.class.as_ref()))),
+        ("raw", text(keeps.iter().map(String::as_str))),
+        ("raw_from", Arc::new(horizons)),
+        ("paused", Arc::new(BooleanArray::from(paused))),
     ]
 }
 

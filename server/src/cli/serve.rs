@@ -3,8 +3,10 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tagmill::Database;
+use tagmill_storage::RetentionClass;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::failure::{Failure, Result};
@@ -15,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   tagmill serve --data /var/lib/tagmill
   tagmill serve --data plant --listen 127.0.0.1:7500
+  tagmill serve --data plant --retention 2y --retention vibration=30d
 
 Gateways send samples to the address by gRPC (proto/tagmill/v1/ingest.proto, docs/ingest.md);
 'tagmill sql --connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.
@@ -36,6 +39,13 @@ pub struct Args {
     /// Allow an address that other machines can reach, though this version has neither TLS nor passwords.
     #[arg(long)]
     insecure_no_auth: bool,
+    /// How long raw samples are kept: 400d for all tags, NAME=90d for those with retention=NAME; d, w, y or 'forever'.
+    /// May be given several times; docs/retention.md.
+    #[arg(long, value_name = "[NAME=]TIME", value_parser = retention)]
+    retention: Vec<RetentionClass>,
+    /// Say that this machine's clock is right, though it leapt more than a day since the newest sample.
+    #[arg(long)]
+    confirm_clock: bool,
 }
 
 /// Runs the command.
@@ -43,10 +53,21 @@ pub struct Args {
 /// # Errors
 /// If the database cannot be opened or the address not be used.
 pub fn run(args: Args) -> Result<()> {
-    let Args { data, listen, backups, insecure_no_auth } = args;
+    let Args { data, listen, backups, insecure_no_auth, retention, confirm_clock } = args;
     start_log();
-    let database = Database::open(&data, tagmill::Options::default())
-        .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
+    let storage = tagmill_storage::Options { retention, ..tagmill_storage::Options::default() };
+    let database =
+        Database::open(&data, tagmill::Options { storage, ..tagmill::Options::default() })
+            .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
+    let engine = database.engine();
+    let classes = if confirm_clock { engine.confirm_clock() } else { engine.expire() };
+    let classes = classes.map_err(|error| Failure::new(error.to_string()))?;
+    if classes.iter().any(|class| class.is_paused) {
+        tracing::warn!(
+            "the clock is more than a day ahead of the newest sample: nothing expires until it is confirmed \
+             (--confirm-clock)"
+        );
+    }
     let options = ServeOptions { listen, insecure_no_auth, backups, ..ServeOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let starting = runtime.block_on(Server::start(database, options));
@@ -69,6 +90,27 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     eprintln!("stopped: everything acknowledged is on disk");
     Ok(())
+}
+
+/// Reads a retention class: `NAME=TIME`, or `TIME` for the default class.
+fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
+    let (name, time) = text.split_once('=').unwrap_or(("", text));
+    let name = name.to_owned();
+    if time == "forever" {
+        return Ok(RetentionClass { name, raw: None });
+    }
+    let unit_at = time.len() - time.chars().last().map_or(0, char::len_utf8);
+    let (number, unit) = time.split_at(unit_at);
+    let days = match unit {
+        "d" => 1,
+        "w" => 7,
+        "y" => 365,
+        _ => return Err("write it like 90d, 12w, 2y or forever".to_owned()),
+    };
+    let days = number.parse::<u64>().ok().and_then(|count| count.checked_mul(days));
+    let seconds = days.filter(|days| (1..=100_000).contains(days)).map(|days| days * 86_400);
+    let raw = seconds.ok_or("a retention has 1 to 100000 days, like 90d, 12w or 2y")?;
+    Ok(RetentionClass { name, raw: Some(Duration::from_secs(raw)) })
 }
 
 /// Writes what happens to standard error: from `info` up, or what the variable `TAGMILL_LOG` says.
@@ -95,4 +137,24 @@ async fn asked_to_stop() -> std::io::Result<()> {
     }
     #[cfg(not(unix))]
     tokio::signal::ctrl_c().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_retention_classes() {
+        let days = |text: &str| {
+            let class = retention(text).unwrap();
+            (class.name, class.raw.map(|raw| raw.as_secs() / 86_400))
+        };
+        assert_eq!(days("400d"), (String::new(), Some(400)));
+        assert_eq!(days("fast=2w"), ("fast".into(), Some(14)));
+        assert_eq!(days("lab=forever"), ("lab".into(), None));
+        assert_eq!(days("2y"), (String::new(), Some(730)));
+        for wrong in ["", "x=", "5", "5h", "0d", "-1d", "d", "99999999999999999999y", "5\u{e9}"] {
+            assert!(retention(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

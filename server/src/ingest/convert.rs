@@ -382,5 +382,6 @@ fn reason(reason: tagmill_storage::RejectReason) -> RejectReason {
         Engine::OutOfRange => RejectReason::OutOfRange,
         Engine::LengthMismatch => RejectReason::Malformed,
         Engine::TooLong => RejectReason::TooLong,
+        Engine::TooLate => RejectReason::TooLate,
     }
 }

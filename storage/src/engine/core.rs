@@ -227,6 +227,17 @@ impl Core {
         self.queue_filled.notify_one();
     }
 
+    /// Writes one record that holds no samples, and waits until it is durable.
+    pub(crate) fn write(&self, content: Content) -> Result<Seq> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| {
+            let _receiver_waits_below = reply.send(result);
+        });
+        self.enqueue(Entry { done, ..Entry::of(content, Durability::Synced) });
+        let appended: Appended = answer.recv().unwrap_or(Err(Error::Closed))?;
+        Ok(appended.seq)
+    }
+
     /// Bytes the head holds, and those on their way to it.
     pub(crate) fn head_bytes(&self) -> u64 {
         self.view().head.bytes + self.queued_bytes.load(Ordering::Relaxed)
@@ -322,7 +333,7 @@ impl Core {
                     }
                     _ => {}
                 }
-                view.apply_change(&change);
+                view.apply_change_seen(&change, &mut stale);
                 install.unlogged.push((seq, change));
             }
             if content.run.is_some() {
@@ -368,6 +379,19 @@ impl View {
         }
     }
 
+    /// Takes a registry change. A tag that goes to a class which keeps more is added to `stale`: its latest sample may be
+    /// one that had ended, or none any more.
+    fn apply_change_seen(&mut self, change: &Change, stale: &mut Vec<TagId>) {
+        let Change::Edit { id, attributes: Some(_), .. } = change else {
+            return self.apply_change(change);
+        };
+        let before_ns = self.horizon_of(*id);
+        self.apply_change(change);
+        if self.horizon_of(*id) < before_ns {
+            stale.push(*id);
+        }
+    }
+
     /// Takes a durable record whose changes were taken before. Tags whose latest sample a delete may have hidden are
     /// added to `stale`.
     pub(crate) fn apply(&mut self, seq: Seq, content: Content, stale: &mut Vec<TagId>) {
@@ -376,7 +400,8 @@ impl View {
         if let Some(origin) = &content.origin {
             Arc::make_mut(&mut self.gateways).advance(origin);
         }
-        if let Some(delete) = content.delete {
+        // A delete of no tags only takes a place in the order.
+        if let Some(delete) = content.delete.filter(|delete| !delete.tags.is_empty()) {
             let hides = |tag: &&TagId| {
                 let latest = self.latest.get(**tag);
                 latest.is_some_and(|entry| delete.range.contains(entry.time_ns))

@@ -18,10 +18,12 @@
 //! # Reading order
 //! this file (the surface), [`prepare`] (batch to record), [`committer`], [`core`] (shared state, publishing).
 
+mod backfill;
 mod committer;
 pub(crate) mod core;
 mod gateways;
 mod prepare;
+mod retention;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,7 @@ use crate::time::{Clock, SystemClock, TimeRange};
 use crate::wal::record::{Content, Delete};
 use core::{Core, Done, Entry};
 
+pub use backfill::{Backfill, BackfillReport, Pushed};
 pub use gateways::{GatewayMark, Session};
 pub use tags::TagEdit;
 
@@ -314,9 +317,7 @@ impl Engine {
 
     /// Writes one record that holds no samples, and waits until it is durable.
     fn write(&self, content: Content) -> Result<Seq> {
-        let entry = Entry::of(content, Durability::Synced);
-        let appended = wait_for(|done| self.core.enqueue(Entry { done, ..entry }))?;
-        Ok(appended.seq)
+        self.core.write(content)
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -344,7 +345,10 @@ impl Drop for Engine {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     let thread = std::thread::Builder::new().name(name.into());
     thread.spawn(body).map_err(|e| Error::io("start thread", name, e))
 }

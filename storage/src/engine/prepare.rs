@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::core::{Core, Entry, lock};
 use crate::error::{Error, Result};
-use crate::head::block;
+use crate::head::block::{self, Block};
 use crate::limits;
 use crate::registry::Change;
 use crate::sample::Batch;
@@ -24,15 +24,8 @@ pub(super) fn entry(core: &Core, batch: Batch) -> Result<Entry> {
         let why = format!("the batch holds {samples} samples, at most {most} are taken: split it");
         return Err(Error::Invalid(why));
     }
-    let view = core.view();
-    let reserved = reserved_tags(core, &view.registry, &batch);
-    let type_of = |tag: TagId| {
-        let known = view.registry.get(tag).or_else(|| reserved.get(&tag));
-        known.filter(|tag| !tag.is_deleted()).map(|tag| tag.value_type)
-    };
-    let prepared = block::prepare(&batch, core.clock.wall_ns(), &type_of);
-    let used = prepared.run.spans.iter().filter_map(|span| reserved.get(&span.tag));
-    let changes = used.map(|tag| Change::Define(Arc::clone(tag))).collect();
+    let Checked { block: prepared, defines } = check(core, &batch);
+    let changes = defines.into_iter().map(Change::Define).collect();
     let has_rows = !prepared.run.times.is_empty();
     let run = has_rows.then_some(prepared.run);
     if run.is_none() && batch.origin.is_none() {
@@ -49,6 +42,29 @@ pub(super) fn entry(core: &Core, batch: Batch) -> Result<Entry> {
     entry.accepted = prepared.accepted;
     entry.rejects = prepared.rejects;
     Ok(entry)
+}
+
+/// A batch after its check.
+pub(super) struct Checked {
+    pub(super) block: Block,
+    /// Tags it uses that are not durable yet.
+    pub(super) defines: Vec<Arc<Tag>>,
+}
+
+/// Which samples of a batch are taken, in order.
+pub(super) fn check(core: &Core, batch: &Batch) -> Checked {
+    let view = core.view();
+    let reserved = reserved_tags(core, &view.registry, batch);
+    let target_of = |tag: TagId| {
+        let known = view.registry.get(tag).or_else(|| reserved.get(&tag));
+        let known = known.filter(|tag| !tag.is_deleted())?;
+        let horizon_ns = view.horizons.of(&known.attributes);
+        Some(block::Target { value_type: known.value_type, horizon_ns })
+    };
+    let block = block::prepare(batch, core.clock.wall_ns(), &target_of);
+    let used = block.run.spans.iter().filter_map(|span| reserved.get(&span.tag));
+    let defines = used.map(Arc::clone).collect();
+    Checked { block, defines }
 }
 
 /// The batch's tags that are reserved but not yet durable.

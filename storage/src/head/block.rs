@@ -30,11 +30,19 @@ enum Part<'a> {
     Scan(&'a ScanBlock, usize),
 }
 
-/// Checks and sorts a batch. `type_of` knows the live tags; times beyond `now_ns` plus five minutes are refused.
+/// What must be known of a tag whose samples come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) value_type: ValueType,
+    /// Samples before this time have ended.
+    pub(crate) horizon_ns: i64,
+}
+
+/// Checks and sorts a batch. `target_of` knows the live tags; times beyond `now_ns` plus five minutes are refused.
 pub(crate) fn prepare(
     batch: &Batch,
     now_ns: i64,
-    type_of: &dyn Fn(TagId) -> Option<ValueType>,
+    target_of: &dyn Fn(TagId) -> Option<Target>,
 ) -> Block {
     let mut parts: Vec<(TagId, usize, Part<'_>)> = Vec::new();
     for (number, column) in batch.columns.iter().enumerate() {
@@ -49,11 +57,14 @@ pub(crate) fn prepare(
         builder: RunBuilder::with_capacity(batch.len()),
         accepted: 0,
         rejects: Vec::new(),
+        horizon_ns: 0,
         latest_ns: now_ns.saturating_add(limits::FUTURE_NS),
     };
     for same_tag in parts.chunk_by(|a, b| a.0 == b.0) {
         let tag = same_tag[0].0;
-        let value_type = type_of(tag);
+        let target = target_of(tag);
+        work.horizon_ns = target.map_or(0, |target| target.horizon_ns);
+        let value_type = target.map(|target| target.value_type);
         for (_, number, part) in same_tag {
             match value_type {
                 None => work.reject(tag, *number, 0, part.len(), RejectReason::UnknownTag),
@@ -82,6 +93,8 @@ struct Work {
     builder: RunBuilder,
     accepted: u64,
     rejects: Vec<Reject>,
+    /// Of the tag in hand.
+    horizon_ns: i64,
     latest_ns: i64,
 }
 
@@ -102,6 +115,8 @@ impl Work {
     fn check_time(&self, time_ns: i64) -> Result<(), RejectReason> {
         if !(limits::TIME_MIN_NS..limits::TIME_MAX_NS).contains(&time_ns) {
             Err(RejectReason::OutOfRange)
+        } else if time_ns < self.horizon_ns {
+            Err(RejectReason::TooLate)
         } else if time_ns > self.latest_ns {
             Err(RejectReason::Future)
         } else {
@@ -236,10 +251,11 @@ mod tests {
 
     const NOW: i64 = 1_000 * crate::time::SECOND_NS;
 
-    fn types(tag: TagId) -> Option<ValueType> {
-        [ValueType::F64, ValueType::F32, ValueType::I64, ValueType::Bool, ValueType::State]
-            .get(tag.index())
-            .copied()
+    fn types(tag: TagId) -> Option<Target> {
+        let types =
+            [ValueType::F64, ValueType::F32, ValueType::I64, ValueType::Bool, ValueType::State];
+        let value_type = *types.get(tag.index())?;
+        Some(Target { value_type, horizon_ns: 0 })
     }
 
     fn column(tag: u32, times: &[i64], values: Values) -> TagColumn {

@@ -21,6 +21,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LatestTable {
     pages: Vec<Arc<Vec<Option<Entry>>>>,
+    newest_ns: Option<i64>,
 }
 
 impl LatestTable {
@@ -28,8 +29,14 @@ impl LatestTable {
         self.pages.get(tag.index() / PAGE_TAGS)?.get(tag.index() % PAGE_TAGS)?.as_ref()
     }
 
+    /// The greatest time that was ever in it, whatever became of its sample.
+    pub(crate) const fn newest_ns(&self) -> Option<i64> {
+        self.newest_ns
+    }
+
     /// Sets or clears one tag, whatever was there.
     pub(crate) fn set(&mut self, tag: TagId, entry: Option<Entry>) {
+        self.newest_ns = self.newest_ns.max(entry.as_ref().map(|entry| entry.time_ns));
         *self.slot(tag) = entry;
     }
 
@@ -38,6 +45,7 @@ impl LatestTable {
         for span in &run.spans {
             let row = span.end - 1;
             let time_ns = run.times[row];
+            self.newest_ns = self.newest_ns.max(Some(time_ns));
             let slot = self.slot(span.tag);
             if slot.as_ref().is_some_and(|entry| entry.time_ns > time_ns) {
                 continue;

@@ -56,6 +56,18 @@ impl Head {
         self.replace(0, count, None);
     }
 
+    /// Drops what came after `seq`: the part of the head that a seal up to there moves.
+    pub(crate) fn keep_through(&mut self, seq: Seq) {
+        let count = self.runs.iter().take_while(|run| run.max_seq <= seq).count();
+        assert!(
+            self.runs.get(count).is_none_or(|run| run.min_seq > seq),
+            "a run lies across {seq}"
+        );
+        let dropped: u64 = self.runs.drain(count..).map(|run| run.bytes()).sum();
+        self.bytes -= dropped;
+        self.folded = self.folded.min(count);
+    }
+
     /// Rows held.
     pub(crate) fn rows(&self) -> u64 {
         self.runs.iter().map(|run| run.times.len() as u64).sum()

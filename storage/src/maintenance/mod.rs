@@ -1,4 +1,5 @@
-//! Work behind the scenes: folding small runs, sealing the head into segments, compacting these.
+//! Work behind the scenes: folding small runs, sealing the head into segments, compacting these, letting go of what has
+//! ended.
 //!
 //! # Contract
 //! * One thread does all of it but the reading and writing of compactions, so installs never compete. Nothing it does
@@ -6,9 +7,12 @@
 //! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
 //!
 //! # Reading order
-//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`compact`], [`quarantine`] (what cannot be read), [`scrub`] (looks for it).
+//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`compact`], [`expire`], [`backfill`], [`quarantine`] (what cannot be
+//! read), [`scrub`] (looks for it).
 
+pub(crate) mod backfill;
 pub(crate) mod compact;
+pub(crate) mod expire;
 pub(crate) mod fold;
 pub(crate) mod pin;
 mod plan;
@@ -23,7 +27,9 @@ use crate::engine::core::{Core, lock};
 use crate::error::Result;
 use crate::ids::SegmentId;
 use crate::segment::damage::Damage;
+use backfill::{Installed, Prepared};
 use compact::install::Compacted;
+use expire::Expiry;
 use pin::Pinned;
 use plan::{Situation, Task};
 use seal::Ledger;
@@ -41,6 +47,10 @@ pub(crate) enum Request {
     Forget(SegmentId, SyncSender<Result<Option<SegmentId>>>),
     /// Put the outputs of a compaction in the place of its inputs; false if one of these is gone.
     Install(Box<Compacted>, SyncSender<Result<bool>>),
+    /// Raise the horizons that are due and let go of what has ended, after believing the clock if it says so.
+    Expire(bool, SyncSender<Result<()>>),
+    /// Take in a backfill whose segments are written.
+    Backfill(Box<Prepared>, SyncSender<Result<Installed>>),
     /// Look whether the engine was closed.
     Stop,
 }
@@ -54,6 +64,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
     let mut rest_until: Option<Instant> = None;
     let mut renewed = Instant::now();
+    let mut expiry = Expiry::new(core);
     loop {
         match inbox.recv_timeout(TICK) {
             Ok(Request::Seal(reply)) => {
@@ -79,6 +90,15 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
                 drop(compacted);
                 let _asker_may_be_gone = reply.send(result);
             }
+            Ok(Request::Expire(believes, reply)) => {
+                let act = if believes { Expiry::confirm } else { Expiry::run };
+                let _asker_may_be_gone = reply.send(act(&mut expiry, core, &mut ledger));
+            }
+            Ok(Request::Backfill(prepared, reply)) => {
+                let result = backfill::install(core, &mut ledger, *prepared);
+                core.room_was_made();
+                let _asker_may_be_gone = reply.send(result);
+            }
             Ok(Request::Stop) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -90,6 +110,7 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
             renewed = Instant::now();
             core.renew_stale();
         }
+        expiry.step(core, &mut ledger);
         let may_seal = rest_until.is_none_or(|until| Instant::now() >= until);
         match plan::plan(&situation(core), &core.options) {
             Task::Seal if may_seal => {

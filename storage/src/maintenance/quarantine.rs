@@ -107,7 +107,11 @@ pub(super) fn forget(
     let version = Version::new(segments);
     let others = view.quarantine.places().iter().filter(|damage| damage.segment != segment);
     let quarantine = Quarantine::new(others.cloned().collect());
-    let state = State { quarantine: quarantine.places().to_vec(), ..ledger.state.clone() };
+    let state = State {
+        next_segment: core.next_segment(),
+        quarantine: quarantine.places().to_vec(),
+        ..ledger.state.clone()
+    };
     let id = rest.as_ref().map(|meta| meta.id);
     let edit = Edit { remove: vec![segment], add: rest.into_iter().collect(), state };
     commit(core, ledger, edit, &version)?;

@@ -30,6 +30,7 @@ use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
 use crate::segment::name::SegmentName;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
+use crate::time::TimeRange;
 
 /// The books of what is sealed. Owned by the maintenance thread.
 #[derive(Debug)]
@@ -42,12 +43,16 @@ pub(crate) struct Ledger {
 
 /// Moves everything the View's head holds into segments. Gives their ids.
 pub(crate) fn seal(core: &Core, ledger: &mut Ledger) -> Result<Vec<SegmentId>> {
-    let view = core.view();
+    seal_view(core, ledger, &core.view())
+}
+
+/// Moves everything that this View's head holds into segments: all of it, or the oldest part.
+pub(crate) fn seal_view(core: &Core, ledger: &mut Ledger, view: &View) -> Result<Vec<SegmentId>> {
     if view.durable_seq == ledger.state.floor {
         return Ok(Vec::new());
     }
     let mut outputs = Outputs { core, base: None, late: None, paths: Vec::new() };
-    let result = write_and_commit(core, ledger, &view, &mut outputs);
+    let result = write_and_commit(core, ledger, view, &mut outputs);
     if !matches!(result, Ok(_) | Err(Error::Poisoned { .. })) {
         outputs.discard(); // the manifest does not name them
     }
@@ -167,7 +172,7 @@ fn write_rows(
 ) -> Result<()> {
     let runs = &view.head.runs;
     let until = |tag: TagId| ledger.sealed_until.get(tag.index()).copied().unwrap_or(i64::MIN);
-    let (first_base, first_late) = first_times(runs, &until);
+    let (first_base, first_late) = first_times(runs, &until, &|tag| view.horizon_of(tag));
     let seqs = (runs.first().map_or(Seq(0), |run| run.min_seq), view.durable_seq);
     let core = outputs.core;
     let create = |kind, first_ns, paths: &mut Vec<String>| {
@@ -187,7 +192,8 @@ fn write_rows(
     };
     let mut next = vec![0; runs.len()];
     while let Some((tag, value_type)) = smallest(runs, &next) {
-        let rows = gather(runs, &mut next, tag, value_type, &view.tombstones);
+        let mut rows = gather(runs, &mut next, tag, value_type, &view.tombstones);
+        hide(&mut rows, 0, &[TimeRange::new(i64::MIN, view.horizon_of(tag))]);
         let Some(last_ns) = rows.times.last().copied() else { continue };
         let split = rows.times.partition_point(|time| *time <= until(tag));
         let series = rows.as_series();
@@ -238,11 +244,16 @@ fn gather(
 }
 
 /// Lower bounds of the first times that go into base and late.
-fn first_times(runs: &[Arc<Run>], until: &dyn Fn(TagId) -> i64) -> (i64, i64) {
+fn first_times(
+    runs: &[Arc<Run>],
+    until: &dyn Fn(TagId) -> i64,
+    horizon_of: &dyn Fn(TagId) -> i64,
+) -> (i64, i64) {
     let (mut base, mut late) = (i64::MAX, i64::MAX);
     for run in runs {
         for span in &run.spans {
-            let times = &run.times[span.start..span.end];
+            let shown = TimeRange::new(horizon_of(span.tag), i64::MAX);
+            let times = &run.times[run.rows_in(span, shown)];
             let split = times.partition_point(|time| *time <= until(span.tag));
             late = late.min(times[..split].first().copied().unwrap_or(i64::MAX));
             base = base.min(times[split..].first().copied().unwrap_or(i64::MAX));

@@ -15,7 +15,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod edit;
 pub(crate) mod version;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::bytes::Reader;
@@ -54,6 +54,8 @@ pub(crate) struct Loaded {
     pub(crate) number: u64,
     pub(crate) incarnation: u64,
     pub(crate) segments: BTreeMap<SegmentId, SegmentMeta>,
+    /// Segments that an edit of the newest file let go of: their files may still be there.
+    pub(crate) removed: BTreeSet<SegmentId>,
     pub(crate) state: State,
     /// Every manifest file found; needless once a new one is durable.
     pub(crate) files: Vec<String>,
@@ -252,6 +254,7 @@ fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
         number,
         incarnation,
         segments: BTreeMap::new(),
+        removed: BTreeSet::new(),
         state: State::default(),
         files: files.to_vec(),
         path: path.clone(),
@@ -281,6 +284,7 @@ impl Loaded {
     fn apply(&mut self, edit: Edit) -> Result<(), &'static str> {
         for id in &edit.remove {
             self.segments.remove(id).ok_or("an edit removes a segment that is not there")?;
+            self.removed.insert(*id);
         }
         for meta in edit.add {
             if self.segments.insert(meta.id, meta).is_some() {

@@ -44,6 +44,12 @@ impl Version {
         Some(Self::new(rest.into_iter().chain(added).collect()))
     }
 
+    /// The same but these.
+    pub(crate) fn without(&self, removed: &[SegmentId]) -> Self {
+        let lives = |segment: &&Arc<Segment>| !removed.contains(&segment.meta().id);
+        Self::new(self.segments.iter().filter(lives).cloned().collect())
+    }
+
     pub(crate) fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
     }

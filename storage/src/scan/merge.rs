@@ -68,6 +68,8 @@ struct Piece {
 pub(super) struct TagReader {
     tag: TagId,
     value_type: ValueType,
+    /// The asked range, without what has ended.
+    range: TimeRange,
     clusters: VecDeque<Vec<Piece>>,
 }
 
@@ -79,14 +81,15 @@ impl TagReader {
         value_type: ValueType,
         request: &ScanRequest,
     ) -> Result<Self> {
+        let range = snapshot.view.clip(tag, request.range);
         let mut pieces = Vec::new();
         for number in 0..cursors.each.len() {
-            let wanted = Wanted { tag, value_type, range: request.range };
+            let wanted = Wanted { tag, value_type, range };
             pieces_of_segment(snapshot, cursors, number, &wanted, &mut pieces)?;
         }
         for (number, run) in snapshot.view.head.runs.iter().enumerate() {
             let Some(span) = run.span(tag) else { continue };
-            let rows = run.rows_in(span, request.range);
+            let rows = run.rows_in(span, range);
             if !rows.is_empty() {
                 let (first_ns, last_ns) = (run.times[rows.start], run.times[rows.end - 1]);
                 let source = Source::Rows(Arc::clone(run), rows);
@@ -95,7 +98,7 @@ impl TagReader {
             }
         }
         let clusters = cluster(pieces, request.descending);
-        Ok(Self { tag, value_type, clusters })
+        Ok(Self { tag, value_type, range, clusters })
     }
 
     pub(super) fn has_rows(&self) -> bool {
@@ -150,7 +153,7 @@ impl TagReader {
             Source::Chunk(segment, chunk) => {
                 let cursor = &mut cursors.each[*segment];
                 let (values, qualities) = (request.values, request.qualities);
-                let read = cursor.read(*chunk, self.tag, request.range, values, qualities, rows);
+                let read = cursor.read(*chunk, self.tag, self.range, values, qualities, rows);
                 read.map_err(|error| (cursor.damage(*chunk, &error).map(Arc::new), error))
             }
             Source::Rows(run, range) => {
@@ -294,7 +297,8 @@ pub(crate) fn copy_rows(
 
 /// Removes rows from position `from` on whose times lie in any of the ranges.
 pub(crate) fn hide(rows: &mut SeriesBuf, from: usize, hidden: &[TimeRange]) {
-    if hidden.is_empty() {
+    let touches = |range: &TimeRange| rows.times[from..].iter().any(|time| range.contains(*time));
+    if !hidden.iter().any(touches) {
         return;
     }
     let keep: Vec<usize> = (0..rows.times.len())

@@ -10,6 +10,7 @@ use crate::manifest::version::Version;
 use crate::quality::Quality;
 use crate::registry::Registry;
 use crate::registry::gateways::Gateways;
+use crate::retention::{Horizons, RetentionStatus};
 use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
 use crate::segment::damage::{Damage, DamageReports, Quarantine};
@@ -26,6 +27,9 @@ pub(crate) struct View {
     pub(crate) registry: Registry,
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) latest: LatestTable,
+    pub(crate) horizons: Arc<Horizons>,
+    /// Backfills that are done, ascending by id.
+    pub(crate) imports: Arc<Vec<(Arc<str>, Seq)>>,
     /// Tags whose latest sample could not be read when a delete hid the one before; tried again behind the scenes.
     pub(crate) stale: Vec<TagId>,
     /// Places of the version's segments that cannot be read.
@@ -34,6 +38,18 @@ pub(crate) struct View {
     pub(crate) reports: Arc<DamageReports>,
     /// The newest durable record: nothing beyond it is in here.
     pub(crate) durable_seq: Seq,
+}
+
+impl View {
+    /// Samples of a tag before this time have ended: they are not shown, whether they still lie in a file or not.
+    pub(crate) fn horizon_of(&self, tag: TagId) -> i64 {
+        self.registry.get(tag).map_or(0, |tag| self.horizons.of(&tag.attributes))
+    }
+
+    /// The part of `range` of which a tag's samples may be shown.
+    pub(crate) fn clip(&self, tag: TagId, range: TimeRange) -> TimeRange {
+        range.intersect(&TimeRange::new(self.horizon_of(tag), i64::MAX))
+    }
 }
 
 /// One View, pinned: what it shows never changes. Cheap to make and to clone; holds files and memory while it lives.
@@ -153,7 +169,8 @@ impl Snapshot {
     /// The tag's current value: the sample of the greatest time, of equal times the newest. `None` without samples.
     pub fn latest(&self, tag: TagId) -> Option<Latest> {
         let known = self.registry().get(tag).filter(|tag| !tag.is_deleted())?;
-        let entry = self.view.latest.get(tag)?;
+        let horizon_ns = self.view.horizons.of(&known.attributes);
+        let entry = self.view.latest.get(tag).filter(|entry| entry.time_ns >= horizon_ns)?;
         let value = match (&entry.text, known.value_type) {
             (Some(text), ValueType::Text) => Value::Text(Arc::clone(text)),
             (_, value_type) => Value::from_word(value_type, entry.word),
@@ -167,6 +184,11 @@ impl Snapshot {
     /// If the request's tags do not ascend.
     pub fn scan(&self, request: ScanRequest) -> Scan {
         Scan::new(self.clone(), request)
+    }
+
+    /// The retention classes and how far their raw samples have ended, the default class first.
+    pub fn retention(&self) -> Vec<RetentionStatus> {
+        self.view.horizons.status()
     }
 
     /// Live segments: base, then late ones, each by their greatest seq. Of equal keys the row of the later one counts.
@@ -223,16 +245,17 @@ impl Snapshot {
     /// cannot be read counts whole.
     pub fn estimate_rows(&self, request: &ScanRequest) -> u64 {
         let range = request.range;
+        let shown = range.intersect(&TimeRange::new(self.view.horizons.least_ns(), i64::MAX));
         let mut rows = 0;
         for segment in self.view.version.segments() {
             let meta = segment.meta();
-            if !range.overlaps_span(meta.first_ns, meta.last_ns) {
+            if !shown.overlaps_span(meta.first_ns, meta.last_ns) {
                 continue;
             }
             rows += match (&request.tags, segment.directory()) {
                 (TagSelection::Only(tags), Ok(directory)) => {
                     let of_tag = |tag: &TagId| -> u64 {
-                        let found = directory.find(*tag, range);
+                        let found = directory.find(*tag, self.view.clip(*tag, range));
                         found.map(|chunk| u64::from(directory.entry(chunk).rows)).sum()
                     };
                     tags.iter().map(of_tag).sum::<u64>().min(meta.rows)
@@ -245,7 +268,8 @@ impl Snapshot {
                 TagSelection::All => run.times.len() as u64,
                 TagSelection::Only(tags) => {
                     let spans = tags.iter().filter_map(|tag| run.span(*tag));
-                    spans.map(|span| run.rows_in(span, range).len() as u64).sum()
+                    let in_range = |tag| self.view.clip(tag, range);
+                    spans.map(|s| run.rows_in(s, in_range(s.tag)).len() as u64).sum()
                 }
             };
         }

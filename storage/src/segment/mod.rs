@@ -30,6 +30,8 @@ pub(crate) mod cursor;
 
 pub(crate) mod damage;
 
+pub(crate) mod settle;
+
 mod verify;
 
 #[cfg(test)]

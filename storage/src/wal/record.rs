@@ -50,6 +50,12 @@ pub(crate) struct Payload {
 }
 
 impl Content {
+    /// A record that changes nothing and only takes a place in the order of writes: a delete of no tags.
+    pub(crate) fn place(who: &str) -> Self {
+        let (tags, range) = (Arc::from([]), TimeRange::new(0, 0));
+        Self { delete: Some(Delete { tags, range, who: Arc::from(who) }), ..Self::default() }
+    }
+
     /// The bytes of this content, compressed when that pays.
     pub(crate) fn encode(&self) -> Payload {
         let mut raw = Vec::with_capacity(64 + self.run.as_ref().map_or(0, |r| r.times.len() * 9));

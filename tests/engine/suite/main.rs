@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod backfill;
 mod backup;
 mod bad_input;
 mod compaction;
@@ -10,4 +11,5 @@ mod damage;
 mod faults;
 mod fuzz;
 mod model;
+mod retention;
 mod salvage;

@@ -1,0 +1,286 @@
+//! Backfill: a bulk load that bypasses the log and ends in one manifest edit.
+//!
+//! # Order
+//! The segments are written first, by the caller's threads ([`write()`]), while everything else goes on. Then, in one step
+//! of the maintenance thread ([`install`]): a small record takes a place in the order of writes; the head is sealed up
+//! to it; the segments get that place, as base where they are newer than everything sealed of their tags, else late;
+//! checkpoint; then the manifest edit with the segments and the import id, which is the commit point; then the View.
+//! A crash before the edit leaves files that the next open moves to `trash/`, and nothing else.
+//!
+//! # Reading order
+//! [`spill`] (sorted runs on disk), [`merge`] (all rows in order), [`write`](mod@write), then this file.
+
+pub(crate) mod merge;
+pub(crate) mod spill;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::seal::{self, Ledger, commit};
+use crate::engine::core::{Core, lock};
+use crate::error::{Error, Result};
+use crate::head::latest::{Entry, LatestTable};
+use crate::head::run::Run;
+use crate::ids::Seq;
+use crate::limits::{IMPORTS_MAX, PAGE_TAGS};
+use crate::manifest::checkpoint::{self, SealedUntil, raise};
+use crate::manifest::edit::{Edit, State};
+use crate::registry::Change;
+use crate::sample::Origin;
+use crate::scan::snapshot::View;
+use crate::segment::Segment;
+use crate::segment::meta::{SegmentKind, SegmentMeta};
+use crate::segment::settle::settle;
+use crate::tag::{Tag, TagId};
+use crate::wal::record::Content;
+use merge::{Piece, Rows};
+use spill::Spill;
+
+/// What is known of a backfill besides its rows.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) id: Arc<str>,
+    /// The gateway's mark that moves with it.
+    pub(crate) origin: Option<Origin>,
+    /// Newest sample of each tag.
+    pub(crate) newest: LatestTable,
+    /// First time of each tag by its id; `i64::MAX` where there is none.
+    pub(crate) firsts: Vec<i64>,
+    /// Tags that were not durable when their samples came.
+    pub(crate) defines: BTreeMap<TagId, Arc<Tag>>,
+}
+
+impl Facts {
+    /// Takes note of a run that is newer than all before.
+    pub(crate) fn observe(&mut self, run: &Run) {
+        self.newest.observe(run);
+        for span in &run.spans {
+            let at = span.tag.index();
+            if self.firsts.len() <= at {
+                self.firsts.resize((at + 1).next_multiple_of(PAGE_TAGS), i64::MAX);
+            }
+            self.firsts[at] = self.firsts[at].min(run.times[span.start]);
+        }
+    }
+}
+
+/// A backfill whose segments are written.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    facts: Facts,
+    metas: Vec<SegmentMeta>,
+    paths: Vec<String>,
+}
+
+/// What became of a backfill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Installed {
+    pub(crate) seq: Seq,
+    pub(crate) is_repeated: bool,
+}
+
+/// Memory that a run takes until it is written.
+pub(crate) fn bytes_of(run: &Run) -> u64 {
+    run.bytes() + run.spans.len() as u64 * Piece::BYTES
+}
+
+/// Writes the segments of a backfill: rows of `runs` and of `spills`, all of which are older.
+pub(crate) fn write(
+    core: &Core,
+    facts: Facts,
+    runs: Vec<Run>,
+    mut spills: Vec<Spill>,
+) -> Result<Prepared> {
+    let rows = if spills.is_empty() {
+        let pieces = Piece::all_of(&runs);
+        Rows::Memory(runs, pieces)
+    } else {
+        if !runs.is_empty() {
+            spills.push(Spill::write(&core.disk, &runs)?);
+        }
+        drop(runs);
+        Rows::Spilled(spills)
+    };
+    let write::Written { metas, paths } = write::write(core, &rows)?;
+    Ok(Prepared { facts, metas, paths })
+}
+
+impl Prepared {
+    /// Rows and bytes of the segments, and how many there are.
+    pub(crate) fn figures(&self) -> (u64, u64, u64) {
+        let rows = self.metas.iter().map(|meta| meta.rows).sum();
+        let bytes = self.metas.iter().map(|meta| meta.file_bytes).sum();
+        (rows, bytes, self.metas.len() as u64)
+    }
+}
+
+/// Takes a backfill in, whole or not at all.
+pub(crate) fn install(core: &Core, ledger: &mut Ledger, prepared: Prepared) -> Result<Installed> {
+    let Prepared { facts, mut metas, mut paths } = prepared;
+    let mut take = || {
+        if let Some(seq) = repeated(core, &facts)? {
+            write::discard(core, &paths);
+            return Ok(Installed { seq, is_repeated: true });
+        }
+        let seq = take_seq(core, &facts)?;
+        let view = core.view();
+        if ledger.state.floor < seq {
+            seal::seal_view(core, ledger, &view.cut(seq))?;
+        }
+        let bar_ns = bar(&ledger.sealed_until, &facts.firsts);
+        for meta in &mut metas {
+            let is_newer = meta.first_ns > bar_ns;
+            let kind = if is_newer { SegmentKind::Base } else { SegmentKind::Late };
+            settle(core.disk.as_ref(), meta, kind, (seq, seq))?;
+        }
+        put(core, ledger, &facts, &metas, (seq, &mut paths))?;
+        Ok(Installed { seq, is_repeated: false })
+    };
+    let taken = take();
+    if !matches!(taken, Ok(_) | Err(Error::Poisoned { .. })) {
+        write::discard(core, &paths); // the manifest does not name them
+    }
+    taken
+}
+
+/// The place of this backfill if it was taken in before.
+fn repeated(core: &Core, facts: &Facts) -> Result<Option<Seq>> {
+    let view = core.view();
+    if let Some((_, seq)) = view.imports.iter().find(|(id, _)| *id == facts.id) {
+        return Ok(Some(*seq));
+    }
+    let Some(origin) = &facts.origin else { return Ok(None) };
+    let gateway = || origin.gateway.to_string();
+    if lock(&core.sessions).is_fenced(&origin.gateway, origin.session) {
+        return Err(Error::Fenced { gateway: gateway() });
+    }
+    let known = view.gateways.get(&origin.gateway).map_or((0, 0), |known| (known.epoch, known.seq));
+    if known.0 > origin.epoch {
+        return Err(Error::Fenced { gateway: gateway() });
+    }
+    Ok((known >= (origin.epoch, origin.seq)).then_some(view.durable_seq))
+}
+
+/// Makes the backfill's tags durable and takes its place: later writes win over it, earlier ones lose.
+fn take_seq(core: &Core, facts: &Facts) -> Result<Seq> {
+    const DEFINITIONS: usize = 1_000;
+    let known = core.view();
+    let defines = facts.defines.values().filter(|tag| known.registry.get(tag.id).is_none());
+    let defines: Vec<Change> = defines.map(|tag| Change::Define(Arc::clone(tag))).collect();
+    for changes in defines.chunks(DEFINITIONS) {
+        core.write(Content { changes: changes.to_vec(), ..Content::default() })?;
+    }
+    core.write(Content::place(&format!("backfill {}", facts.id)))
+}
+
+/// A segment whose every row is newer than this is newer than everything sealed of its tags.
+fn bar(sealed_until: &SealedUntil, firsts: &[i64]) -> i64 {
+    let both = sealed_until.iter().zip(firsts);
+    both.filter(|(until, first)| first <= until).map(|(until, _)| *until).max().unwrap_or(i64::MIN)
+}
+
+/// Commits, and shows it.
+fn put(
+    core: &Core,
+    ledger: &mut Ledger,
+    facts: &Facts,
+    metas: &[SegmentMeta],
+    (seq, paths): (Seq, &mut Vec<String>),
+) -> Result<()> {
+    let disk = &core.disk;
+    let open = |meta: &SegmentMeta| Arc::new(Segment::new(Arc::clone(disk), meta.clone()));
+    let segments: Vec<Arc<Segment>> = metas.iter().map(open).collect();
+    let mut view = View::clone(&core.view());
+    view.version = view.version.with(segments.clone());
+    view.take_newest(&facts.newest, seq);
+    let mut sealed_until = ledger.sealed_until.clone();
+    for (tag, entry) in facts.newest.iter() {
+        raise(&mut sealed_until, tag, entry.time_ns);
+    }
+    let old_checkpoint = ledger.state.latest_file;
+    let latest_file = old_checkpoint + 1;
+    paths.push(checkpoint::path(latest_file));
+    checkpoint::write(disk, latest_file, &view.latest, &view.stale, &sealed_until)?;
+    disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
+    let state = State {
+        next_segment: core.next_segment(),
+        latest_file,
+        imports: imports(&ledger.state.imports, &facts.id, seq),
+        marks: marks(&ledger.state.marks, facts.origin.as_ref()),
+        ..ledger.state.clone()
+    };
+    let imports = Arc::new(state.imports.clone());
+    let edit = Edit { remove: Vec::new(), add: metas.to_vec(), state };
+    commit(core, ledger, edit, &view.version)?;
+    ledger.sealed_until = sealed_until;
+    let install = lock(&core.install);
+    let mut next = View::clone(&core.view());
+    next.version = next.version.with(segments);
+    next.imports = imports;
+    if let Some(origin) = &facts.origin {
+        Arc::make_mut(&mut next.gateways).advance(origin);
+    }
+    next.take_newest(&facts.newest, seq);
+    core.swap(next);
+    drop(install);
+    if old_checkpoint > 0 {
+        write::discard(core, &[checkpoint::path(old_checkpoint)]);
+    }
+    Ok(())
+}
+
+/// The imports that are done, with one more; the oldest are forgotten when there are too many.
+fn imports(known: &[(Arc<str>, Seq)], id: &Arc<str>, seq: Seq) -> Vec<(Arc<str>, Seq)> {
+    let mut imports = known.to_vec();
+    imports.push((Arc::clone(id), seq));
+    if imports.len() > IMPORTS_MAX
+        && let Some(oldest) = (0..imports.len()).min_by_key(|at| imports[*at].1)
+    {
+        imports.remove(oldest);
+    }
+    imports.sort();
+    imports
+}
+
+fn marks(known: &[(Arc<str>, u64, u64)], origin: Option<&Origin>) -> Vec<(Arc<str>, u64, u64)> {
+    let mut marks = known.to_vec();
+    if let Some(origin) = origin {
+        marks.retain(|(gateway, ..)| *gateway != origin.gateway);
+        marks.push((Arc::clone(&origin.gateway), origin.epoch, origin.seq));
+        marks.sort();
+    }
+    marks
+}
+
+impl View {
+    /// What is visible up to `through`, for a seal of that much of the head.
+    fn cut(&self, through: Seq) -> Self {
+        let mut view = self.clone();
+        view.head.keep_through(through);
+        let older = self.tombstones.iter().filter(|tombstone| tombstone.seq <= through);
+        view.tombstones = crate::head::tombstone::Tombstones::new(older.cloned().collect());
+        view.durable_seq = through;
+        view
+    }
+
+    /// Takes the newest samples of a backfill whose segments are in the version and whose place is `seq`.
+    fn take_newest(&mut self, newest: &LatestTable, seq: Seq) {
+        let mut unclear = Vec::new();
+        for (tag, entry) in newest.iter() {
+            let have = self.latest.get(tag);
+            if have.is_some_and(|have| have.time_ns > entry.time_ns || have == entry) {
+                continue;
+            }
+            let is_hidden = self.tombstones.any_after(seq)
+                && self.tombstones.hiding(tag, seq).iter().any(|r| r.contains(entry.time_ns));
+            // A delete came later, or a write at the same instant earlier or later: the rows say which.
+            if is_hidden || have.is_some_and(|have| have.time_ns == entry.time_ns) {
+                unclear.push(tag);
+            } else {
+                self.latest.set(tag, Some(Entry::clone(entry)));
+            }
+        }
+        self.renew_latest(&unclear);
+    }
+}

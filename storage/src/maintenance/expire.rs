@@ -1,0 +1,153 @@
+//! Retention: raises the horizons as time passes, and lets go of segments of which every sample has ended.
+//!
+//! # Order
+//! One manifest edit with the new horizons, and without the segments that end before all of them; then the View with
+//! both, from which on no read shows what has ended; then the files are unlinked, each when the last View that pins it
+//! is gone. Segments that hold tags of several classes are looked into afterwards, one a turn.
+//!
+//! # Clock
+//! Time is the wall clock, but at most a day past the newest sample: a plant that sends nothing loses nothing. While the
+//! clock has leapt (see [`ClockWatch`]) no horizon is raised.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::seal::{Ledger, commit};
+use crate::engine::core::{Core, lock};
+use crate::error::Result;
+use crate::ids::SegmentId;
+use crate::manifest::edit::{Edit, State};
+use crate::retention::{ClockWatch, Horizons};
+use crate::scan::snapshot::View;
+use crate::segment::Segment;
+use crate::segment::reader::index_of;
+use crate::time::DAY_NS;
+
+/// How long a failed step rests before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What maintenance knows of retention between two looks.
+#[derive(Debug)]
+pub(crate) struct Expiry {
+    watch: ClockWatch,
+    /// Segments to be looked into.
+    unseen: VecDeque<SegmentId>,
+    rest_until: Option<Instant>,
+}
+
+impl Expiry {
+    /// Begins to watch the clock of an engine that was just opened.
+    pub(crate) fn new(core: &Core) -> Self {
+        let view = core.view();
+        let (wall_ns, monotonic_ns) = (core.clock.wall_ns(), core.clock.monotonic_ns());
+        let watch = ClockWatch::new(view.latest.newest_ns(), wall_ns, monotonic_ns);
+        Self { watch, unseen: candidates(&view), rest_until: None }
+    }
+
+    /// Raises what is due and looks into one segment. What fails is tried again later.
+    pub(crate) fn step(&mut self, core: &Core, ledger: &mut Ledger) {
+        if self.rest_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let done = self.raise(core, ledger).and_then(|()| self.look(core, ledger, 1));
+        self.rest_until = done.is_err().then(|| Instant::now() + RETRY);
+    }
+
+    /// Raises what is due and lets go of every segment that has ended.
+    pub(crate) fn run(&mut self, core: &Core, ledger: &mut Ledger) -> Result<()> {
+        self.raise(core, ledger)?;
+        self.unseen = candidates(&core.view());
+        self.look(core, ledger, usize::MAX)
+    }
+
+    /// Believes the wall clock, and goes on.
+    pub(crate) fn confirm(&mut self, core: &Core, ledger: &mut Ledger) -> Result<()> {
+        self.watch.confirm(core.clock.wall_ns(), core.clock.monotonic_ns());
+        self.run(core, ledger)
+    }
+
+    fn raise(&mut self, core: &Core, ledger: &mut Ledger) -> Result<()> {
+        let view = core.view();
+        let wall_ns = core.clock.wall_ns();
+        let is_paused = !self.watch.is_believable(wall_ns, core.clock.monotonic_ns());
+        if is_paused != view.horizons.is_paused {
+            let _install = lock(&core.install);
+            let mut next = View::clone(&core.view());
+            Arc::make_mut(&mut next.horizons).is_paused = is_paused;
+            core.swap(next);
+        }
+        let Some(newest_ns) = view.latest.newest_ns().filter(|_| !is_paused) else { return Ok(()) };
+        let now_ns = wall_ns.min(newest_ns.saturating_add(DAY_NS));
+        let Some(raised) = core.view().horizons.raised(now_ns) else { return Ok(()) };
+        let segments = view.version.segments().iter();
+        let ended = segments.filter(|segment| segment.meta().last_ns < raised.least_ns());
+        let ended: Vec<SegmentId> = ended.map(|segment| segment.meta().id).collect();
+        let_go(core, ledger, raised, &ended)?;
+        self.unseen = candidates(&core.view());
+        Ok(())
+    }
+
+    /// Looks into up to `count` segments and lets go of those that have ended.
+    fn look(&mut self, core: &Core, ledger: &mut Ledger, count: usize) -> Result<()> {
+        let view = core.view();
+        let mut ended = Vec::new();
+        for id in self.unseen.drain(..count.min(self.unseen.len())) {
+            let segment = view.version.segments().iter().find(|segment| segment.meta().id == id);
+            // One that cannot be read stays: what it holds is not known.
+            if segment.is_some_and(|segment| has_ended(segment, &view).unwrap_or(false)) {
+                ended.push(id);
+            }
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let_go(core, ledger, Horizons::clone(&view.horizons), &ended)
+    }
+}
+
+/// Segments with samples before some horizon.
+fn candidates(view: &View) -> VecDeque<SegmentId> {
+    let metas = view.version.segments().iter().map(|segment| segment.meta());
+    let before = metas.filter(|meta| meta.last_ns < view.horizons.greatest_ns());
+    before.map(|meta| meta.id).collect()
+}
+
+/// Whether no tag has a sample in it that could be shown.
+fn has_ended(segment: &Segment, view: &View) -> Result<bool> {
+    let meta = segment.meta();
+    if meta.last_ns < view.horizons.least_ns() {
+        return Ok(true);
+    }
+    // Read through a copy, so that directories nobody asks for do not stay in memory.
+    let segment = segment.reopened();
+    let directory = segment.directory()?;
+    let lives = |position| {
+        let entry = directory.entry(index_of(position));
+        entry.last_ns >= view.horizon_of(entry.first_tag)
+    };
+    if directory.plain().any(lives) {
+        return Ok(false);
+    }
+    let mut has_ended = true;
+    segment.for_each_tag(&mut |tag, _, last_ns, _| {
+        has_ended &= last_ns < view.horizon_of(tag);
+    })?;
+    Ok(has_ended)
+}
+
+/// Makes horizons durable, shows them, and drops segments.
+fn let_go(core: &Core, ledger: &mut Ledger, horizons: Horizons, ended: &[SegmentId]) -> Result<()> {
+    let version = core.view().version.without(ended);
+    let state = State { horizons: horizons.state(), ..ledger.state.clone() };
+    let edit = Edit { remove: ended.to_vec(), add: Vec::new(), state };
+    commit(core, ledger, edit, &version)?;
+    let _install = lock(&core.install);
+    let mut next = View::clone(&core.view());
+    let segments = next.version.segments().iter();
+    segments.filter(|s| ended.contains(&s.meta().id)).for_each(|segment| segment.retire());
+    next.version = version;
+    next.horizons = Arc::new(horizons);
+    core.swap(next);
+    Ok(())
+}
