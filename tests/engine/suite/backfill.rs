@@ -88,7 +88,7 @@ impl World {
 
     fn columns(&mut self) -> Vec<TagColumn> {
         let mut columns = Vec::new();
-        for _ in 0..1 + self.random.index(6) {
+        for _ in 0..=self.random.index(6) {
             let (tag, value_type) = self.tags[self.random.index(self.tags.len())];
             let most = [5, 200][self.random.index(2)];
             let count = 1 + self.random.index(most);
@@ -108,7 +108,7 @@ impl World {
         self.imports += 1;
         let mut backfill = self.engine().backfill(&format!("import {}", self.imports)).unwrap();
         let mut changes = Vec::new();
-        for _ in 0..1 + self.random.index(12) {
+        for _ in 0..=self.random.index(12) {
             let columns = self.columns();
             let judged = self.model.judge(&[], &batch(columns.clone()), NOW_NS);
             match backfill.push(columns.clone()) {
@@ -196,7 +196,9 @@ fn a_backfill_is_one_write_at_its_finish() {
             }
             let report = backfill.finish().unwrap();
             assert!(!report.already_done);
-            changes.iter().for_each(|change| world.model.apply(change));
+            for change in &changes {
+                world.model.apply(change);
+            }
             compare(&world.model, world.engine(), "after the finish");
             for _ in 0..world.random.below(4) {
                 assert!(world.write().is_none());
@@ -266,10 +268,14 @@ fn power_cuts_at_every_change_leave_all_or_nothing() {
             match finished {
                 Some((Ok(BackfillReport { .. }), changes)) => {
                     assert!(is_done, "a finished backfill is lost");
-                    changes.iter().for_each(|change| world.model.apply(change));
+                    for change in &changes {
+                        world.model.apply(change);
+                    }
                 }
                 Some((Err(_), changes)) if is_done => {
-                    changes.iter().for_each(|change| world.model.apply(change));
+                    for change in &changes {
+                        world.model.apply(change);
+                    }
                 }
                 _ => assert!(!is_done, "what was never finished is there"),
             }

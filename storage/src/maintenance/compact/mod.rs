@@ -58,7 +58,7 @@ pub struct CompactionReport {
 /// How often the thread looks around by itself.
 const TICK: Duration = Duration::from_millis(50);
 /// How long it rests after a failure at most.
-const REST_MAX: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_mins(1);
 
 /// Why a task was not done.
 #[derive(Debug)]

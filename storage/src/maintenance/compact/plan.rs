@@ -121,8 +121,8 @@ pub(super) fn plan(segments: &[Known], now_day: i64, force: Option<Seq>) -> Opti
         let is_due = |day: &&Day<'_>| day.is_due_by_force(through);
         return days.iter().find(is_due).map(Day::end);
     }
-    let merge = days.iter().find_map(|day| day.merge());
-    let is_due = |day: &&Day<'_>| day.day + 2 <= now_day && day.is_due();
+    let merge = days.iter().find_map(Day::merge);
+    let is_due = |day: &&Day<'_>| day.number + 2 <= now_day && day.is_due();
     merge.or_else(|| days.iter().find(is_due).map(Day::end))
 }
 
@@ -174,7 +174,8 @@ fn first_run<'a, 'k>(
 
 /// The segments of one day, in order, wide ones included.
 struct Day<'a> {
-    day: i64,
+    /// Since 1970, UTC.
+    number: i64,
     bases: Vec<&'a Known>,
     lates: Vec<&'a Known>,
 }
@@ -190,7 +191,7 @@ fn days_of<'a>(ordered: &[&'a Known]) -> Vec<Day<'a>> {
         all.extend(wide.iter().filter(|known| known.touches(day)));
         all.sort_by_key(|known| order(known));
         let (bases, lates) = all.iter().partition(|known| known.kind == SegmentKind::Base);
-        Day { day, bases, lates }
+        Day { number: day, bases, lates }
     };
     days.into_iter().map(day).collect()
 }
@@ -242,7 +243,7 @@ impl<'a> Day<'a> {
 
     /// A merge that makes reading cheaper.
     fn merge(&self) -> Option<Task> {
-        self.into_base().or_else(|| {
+        self.move_into_base().or_else(|| {
             [&self.lates, &self.bases].into_iter().find_map(|list| {
                 let is_fit = |stage| {
                     move |known: &Known| {
@@ -266,7 +267,7 @@ impl<'a> Day<'a> {
 
     /// Late samples into base, when there are many and a handful of seals brought them. Days that were ended have a rule
     /// of their own.
-    fn into_base(&self) -> Option<Task> {
+    fn move_into_base(&self) -> Option<Task> {
         let is_open = self.bases.iter().any(|k| k.stage != SegmentStage::Final);
         let unfit = |known: &&&Known| known.is_wide() || known.is_damaged;
         if !is_open || self.bases.iter().any(|known| unfit(&known)) {

@@ -130,7 +130,9 @@ impl Found {
                 let Some((first_ns, last_ns)) = input.span(chunk, tag)? else { continue };
                 if last_ns >= range.end_ns {
                     let next = input.first_from(chunk, tag, entry.value_type, range.end_ns)?;
-                    next.into_iter().for_each(|next_ns| found.goes_on(next_ns));
+                    if let Some(next_ns) = next {
+                        found.goes_on(next_ns);
+                    }
                 }
                 if found.value_type.is_some_and(|known| known != entry.value_type) {
                     let why = format!("tag {tag} has values of another type elsewhere");
@@ -152,6 +154,7 @@ impl Found {
     }
 
     /// Writes the rows within `range`.
+    #[expect(clippy::too_many_arguments, reason = "whose rows, where from, where to, how fast")]
     pub(super) fn write(
         &self,
         inputs: &mut [Input],
