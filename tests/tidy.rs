@@ -68,6 +68,7 @@ const STORAGE_ORDER: &[&[&str]] = &[
         "sample",
         "error",
         "options",
+        "metrics",
         "retention",
         "planted",
     ],

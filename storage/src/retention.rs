@@ -193,7 +193,9 @@ mod tests {
         let longer = Horizons::new(&[class("", Some(100))], &day.state());
         assert_eq!(of(&longer, ""), 20 * DAY_NS, "a longer retention lets the horizon stand");
         assert_eq!(of(&longer, "short"), 29 * DAY_NS, "and so does a class that is gone");
-        assert_eq!(longer.raised(119 * DAY_NS), None);
+        assert_eq!(longer.raised(99 * DAY_NS), None);
+        let long = of(&longer.raised(119 * DAY_NS).unwrap(), "long");
+        assert_eq!(long, 19 * DAY_NS, "a class that is gone goes by the default");
         assert_eq!(of(&longer.raised(131 * DAY_NS).unwrap(), "short"), 31 * DAY_NS);
     }
 

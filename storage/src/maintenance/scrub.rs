@@ -31,6 +31,7 @@ pub(crate) fn run(core: &Core) {
         book.note(segments.iter().map(|segment| segment.meta().id), age, false);
         let due = if age < DELAY.min(period) { None } else { book.due(age, period) };
         let Some(segment) = due.and_then(|id| segments.iter().find(|s| s.meta().id == id)) else {
+            drop(segments); // files that are let go of meanwhile shall not wait for this thread
             std::thread::park_timeout(LOOK.min(period));
             continue;
         };

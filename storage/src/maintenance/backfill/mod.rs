@@ -124,9 +124,10 @@ pub(crate) fn install(core: &Core, ledger: &mut Ledger, prepared: Prepared) -> R
             return Ok(Installed { seq, is_repeated: true });
         }
         let seq = take_seq(core, &facts)?;
-        let view = core.view();
-        if ledger.state.floor < seq {
-            seal::seal_view(core, ledger, &view.cut(seq))?;
+        // All that came before gets a lesser place; the record that took this one says nothing more.
+        let before = Seq(seq.0 - 1);
+        if ledger.state.floor < before {
+            seal::seal_view(core, ledger, &core.view().cut(before))?;
         }
         let bar_ns = bar(&ledger.sealed_until, &facts.firsts);
         for meta in &mut metas {
@@ -204,6 +205,7 @@ fn put(
     checkpoint::write(disk, latest_file, &view.latest, &view.stale, &sealed_until)?;
     disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
     let state = State {
+        floor: seq,
         next_segment: core.next_segment(),
         latest_file,
         imports: imports(&ledger.state.imports, &facts.id, seq),
