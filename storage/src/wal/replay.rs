@@ -183,7 +183,9 @@ fn fullest(
     for (path, identity) in copies {
         match read(disk, path, *identity, first_seq) {
             Ok(Some(file)) => {
-                let is_fuller = best.as_ref().is_none_or(|best| file.last_seq > best.last_seq);
+                // Of a file that a mark ended before its first record, and the one that goes on, it is the latter.
+                let reach = |file: &LogFile| (file.last_seq, !file.continues);
+                let is_fuller = best.as_ref().is_none_or(|best| reach(&file) > reach(best));
                 let loser = if is_fuller { best.replace(file) } else { Some(file) };
                 needless.extend(loser.map(|file| file.path));
             }
