@@ -183,6 +183,7 @@ impl Found {
                 && !hidden.iter().any(|r| r.overlaps_span(piece.first_ns, piece.last_ns));
             if is_apart && piece.stands_alone(next_ns == i64::MAX) && merge.make_way(output)? {
                 input.copy(piece, output)?;
+                merge.settle(next_ns, output)?;
                 continue;
             }
             let mut rows = input.read(piece, tag, range)?;
