@@ -101,7 +101,9 @@ fn wide_segments_are_split() {
     check("still fresh", &wide, DAY + 1, None);
     let mut many: Vec<Known> =
         (1..=4).map(|id| known(id, Late, Sealed, (DAY - 9, DAY), 100)).collect();
-    many.iter_mut().for_each(|known| known.is_settled = false);
+    for known in &mut many {
+        known.is_settled = false;
+    }
     check("several at once", &many, DAY, Some((Aim::Merge, &[1, 2, 3, 4])));
     many[2].last_day = DAY - 9;
     check("not across another", &many, DAY, None);
