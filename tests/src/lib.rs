@@ -3,12 +3,6 @@
 //! # Reading order
 //! [`answers`] (what SQL shows, against the model), [`fixture`] (data of the SQL tests), [`process`] (the real binary).
 
-#![expect(
-    clippy::missing_panics_doc,
-    clippy::missing_errors_doc,
-    reason = "a panic is how a test fails, and errors are those of the engine"
-)]
-
 pub mod answers;
 pub mod fixture;
 pub mod process;

@@ -7,7 +7,7 @@ use tagmill_tests::answers::check_sql;
 
 #[test]
 fn sql_shows_what_the_model_holds() {
-    let seeds = seeds(30);
+    let seeds = seeds(12);
     println!("seeds {} ..", seeds[0]);
     for seed in seeds {
         let _case = Case::of("tagmill-tests", "model::sql_shows_what_the_model_holds", seed);
