@@ -1,9 +1,9 @@
 //! Deliberate bugs, with which the tests test themselves: `docs/testing.md` says which harness must find each.
 //!
 //! # Contract
-//! * Without the feature `planted` every [`is`] is the constant `false`, and the compiler drops what hangs on it. No
+//! * Without the feature `planted` every `is` is the constant `false`, and the compiler drops what hangs on it. No
 //!   crate but the engine's tests may switch the feature on; `tests/tidy.rs` checks that.
-//! * With it, one bug at a time is switched on for the whole process, by [`plant`].
+//! * With it, one bug at a time is switched on for the whole process, by `plant`.
 
 /// A bug that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@
 //! * A failed sync has an unknown outcome. Callers never retry it.
 //!
 //! # Reading order
-//! [`transfer`] (whole reads and writes), [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and
+//! `transfer` (whole reads and writes), [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and
 //! fails by seed).
 
 pub mod real;

@@ -4,7 +4,7 @@
 //! * Every path is resolved from a handle of the database directory, so renaming or replacing that directory while it
 //!   is open never sends a write elsewhere.
 //! * Folders are made with mode 0700 and files with 0600. A symbolic link, pipe or device in place of a file is refused.
-//! * Interrupted and short calls are continued by [`super::transfer`]; a caller sees whole reads and writes or an error.
+//! * Interrupted and short calls are continued by `transfer`; a caller sees whole reads and writes or an error.
 //! * Bytes go through the page cache by `pread` and `pwrite`: damage on the medium is an error, never a signal.
 //!
 //! It knows nothing of what the files hold.

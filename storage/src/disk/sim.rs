@@ -6,13 +6,13 @@
 //! * After a crash every call through handles from before fails, until [`SimDisk::restart`] gives new ones.
 //! * A failed sync drops what it did not write: the next sync succeeds, reads show the data, the medium never has it.
 //! * A failed write may have written a beginning of its bytes. Reads and writes may be short and calls interrupted: what
-//!   continues them is [`super::transfer`], the same loops that the operating system's files go through.
+//!   continues them is `transfer`, the same loops that the operating system's files go through.
 //!
 //! Usable from many threads; one mutex guards all of it.
 //!
 //! # Reading order
-//! this file (what a test does to a disk), [`fault`] (what can fail), [`calls`] (what a program does to it), [`content`] and
-//! [`names`] (what a crash may leave of bytes and of names).
+//! this file (what a test does to a disk), `fault` (what can fail), `calls` (what a program does to it), `content` and
+//! `names` (what a crash may leave of bytes and of names).
 
 mod calls;
 mod content;

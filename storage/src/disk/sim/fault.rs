@@ -82,7 +82,7 @@ pub enum Failure {
     TooManyFiles,
     /// EROFS.
     ReadOnly,
-    /// EINTR: to be made again, by [`super::super::transfer`] and not by the engine.
+    /// EINTR: to be made again, by `transfer` and not by the engine.
     Interrupted,
     /// A read or write that moves only a beginning of its bytes, as the system may: the rest is for the next call.
     Short,
