@@ -59,6 +59,7 @@ pub use sample::{
     Value, Values,
 };
 pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary};
+pub use scan::window::{Point, TagWindows, WINDOWS_MAX, Window, WindowRequest, Windows};
 pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::{SegmentKind, SegmentStage};
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};

@@ -6,6 +6,11 @@ use std::time::Duration;
 
 /// Samples of one tag in a chunk.
 pub const CHUNK_SAMPLES_MAX: usize = 8_192;
+/// Samples of one tag in a chunk, if they are at most [`FAST_STEP_NS`] apart on average: those of vibration and current
+/// sensors, of which the smaller chunk would hold seconds.
+pub const FAST_CHUNK_SAMPLES_MAX: usize = 65_536;
+/// Mean distance of samples up to which chunks are large: 100 Hz.
+pub const FAST_STEP_NS: i64 = 10_000_000;
 /// A tag with fewer samples than this in a segment shares a packed chunk with its neighbours.
 pub const PACKED_TAG_SAMPLES_MAX: usize = 256;
 /// Rows of a vector: the unit of bit-packing and of partial decoding.
@@ -67,4 +72,5 @@ pub const RUNS_MAX: usize = 8;
 pub const PAGE_TAGS: usize = 1_024;
 
 const _: () = assert!(CHUNK_SAMPLES_MAX.is_multiple_of(VECTOR_ROWS));
+const _: () = assert!(FAST_CHUNK_SAMPLES_MAX.is_multiple_of(CHUNK_SAMPLES_MAX));
 const _: () = assert!(PACKED_TAG_SAMPLES_MAX < CHUNK_SAMPLES_MAX);

@@ -12,20 +12,22 @@ use std::sync::Arc;
 use crate::bytes::put_varint;
 use crate::chunk::{CHUNK_TEXT_BYTES_MAX, ChunkEntry, Extent, Series, Statistics};
 use crate::encoding::{self, Effort};
-use crate::limits::{CHUNK_SAMPLES_MAX, PACKED_TAG_SAMPLES_MAX};
+use crate::limits::{
+    CHUNK_SAMPLES_MAX, FAST_CHUNK_SAMPLES_MAX, FAST_STEP_NS, PACKED_TAG_SAMPLES_MAX,
+};
 use crate::tag::{TagId, ValueType};
 
 /// Rows the next plain chunk takes of `left`, which is not empty.
 ///
 /// A remainder shorter than [`PACKED_TAG_SAMPLES_MAX`] is not worth a directory entry: the last two chunks share alike.
 pub(crate) fn piece_rows(left: Series<'_>) -> usize {
-    let rows = left.len();
-    let by_rows = if rows <= CHUNK_SAMPLES_MAX {
+    let (rows, rows_max) = (left.len(), rows_max(left));
+    let by_rows = if rows <= rows_max {
         rows
-    } else if rows < CHUNK_SAMPLES_MAX + PACKED_TAG_SAMPLES_MAX {
-        CHUNK_SAMPLES_MAX / 2
+    } else if rows < rows_max + PACKED_TAG_SAMPLES_MAX {
+        rows_max / 2
     } else {
-        CHUNK_SAMPLES_MAX
+        rows_max
     };
     let mut bytes = 0;
     for (row, text) in left.texts[..by_rows.min(left.texts.len())].iter().enumerate() {
@@ -35,6 +37,17 @@ pub(crate) fn piece_rows(left: Series<'_>) -> usize {
         }
     }
     by_rows
+}
+
+/// Rows of a chunk at the start of `left`: more for samples that come fast. Text has no large chunks.
+fn rows_max(left: Series<'_>) -> usize {
+    let rows = left.len().min(FAST_CHUNK_SAMPLES_MAX);
+    if rows <= CHUNK_SAMPLES_MAX || left.value_type == ValueType::Text {
+        return CHUNK_SAMPLES_MAX;
+    }
+    let span_ns = left.times[rows - 1].abs_diff(left.times[0]);
+    let is_fast = span_ns / (rows as u64 - 1) <= FAST_STEP_NS.unsigned_abs();
+    if is_fast { FAST_CHUNK_SAMPLES_MAX } else { CHUNK_SAMPLES_MAX }
 }
 
 /// The two regions of a chunk; kept between chunks for their memory.
@@ -254,9 +267,9 @@ mod tests {
 
     #[test]
     fn a_short_remainder_shares_with_its_neighbour() {
-        let times: Vec<i64> = (0..20_000).collect();
-        let (words, qualities) = (vec![0; times.len()], vec![0; times.len()]);
-        let check = |rows: usize, want: &[usize]| {
+        let grid = |step_ns: i64| (0..200_000).map(|row| row * step_ns).collect::<Vec<i64>>();
+        let (words, qualities) = (vec![0; 200_000], vec![0; 200_000]);
+        let check = |times: &[i64], rows: usize, want: &[usize]| {
             let series = Series {
                 tag: TagId(1),
                 value_type: ValueType::I64,
@@ -272,12 +285,23 @@ mod tests {
             }
             assert_eq!(got, want);
         };
-        check(1, &[1]);
-        check(8_192, &[8_192]);
-        check(8_193, &[4_096, 4_097]);
-        check(8_448, &[8_192, 256]);
-        check(20_000, &[8_192, 8_192, 3_616]);
-        check(16_385, &[8_192, 4_096, 4_097]);
+        let slow = grid(FAST_STEP_NS + 1);
+        check(&slow, 1, &[1]);
+        check(&slow, 8_192, &[8_192]);
+        check(&slow, 8_193, &[4_096, 4_097]);
+        check(&slow, 8_448, &[8_192, 256]);
+        check(&slow, 20_000, &[8_192, 8_192, 3_616]);
+        check(&slow, 16_385, &[8_192, 4_096, 4_097]);
+        let fast = grid(FAST_STEP_NS);
+        check(&fast, 8_193, &[8_193]);
+        check(&fast, 65_536, &[65_536]);
+        check(&fast, 65_537, &[32_768, 32_769]);
+        check(&fast, 200_000, &[65_536, 65_536, 65_536, 3_392]);
+        let mut then_slow = fast.clone();
+        for (row, time) in then_slow.iter_mut().enumerate().skip(65_536) {
+            *time += row as i64 * FAST_STEP_NS;
+        }
+        check(&then_slow, 100_000, &[65_536, 8_192, 8_192, 8_192, 8_192, 1_696]);
     }
 
     #[test]

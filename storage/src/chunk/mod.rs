@@ -1,4 +1,4 @@
-//! Chunk: up to 8,192 samples of one tag, or the few samples of many tags, encoded by column.
+//! Chunk: up to 8,192 samples of one tag (65,536 at 100 Hz and more), or the few samples of many tags, encoded by column.
 //!
 //! # Contract
 //! * A chunk has two regions. The *times* region holds the source times; the *body* holds the values, then the
@@ -29,12 +29,14 @@ use crate::time::Rfc3339;
 pub(crate) use series::{Series, SeriesBuf};
 pub(crate) use stats::Statistics;
 
-/// Rows a reader accepts in a chunk; writers stop at [`crate::limits::CHUNK_SAMPLES_MAX`].
+/// Rows a reader accepts in a chunk; writers stop at [`crate::limits::CHUNK_SAMPLES_MAX`], or for fast tags at
+/// [`crate::limits::FAST_CHUNK_SAMPLES_MAX`].
 pub(crate) const CHUNK_ROWS_CAP: usize = 1 << 16;
 /// Text bytes at which a writer ends a chunk, so that no chunk needs more memory than a few MiB.
 pub(crate) const CHUNK_TEXT_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(crate::limits::CHUNK_SAMPLES_MAX <= CHUNK_ROWS_CAP);
+const _: () = assert!(crate::limits::FAST_CHUNK_SAMPLES_MAX <= CHUNK_ROWS_CAP);
 const _: () = assert!(crate::limits::TEXT_VALUE_BYTES_MAX <= CHUNK_TEXT_BYTES_MAX);
 
 /// Where a region of a chunk lies in its file, and the checksum of its bytes.

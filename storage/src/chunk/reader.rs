@@ -95,6 +95,61 @@ pub(crate) fn decode_body(
     Ok(())
 }
 
+/// The distance of neighbours, if the times of a plain chunk lie on a grid.
+pub(crate) fn decode_grid(entry: &ChunkEntry, bytes: &[u8]) -> Result<Option<i64>, Malformed> {
+    let Some((first_ns, step_ns)) = encoding::decode_step(bytes, entry.len())? else {
+        return Ok(None);
+    };
+    let last_ns = first_ns.wrapping_add(step_ns.wrapping_mul(i64::from(entry.rows) - 1));
+    check_times(entry, &(0..entry.len()), &[first_ns, last_ns])?;
+    Ok(Some(step_ns))
+}
+
+/// Rows of a chunk within `range` and the time of the first of them, if its rows are `step_ns` apart; `None` if that does
+/// not fit what the directory says.
+pub(crate) fn rows_on_grid(
+    entry: &ChunkEntry,
+    step_ns: i64,
+    range: TimeRange,
+) -> Option<(Range<usize>, i64)> {
+    let (first_ns, step) = (i128::from(entry.first_ns), i128::from(step_ns));
+    if first_ns + step * (i128::from(entry.rows) - 1) != i128::from(entry.last_ns) {
+        return None;
+    }
+    // The first row that is not before `time_ns`.
+    let row_at = |time_ns: i64| {
+        let ahead = (i128::from(time_ns) - first_ns).max(0);
+        usize::try_from((ahead + step - 1) / step).map_or(entry.len(), |row| row.min(entry.len()))
+    };
+    let from = row_at(range.start_ns);
+    let rows = from..row_at(range.end_ns).max(from);
+    let start_ns = entry.first_ns.wrapping_add(step_ns.wrapping_mul(i64::try_from(from).ok()?));
+    Some((rows, start_ns))
+}
+
+/// Appends values and qualities of `rows` of a plain chunk; of text no values. If all qualities are one, they are not
+/// written out but returned.
+pub(crate) fn decode_plain(
+    entry: &ChunkEntry,
+    bytes: &[u8],
+    rows: Range<usize>,
+    words: &mut Vec<u64>,
+    qualities: &mut Vec<u32>,
+) -> Result<Option<u32>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let value_bytes = reader.take(entry.values_bytes as usize)?;
+    let count = entry.len();
+    if entry.value_type != ValueType::Text {
+        encoding::decode_words(entry.value_type, value_bytes, count, rows.clone(), words)?;
+    }
+    let quality_bytes = reader.rest();
+    if let Some(quality) = encoding::decode_one_quality(quality_bytes)? {
+        return Ok(Some(quality));
+    }
+    encoding::decode_qualities(quality_bytes, count, rows, qualities)?;
+    Ok(None)
+}
+
 /// A decoded packed chunk: times at once, values and qualities when they are first asked for.
 #[derive(Debug)]
 pub(crate) struct PackedRows {

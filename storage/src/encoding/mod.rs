@@ -119,6 +119,14 @@ pub fn decode_times(
     decode(bytes, count, rows, out, times::decode)
 }
 
+/// First time and step of a column of `count` times, if they lie on a grid: then none needs to be written out.
+///
+/// # Errors
+/// If they begin as a grid and are none.
+pub(crate) fn decode_step(bytes: &[u8], count: usize) -> Result<Option<(i64, i64)>, Malformed> {
+    times::decode_step(bytes, count)
+}
+
 /// Appends a column of numeric values in their word form, see [`crate::sample::Value::to_word`].
 pub fn encode_words(value_type: ValueType, words: &[u64], effort: Effort, out: &mut Vec<u8>) {
     column::encode_top(Kind::of(value_type), words, effort, out);
@@ -183,6 +191,19 @@ pub fn decode_qualities(
         out.extend(words.iter().map(|&word| column::low_u32(word)));
         Ok(())
     })
+}
+
+/// The quality of all rows, if the column says that it is one.
+///
+/// # Errors
+/// If it says so and is damaged.
+pub(crate) fn decode_one_quality(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
+    if bytes.first() != Some(&code::CONSTANT) {
+        return Ok(None);
+    }
+    let mut quality = Vec::with_capacity(1);
+    decode_qualities(bytes, 1, 0..1, &mut quality)?;
+    Ok(quality.pop())
 }
 
 /// What the words of a column are, as far as encodings care.

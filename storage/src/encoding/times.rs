@@ -52,6 +52,28 @@ pub(super) fn encode(times: &[i64], effort: Effort, out: &mut Vec<u8>) {
     }
 }
 
+/// First time and step, if the column is a grid and its step no longer than times reach.
+pub(super) fn decode_step(bytes: &[u8], count: usize) -> Result<Option<(i64, i64)>, Malformed> {
+    if bytes.first() != Some(&code::TIMES_STEP) {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(bytes);
+    reader.u8()?;
+    let (first, step) = read_step(&mut reader, count)?;
+    reader.finish()?;
+    Ok(i64::try_from(step).ok().map(|step| (first, step)))
+}
+
+fn read_step(reader: &mut Reader<'_>, count: usize) -> Result<(i64, u64), Malformed> {
+    let first = reader.zigzag()?;
+    let step = reader.varint()?;
+    let span = step.checked_mul(count.saturating_sub(1) as u64);
+    if span.and_then(|span| first.checked_add_unsigned(span)).is_none() || step == 0 {
+        return Err(NOT_ASCENDING);
+    }
+    Ok((first, step))
+}
+
 /// Appends the wanted rows.
 pub(super) fn decode(
     reader: &mut Reader<'_>,
@@ -62,12 +84,7 @@ pub(super) fn decode(
     let before = out.len();
     match reader.u8()? {
         code::TIMES_STEP => {
-            let first = reader.zigzag()?;
-            let step = reader.varint()?;
-            let span = step.checked_mul(count.saturating_sub(1) as u64);
-            if span.and_then(|span| first.checked_add_unsigned(span)).is_none() || step == 0 {
-                return Err(NOT_ASCENDING);
-            }
+            let (first, step) = read_step(reader, count)?;
             let time = |row| first.wrapping_add((step * row as u64) as i64);
             out.extend(rows.clone().map(time));
             Ok(())

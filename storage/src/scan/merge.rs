@@ -16,6 +16,7 @@ use crate::chunk::series::SeriesBuf;
 use crate::error::{Error, Result};
 use crate::head::run::{Run, index};
 use crate::ids::Seq;
+use crate::segment::cursor::{PlainBuf, PlainRows};
 use crate::segment::damage::{Damage, damage_in};
 use crate::segment::directory::ChunkIndex;
 use crate::segment::{Segment, SegmentCursor};
@@ -103,6 +104,34 @@ impl TagReader {
 
     pub(super) fn has_rows(&self) -> bool {
         !self.clusters.is_empty()
+    }
+
+    /// The tag, and the type of its values.
+    pub(super) fn whose(&self) -> (TagId, ValueType) {
+        (self.tag, self.value_type)
+    }
+
+    /// Decodes the next cluster into `buffer` if it is a plain chunk that no tombstone may touch and can be read.
+    /// Otherwise it is left for [`Self::next`], which also knows what to say of damage.
+    pub(super) fn fold_lone_chunk(
+        &mut self,
+        snapshot: &Snapshot,
+        cursors: &mut Cursors,
+        buffer: &mut PlainBuf,
+    ) -> Option<PlainRows> {
+        let [Piece { max_seq, source: Source::Chunk(segment, chunk), .. }] =
+            self.clusters.front()?.as_slice()
+        else {
+            return None;
+        };
+        if !snapshot.view.tombstones.hiding(self.tag, *max_seq).is_empty() {
+            return None;
+        }
+        let rows =
+            cursors.each[*segment].read_plain_rows(*chunk, self.value_type, self.range, buffer);
+        let rows = rows.ok()??;
+        self.clusters.pop_front();
+        Some(rows)
     }
 
     /// The next cluster's rows, ascending; possibly none, if tombstones hide them all. `None` at the end.

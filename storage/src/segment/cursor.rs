@@ -2,7 +2,8 @@
 //!
 //! # Contract
 //! * Reads only the regions it needs and decodes only the vectors that overlap the asked range.
-//! * Keeps the packed chunk it decoded last of each value type, so that walking the tags in order decodes each once.
+//! * Keeps the packed chunk it decoded last of each value type, and the times decoded last of regions that chunks
+//!   share, so that walking the tags in order decodes each once.
 //! * Nothing is appended to the caller's buffer when a call fails.
 //!
 //! # What it does not know
@@ -15,10 +16,52 @@ use crate::chunk::reader::{self, PackedRows};
 use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::error::{Error, Result};
 use crate::segment::damage::{Damage, damage_in};
+use crate::segment::shared::{Decoded, DecodedKey, DecodedTimes};
 use crate::segment::writer::slot_of;
 use crate::segment::{ChunkIndex, Segment};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
+
+/// Grids remembered: those of a day of a dozen groups of tags.
+const GRIDS_MAX: usize = 128;
+
+/// Rows of a plain chunk in memory that is used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct PlainBuf {
+    /// Filled for [`PlainTimes::Each`].
+    pub times: Vec<i64>,
+    /// Filled unless the values are text.
+    pub words: Vec<u64>,
+    /// Filled if the qualities differ.
+    pub qualities: Vec<u32>,
+}
+
+/// What was read into a [`PlainBuf`], and what needed no place there.
+#[derive(Debug)]
+pub(crate) struct PlainRows {
+    /// Rows read.
+    pub count: usize,
+    /// Their times.
+    pub times: PlainTimes,
+    /// Their quality, if it is one for all.
+    pub quality: Option<u32>,
+}
+
+/// Times of rows.
+#[derive(Debug)]
+pub(crate) enum PlainTimes {
+    /// On a grid.
+    Step {
+        /// Time of the first row.
+        first_ns: i64,
+        /// Distance of neighbours.
+        step_ns: i64,
+    },
+    /// Those that other chunks have, too.
+    Shared(Arc<[i64]>),
+    /// In the buffer.
+    Each,
+}
 
 /// Reads the chunks of one segment. One per reading thread.
 #[derive(Debug)]
@@ -26,11 +69,20 @@ pub(crate) struct SegmentCursor {
     segment: Arc<Segment>,
     buffer: Vec<u8>,
     packed: [Option<(ChunkIndex, PackedRows)>; ValueType::ALL.len()],
+    times: DecodedTimes,
+    /// Places and steps of shared regions that are grids, the latest first.
+    grids: Vec<(u64, i64)>,
 }
 
 impl SegmentCursor {
     pub(super) fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, buffer: Vec::new(), packed: [const { None }; ValueType::ALL.len()] }
+        Self {
+            segment,
+            buffer: Vec::new(),
+            packed: [const { None }; ValueType::ALL.len()],
+            times: DecodedTimes::default(),
+            grids: Vec::new(),
+        }
     }
 
     /// The segment it reads.
@@ -80,7 +132,8 @@ impl SegmentCursor {
         qualities: bool,
         out: &mut SeriesBuf,
     ) -> Result<()> {
-        let entry = self.segment.directory()?.entry(chunk);
+        let directory = self.segment.directory()?;
+        let entry = directory.entry(chunk);
         if entry.first_tag > tag || entry.last_tag < tag {
             return Ok(());
         }
@@ -101,7 +154,8 @@ impl SegmentCursor {
             return Err(self.wrong_type(&entry, out.value_type));
         }
         let before = [out.times.len(), out.words.len(), out.texts.len(), out.qualities.len()];
-        let read = self.read_plain(&entry, range, wanted, out);
+        let is_shared = directory.shares_times(chunk);
+        let read = self.read_plain((&entry, is_shared), range, wanted, out);
         if read.is_err() {
             out.times.truncate(before[0]);
             out.words.truncate(before[1]);
@@ -111,9 +165,78 @@ impl SegmentCursor {
         read
     }
 
+    /// Reads the rows of a plain chunk within `range` for a fold: what is the same for all rows is not written out, and
+    /// of text only times and qualities are read. `None` for a packed chunk.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; the buffer then holds anything.
+    pub(crate) fn read_plain_rows(
+        &mut self,
+        chunk: ChunkIndex,
+        value_type: ValueType,
+        range: TimeRange,
+        buffer: &mut PlainBuf,
+    ) -> Result<Option<PlainRows>> {
+        let directory = self.segment.directory()?;
+        let entry = &directory.entry(chunk);
+        if entry.packed {
+            return Ok(None);
+        }
+        if entry.value_type != value_type {
+            return Err(self.wrong_type(entry, value_type));
+        }
+        buffer.times.clear();
+        buffer.words.clear();
+        buffer.qualities.clear();
+        let is_shared = directory.shares_times(chunk);
+        let (rows, times) = self.plain_times((entry, is_shared), range, buffer)?;
+        let count = rows.len();
+        let bytes = self.segment.read(entry, entry.body, &mut self.buffer)?;
+        let quality =
+            reader::decode_plain(entry, bytes, rows, &mut buffer.words, &mut buffer.qualities)
+                .map_err(|why| self.segment.malformed(entry, entry.body, why))?;
+        Ok(Some(PlainRows { count, times, quality }))
+    }
+
+    fn plain_times(
+        &mut self,
+        (entry, is_shared): (&ChunkEntry, bool),
+        range: TimeRange,
+        buffer: &mut PlainBuf,
+    ) -> Result<(Range<usize>, PlainTimes)> {
+        if let Some(grid) = self.grids.iter().find(|(offset, _)| *offset == entry.times.offset)
+            && let Some((rows, first_ns)) = reader::rows_on_grid(entry, grid.1, range)
+        {
+            return Ok((rows, PlainTimes::Step { first_ns, step_ns: grid.1 }));
+        }
+        if is_shared && let Some(decoded) = self.times.find(&DecodedKey::new(entry, range)) {
+            return Ok((decoded.rows, PlainTimes::Shared(decoded.times)));
+        }
+        let segment = &self.segment;
+        let malformed = |why| segment.malformed(entry, entry.times, why);
+        let bytes = segment.read(entry, entry.times, &mut self.buffer)?;
+        if let Some(step_ns) = reader::decode_grid(entry, bytes).map_err(malformed)?
+            && let Some((rows, first_ns)) = reader::rows_on_grid(entry, step_ns, range)
+        {
+            if is_shared {
+                self.grids.truncate(GRIDS_MAX - 1);
+                self.grids.insert(0, (entry.times.offset, step_ns));
+            }
+            return Ok((rows, PlainTimes::Step { first_ns, step_ns }));
+        }
+        let rows =
+            reader::decode_times(entry, bytes, range, &mut buffer.times).map_err(malformed)?;
+        if is_shared {
+            let decoded = Decoded { rows, times: buffer.times.as_slice().into() };
+            self.times.keep(DecodedKey::new(entry, range), decoded.clone());
+            return Ok((decoded.rows, PlainTimes::Shared(decoded.times)));
+        }
+        Ok((rows, PlainTimes::Each))
+    }
+
     fn read_plain(
         &mut self,
-        entry: &ChunkEntry,
+        (entry, is_shared): (&ChunkEntry, bool),
         range: TimeRange,
         wanted: (bool, bool),
         out: &mut SeriesBuf,
@@ -121,16 +244,46 @@ impl SegmentCursor {
         if !range.overlaps_span(entry.first_ns, entry.last_ns) {
             return Ok(());
         }
+        let rows = if is_shared {
+            let decoded = self.shared_times(entry, range)?;
+            out.times.extend_from_slice(&decoded.times);
+            decoded.rows
+        } else {
+            self.read_times(entry, range, &mut out.times)?
+        };
         let segment = &self.segment;
-        let bytes = segment.read(entry, entry.times, &mut self.buffer)?;
-        let rows = reader::decode_times(entry, bytes, range, &mut out.times)
-            .map_err(|why| segment.malformed(entry, entry.times, why))?;
         if rows.is_empty() || wanted == (false, false) {
             return Ok(());
         }
         let bytes = segment.read(entry, entry.body, &mut self.buffer)?;
         reader::decode_body(entry, bytes, rows, wanted, out)
             .map_err(|why| segment.malformed(entry, entry.body, why))
+    }
+
+    /// Appends the times of a plain chunk within `range`, and tells which rows these are.
+    fn read_times(
+        &mut self,
+        entry: &ChunkEntry,
+        range: TimeRange,
+        out: &mut Vec<i64>,
+    ) -> Result<Range<usize>> {
+        let segment = &self.segment;
+        let bytes = segment.read(entry, entry.times, &mut self.buffer)?;
+        reader::decode_times(entry, bytes, range, out)
+            .map_err(|why| segment.malformed(entry, entry.times, why))
+    }
+
+    /// The same of a region that chunks share: read and decoded once for many of them.
+    fn shared_times(&mut self, entry: &ChunkEntry, range: TimeRange) -> Result<Decoded> {
+        let key = DecodedKey::new(entry, range);
+        if let Some(decoded) = self.times.find(&key) {
+            return Ok(decoded);
+        }
+        let mut times = Vec::new();
+        let rows = self.read_times(entry, range, &mut times)?;
+        let decoded = Decoded { rows, times: times.into() };
+        self.times.keep(key, decoded.clone());
+        Ok(decoded)
     }
 
     /// A packed chunk and the rows of `tag` in it, decoded as far as needed.

@@ -5,7 +5,7 @@
 //! 2. Packed entries follow, ascending by (type, tags); those of one type do not overlap in tags. They may reach over
 //!    tags that have plain chunks, so a lookup asks one binary search among the plain and one per type.
 //! 3. The extents fill the file from the header to the directory without gap or overlap, but for the zero bytes that
-//!    align the directory.
+//!    align the directory. Plain chunks may share a times region: same place, length and checksum.
 //!
 //! [`Directory::decode`] checks them, so that no reader needs to.
 //!
@@ -35,6 +35,8 @@ pub(crate) struct Directory {
     len: usize,
     /// Where the packed entries of each type begin, in the order of the type numbers, and the number of entries.
     packed: [usize; ValueType::ALL.len() + 1],
+    /// A bit for each chunk: whether others share its times region.
+    shared: Vec<u64>,
 }
 
 /// Appends the directory of these entries, which are in directory order.
@@ -98,7 +100,12 @@ impl Directory {
         if bytes.len() != len * ENTRY_BYTES || len == 0 {
             return Err(whole("the directory has another length"));
         }
-        let mut directory = Self { bytes, len, packed: [len; ValueType::ALL.len() + 1] };
+        let mut directory = Self {
+            bytes,
+            len,
+            packed: [len; ValueType::ALL.len() + 1],
+            shared: vec![0; len.div_ceil(64)],
+        };
         let mut rows = 0;
         let mut last = None;
         for index in directory.indices() {
@@ -255,20 +262,40 @@ impl Directory {
         Ok(entry)
     }
 
-    /// Invariant 3.
-    fn check_extents(&self, directory_offset: u64) -> Result<(), &'static str> {
+    /// Whether other chunks have the same times region.
+    pub(crate) fn shares_times(&self, index: ChunkIndex) -> bool {
+        let i = index.0 as usize;
+        self.shared.get(i / 64).is_some_and(|bits| bits >> (i % 64) & 1 == 1)
+    }
+
+    /// Invariant 3; notes which chunks share their times.
+    fn check_extents(&mut self, directory_offset: u64) -> Result<(), &'static str> {
+        // What is the same for chunks that share a region; no body is, and no packed chunk's.
         let mut extents = Vec::with_capacity(2 * self.len);
         for index in self.indices() {
             let entry = self.entry(index);
-            extents.extend([entry.times, entry.body].map(|e| (e.offset, e.end())));
+            let alone = entry.packed.then_some(index);
+            extents.push((entry.times.offset, entry.times.end(), entry.times.crc, alone, index));
+            extents.push((entry.body.offset, entry.body.end(), entry.body.crc, Some(index), index));
         }
         extents.sort_unstable();
         let mut next = HEADER_BYTES as u64;
-        for (start, end) in extents {
+        let mut last = None;
+        for (start, end, crc, alone, index) in extents {
+            if let Some((region, first)) = last
+                && region == (start, end, crc)
+                && alone.is_none()
+            {
+                for ChunkIndex(i) in [first, index] {
+                    self.shared[i as usize / 64] |= 1 << (i % 64);
+                }
+                continue;
+            }
             if start != next || end <= start {
                 return Err("the chunks leave a gap or overlap");
             }
             next = end;
+            last = alone.is_none().then_some(((start, end, crc), index));
         }
         if next.checked_next_multiple_of(DIRECTORY_ALIGN) != Some(directory_offset) {
             return Err("the chunks do not end where the directory begins");

@@ -12,7 +12,7 @@
 //!
 //! # Reading order
 //! [`layout`] (header and footer), [`meta`] and [`name`] (what the manifest knows), [`directory`], [`writer`],
-//! [`reader`] and [`cursor`], [`verify`]. Bytes: `docs/format/segment.md`.
+//! [`shared`] (times that chunks share), [`reader`] and [`cursor`], [`verify`]. Bytes: `docs/format/segment.md`.
 
 pub(crate) mod layout;
 
@@ -27,6 +27,8 @@ pub(crate) mod writer;
 pub(crate) mod reader;
 
 pub(crate) mod cursor;
+
+mod shared;
 
 pub(crate) mod damage;
 

@@ -20,6 +20,8 @@ use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
 
+mod sharing;
+
 const START_NS: i64 = 1_767_225_600_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
 

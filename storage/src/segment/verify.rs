@@ -3,6 +3,8 @@
 //! Beyond checksums it decodes each chunk, computes its statistics anew and compares: a fault of an encoder is found
 //! here, not by a query.
 
+use std::collections::HashMap;
+
 use crate::chunk::{ChunkEntry, SeriesBuf, Statistics, reader};
 use crate::error::{Error, Result};
 use crate::segment::damage::{Damage, damage_in};
@@ -11,6 +13,9 @@ use crate::time::TimeRange;
 
 /// How many bytes of a chunk were read; false ends the reading.
 pub(crate) type Pace<'a> = dyn FnMut(u64) -> bool + 'a;
+
+/// First and last time of the shared regions that verified, by their place and number of rows.
+type Shared = HashMap<(u64, u32), (i64, i64)>;
 
 impl Segment {
     /// Verifies every byte and reports each thing that is wrong: each bad chunk with its tags and times. Without a
@@ -30,9 +35,10 @@ impl Segment {
             }
         };
         let mut bad_chunks = 0;
+        let mut shared = Shared::new();
         for index in directory.indices() {
             let entry = directory.entry(index);
-            if let Err(error) = fresh.verify_chunk(&directory, index) {
+            if let Err(error) = fresh.verify_chunk(&directory, index, &mut shared) {
                 bad_chunks += 1;
                 let why = damage_in(&error);
                 let damage = why.map(|why| Damage::chunk(self.meta().id, &entry, why));
@@ -59,10 +65,17 @@ impl Segment {
         let chunks = directory
             .indices()
             .filter(|index| !damage.is_whole() && damage.covers(&directory.entry(*index)));
-        chunks.into_iter().try_for_each(|index| fresh.verify_chunk(&directory, index))
+        let mut shared = Shared::new();
+        chunks.into_iter().try_for_each(|index| fresh.verify_chunk(&directory, index, &mut shared))
     }
 
-    fn verify_chunk(&self, directory: &Directory, index: ChunkIndex) -> Result<()> {
+    /// A region that chunks share is read and decoded for the first of them.
+    fn verify_chunk(
+        &self,
+        directory: &Directory,
+        index: ChunkIndex,
+        shared: &mut Shared,
+    ) -> Result<()> {
         let entry = directory.entry(index);
         let mut buffer = Vec::new();
         let mut rows = SeriesBuf::new(entry.first_tag, entry.value_type);
@@ -74,9 +87,16 @@ impl Segment {
                 .map_err(|why| self.malformed(&entry, entry.body, why))?;
             packed.copy(0..entry.len(), (true, true), &mut rows);
         } else {
-            let bytes = self.read(&entry, entry.times, &mut buffer)?;
-            let decoded = reader::decode_times(&entry, bytes, TimeRange::ALL, &mut rows.times)
-                .map_err(|why| self.malformed(&entry, entry.times, why))?;
+            let key = (entry.times.offset, entry.rows);
+            if shared.get(&key) != Some(&(entry.first_ns, entry.last_ns)) {
+                let bytes = self.read(&entry, entry.times, &mut buffer)?;
+                reader::decode_times(&entry, bytes, TimeRange::ALL, &mut rows.times)
+                    .map_err(|why| self.malformed(&entry, entry.times, why))?;
+                if directory.shares_times(index) {
+                    shared.insert(key, (entry.first_ns, entry.last_ns));
+                }
+            }
+            let decoded = 0..entry.len();
             let bytes = self.read(&entry, entry.body, &mut buffer)?;
             reader::decode_body(&entry, bytes, decoded, (true, true), &mut rows)
                 .map_err(|why| self.malformed(&entry, entry.body, why))?;
@@ -86,7 +106,9 @@ impl Segment {
 
     fn verify_rows(&self, entry: &ChunkEntry, rows: &SeriesBuf) -> Result<()> {
         let wrong = |why: &str| Err(self.corrupt(entry.to_string(), entry.times.offset, why));
-        if rows.len() != entry.len() || rows.qualities.len() != rows.len() {
+        // Without times if they are shared and were looked at before.
+        let times = if rows.times.is_empty() { entry.len() } else { rows.len() };
+        if times != entry.len() || rows.qualities.len() != entry.len() {
             return wrong("it decodes to another number of rows than the directory says");
         }
         if Statistics::of(entry.value_type, &rows.words, &rows.qualities) != entry.statistics {

@@ -3,7 +3,8 @@
 //! # Contract
 //! * Tags come in ascending order, each with its samples in time order; the same input gives the same bytes.
 //! * A tag comes whole ([`SegmentWriter::push`]), or piece by piece ([`SegmentWriter::extend`], [`SegmentWriter::copy`]).
-//! * Memory is bounded by the write buffer, one packed chunk per value type and the directory.
+//! * Chunks with equal times point at one stored region, as far as it was written lately.
+//! * Memory is bounded by the write buffer, a few MiB of such regions, one packed chunk per value type and the directory.
 //! * The file counts only once the manifest names it. After an error the caller removes it.
 //!
 //! # What it does not know
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::segment::layout::{
     CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
 };
+use crate::segment::shared::KeptTimes;
 use crate::segment::{SegmentKind, SegmentMeta, SegmentStage, directory};
 use crate::tag::{TagId, ValueType};
 use crate::{SegmentId, Seq};
@@ -63,6 +65,7 @@ pub(crate) struct SegmentWriter {
     /// Newest sample of that tag, if it has chunks of its own.
     last_ns: Option<i64>,
     columns: Columns,
+    kept: KeptTimes,
     /// One per value type, in the order of the type numbers.
     packed: [PackedBuilder; ValueType::ALL.len()],
     entries: Vec<ChunkEntry>,
@@ -109,6 +112,7 @@ impl SegmentWriter {
             last_tag: None,
             last_ns: None,
             columns: Columns::default(),
+            kept: KeptTimes::default(),
             packed: ValueType::ALL.map(PackedBuilder::new),
             entries: Vec::new(),
         })
@@ -257,9 +261,17 @@ impl SegmentWriter {
     /// Writes the chunk in `columns` and notes where it lies.
     fn put_chunk(&mut self, mut entry: ChunkEntry) -> Result<()> {
         let identity = self.meta.identity;
-        entry.times.offset = self.bytes();
         entry.times.crc = crc32(identity, &self.columns.times);
-        self.buffer.extend_from_slice(&self.columns.times);
+        let twin = self.kept.find(&self.columns.times, entry.times.crc).filter(|_| !entry.packed);
+        if let Some(twin) = twin {
+            entry.times = twin;
+        } else {
+            entry.times.offset = self.bytes();
+            self.buffer.extend_from_slice(&self.columns.times);
+            if !entry.packed {
+                self.kept.keep(&self.columns.times, entry.times);
+            }
+        }
         entry.body.offset = self.bytes();
         entry.body.crc = crc32(identity, &self.columns.body);
         self.buffer.extend_from_slice(&self.columns.body);
