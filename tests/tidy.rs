@@ -72,7 +72,7 @@ const STORAGE_ORDER: &[&[&str]] = &[
         "retention",
         "planted",
     ],
-    &["bytes", "checksum", "disk"],
+    &["bytes", "checksum", "fields", "disk"],
     &["encoding"],
     &["chunk"],
     &["registry", "head", "segment", "wal", "manifest", "tier"],
@@ -81,6 +81,7 @@ const STORAGE_ORDER: &[&[&str]] = &[
     &["engine::core"],
     &["maintenance", "recovery", "backup", "verify", "salvage", "parquet"],
     &["engine"],
+    &["fuzzing"],
 ];
 /// Allowed by the order, and strangers all the same: (user, used, why).
 const STORAGE_STRANGERS: &[(&str, &str, &str)] = &[

@@ -62,11 +62,6 @@ impl<'a> Reader<'a> {
         self.array().map(|[byte]| byte)
     }
 
-    /// Two bytes.
-    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
-        self.array().map(u16::from_le_bytes)
-    }
-
     /// Four bytes.
     pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_le_bytes)
@@ -240,7 +235,7 @@ mod tests {
         bytes.extend_from_slice(&(-0.0f64).to_le_bytes());
         assert_eq!(bytes[..6], [2, 1, 6, 5, 4, 3]);
         let mut reader = Reader::new(&bytes);
-        assert_eq!(reader.u16(), Ok(0x0102));
+        assert_eq!(reader.array(), Ok([2, 1]));
         assert_eq!(reader.u32(), Ok(0x0304_0506));
         assert_eq!(reader.u64(), Ok(7));
         assert_eq!(reader.i64(), Ok(-8));

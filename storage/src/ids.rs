@@ -7,10 +7,10 @@ use std::fmt;
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// The number after this one.
+    /// The number after this one. There is an end only in bytes made to harm: it stays there.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -18,6 +18,9 @@ pub mod disk;
 pub mod encoding;
 mod engine;
 mod error;
+mod fields;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod head;
 mod ids;
 pub mod limits;

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Greatest number that files may give a record, a segment or a checkpoint: so far from overflow that none can follow.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// Samples of one tag in a chunk.
 pub const CHUNK_SAMPLES_MAX: usize = 8_192;
 /// Samples of one tag in a chunk, if they are at most [`FAST_STEP_NS`] apart on average: those of vibration and current

@@ -249,7 +249,7 @@ fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Re
     if loaded.state.latest_file == 0 {
         return Ok(SealedUntil::new());
     }
-    match checkpoint::read(disk, loaded.state.latest_file) {
+    match checkpoint::read(disk, loaded.state.latest_file, view.registry.len()) {
         Ok(checkpoint) => {
             view.latest = checkpoint.latest;
             view.renew_latest(&checkpoint.stale);

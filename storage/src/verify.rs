@@ -14,6 +14,7 @@ use crate::disk::real::{LOCK_FILE, RealDisk};
 use crate::disk::{Disk, read_all};
 use crate::error::{Error, Result};
 use crate::ids::SegmentId;
+use crate::limits;
 use crate::manifest::{Loaded, Manifest, checkpoint};
 use crate::recovery::{BACKUP_BEGUN, BACKUP_DONE, RESTORE_BEGUN, SALVAGE_BEGUN};
 use crate::registry::Registry;
@@ -230,7 +231,8 @@ impl Verifier<'_> {
             return Ok(());
         }
         let path = checkpoint::path(number);
-        match checkpoint::read(self.disk, number) {
+        // The registry may be damaged too: any tag may be meant.
+        match checkpoint::read(self.disk, number, limits::TAGS_MAX) {
             Ok(_) => {
                 let bytes = names.iter().find(|(name, _)| *name == path).map_or(0, |n| n.1);
                 self.count(bytes);

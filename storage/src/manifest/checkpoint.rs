@@ -8,14 +8,27 @@ use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 use crate::checksum::crc32;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::fields::{Field, field, fill, is_clean};
 use crate::head::latest::{Entry, LatestTable};
-use crate::limits;
 use crate::registry::change::{number, put_text, text};
 use crate::tag::TagId;
 
 const MAGIC: [u8; 8] = *b"TMLAT\r\n\x1a";
 const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 32;
+
+/// The header, row for row as in the format page.
+const HEADER: [Field; 5] = [
+    field("magic", 0, 8),
+    field("version", 8, 2),
+    field("reserved", 10, 6),
+    field("bytes", 16, 8),
+    field("reserved", 24, 4),
+];
+const HEADER_CRC: Field = field("crc32", 28, 4);
+
+const _: () = assert!(fill(&HEADER, HEADER_CRC.offset), "checkpoint header has a gap");
+const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
 
 /// Newest sealed time of each tag by its id; `i64::MIN` where nothing is sealed.
 pub(crate) type SealedUntil = Vec<i64>;
@@ -74,24 +87,22 @@ pub(crate) fn write(
         put_zigzag(&mut body, *until);
     }
     put_varint(&mut body, 0);
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 6]);
-    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(&[0; 4]);
+    let mut bytes = vec![0; HEADER_BYTES];
+    let [magic, version, _, length, _] = HEADER;
+    magic.put_bytes(&mut bytes, &MAGIC);
+    version.put(&mut bytes, VERSION.into());
+    length.put(&mut bytes, body.len() as u64);
     bytes.extend_from_slice(&body);
     let crc = crc32(checkpoint, &bytes);
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    HEADER_CRC.put(&mut bytes, crc.into());
     let path = path(checkpoint);
     let io = |e| Error::io("write checkpoint", &path, e);
     let file = disk.create(&path, 0).map_err(io)?;
     file.write_at(0, &bytes).and_then(|()| file.sync()).map_err(io)
 }
 
-/// Reads checkpoint `number`.
-pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<Checkpoint> {
+/// Reads checkpoint `number` of a database that knows `tags` tags. It names no others, which bounds what reading it takes.
+pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64, tags: usize) -> Result<Checkpoint> {
     let path = path(checkpoint);
     let io = |e| Error::io("read checkpoint", &path, e);
     let file = disk.open(&path).map_err(|error| match error.kind() {
@@ -104,38 +115,43 @@ pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64) -> Result<Checkpoint> 
     let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
     let mut bytes = vec![0; length];
     file.read_at(0, &mut bytes).map_err(io)?;
-    decode(&mut bytes, checkpoint).map_err(|why| Error::corrupt("checkpoint", &path, 0, why.0))
+    decode(&mut bytes, checkpoint, tags)
+        .map_err(|why| Error::corrupt("checkpoint", &path, 0, why.0))
 }
 
-fn decode(bytes: &mut [u8], checkpoint: u64) -> Result<Checkpoint, Malformed> {
-    let crc_field = bytes.get_mut(HEADER_BYTES - 4..HEADER_BYTES).ok_or(Malformed("too short"))?;
-    let mut crc = [0; 4];
-    crc.copy_from_slice(crc_field);
-    crc_field.fill(0);
-    if crc32(checkpoint, bytes) != u32::from_le_bytes(crc) {
+fn decode(bytes: &mut [u8], checkpoint: u64, tags: usize) -> Result<Checkpoint, Malformed> {
+    let header = bytes.get_mut(..HEADER_BYTES).ok_or(Malformed("too short"))?;
+    let crc = HEADER_CRC.get_u32(header);
+    HEADER_CRC.put(header, 0);
+    if crc32(checkpoint, bytes) != crc {
         return Err(Malformed("checksum does not match"));
     }
-    let mut reader = Reader::new(bytes);
-    if reader.array::<8>()? != MAGIC || reader.u16()? != VERSION {
+    let (header, body) = bytes.split_at(HEADER_BYTES);
+    let [magic, version, _, length, _] = HEADER;
+    if magic.of(header) != MAGIC || version.get(header) != u64::from(VERSION) {
         return Err(Malformed("magic or version does not match"));
     }
-    reader.take(HEADER_BYTES - 10)?;
+    if !is_clean(&HEADER, header) || length.get(header) != body.len() as u64 {
+        return Err(Malformed("the header contradicts the file"));
+    }
+    let mut reader = Reader::new(body);
     let mut stale = Vec::new();
-    while let Some(tag) = next_tag(&mut reader)? {
+    while let Some(tag) = next_tag(&mut reader, tags)? {
         stale.push(tag);
     }
     let mut latest = LatestTable::default();
-    while let Some(tag) = next_tag(&mut reader)? {
+    while let Some(tag) = next_tag(&mut reader, tags)? {
         let time_ns = reader.zigzag()?;
         let quality = number(&mut reader)?;
         let (word, text) = match reader.u8()? {
             0 => (reader.u64()?, None),
-            _ => (0, Some(text(&mut reader)?)),
+            1 => (0, Some(text(&mut reader)?)),
+            _ => return Err(Malformed("neither a word nor a text")),
         };
         latest.set(tag, Some(Entry { time_ns, word, quality, text }));
     }
     let mut sealed_until = SealedUntil::new();
-    while let Some(tag) = next_tag(&mut reader)? {
+    while let Some(tag) = next_tag(&mut reader, tags)? {
         raise(&mut sealed_until, tag, reader.zigzag()?);
     }
     if reader.remaining() > 0 {
@@ -154,9 +170,85 @@ pub(crate) fn raise(sealed_until: &mut SealedUntil, tag: TagId, time_ns: i64) {
 }
 
 /// Ids are stored plus one; 0 ends a list.
-fn next_tag(reader: &mut Reader<'_>) -> Result<Option<TagId>, Malformed> {
+fn next_tag(reader: &mut Reader<'_>, tags: usize) -> Result<Option<TagId>, Malformed> {
     let stored = reader.varint()?;
     let Some(id) = stored.checked_sub(1) else { return Ok(None) };
-    let id = u32::try_from(id).ok().filter(|id| (*id as usize) < limits::TAGS_MAX);
-    id.map(|id| Some(TagId(id))).ok_or(Malformed("tag id out of range"))
+    let id = u32::try_from(id).ok().filter(|id| (*id as usize) < tags);
+    id.map(|id| Some(TagId(id))).ok_or(Malformed("no such tag"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::fields::tests::{check_page, golden};
+
+    const TAGS: usize = 2_000;
+
+    fn example() -> Checkpoint {
+        let mut latest = LatestTable::default();
+        let entry = |time_ns, word, quality, text: Option<&str>| {
+            Some(Entry { time_ns, word, quality, text: text.map(Arc::from) })
+        };
+        latest.set(TagId(0), entry(1_767_225_600_000_000_000, 1.5_f64.to_bits(), 0, None));
+        latest.set(TagId(7), entry(5, u64::MAX, 0x8031_0000, None));
+        latest.set(TagId(1_999), entry(6, 0, 0x4000_0000, Some("Füllen")));
+        let mut sealed_until = SealedUntil::new();
+        raise(&mut sealed_until, TagId(0), 1_767_225_600_000_000_000);
+        raise(&mut sealed_until, TagId(9), 0);
+        Checkpoint { latest, stale: vec![TagId(3), TagId(1_024)], sealed_until }
+    }
+
+    fn written(number: u64) -> Vec<u8> {
+        let disk = SimDisk::new(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let Checkpoint { latest, stale, sealed_until } = example();
+        write(&shared, number, &latest, &stale, &sealed_until).unwrap();
+        disk.bytes(&path(number)).unwrap()
+    }
+
+    fn read_bytes(bytes: &[u8], number: u64, tags: usize) -> Result<Checkpoint> {
+        let disk = SimDisk::new(1);
+        disk.replace(&path(number), bytes);
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        read(&disk, number, tags)
+    }
+
+    fn assert_example(checkpoint: &Checkpoint) {
+        let expected = example();
+        assert!(checkpoint.latest.iter().eq(expected.latest.iter()));
+        assert_eq!(checkpoint.stale, expected.stale);
+        assert_eq!(checkpoint.sealed_until, expected.sealed_until);
+    }
+
+    #[test]
+    fn the_format_page_agrees() {
+        check_page("manifest", "Checkpoint", &[&HEADER[..], &[HEADER_CRC]].concat());
+    }
+
+    #[test]
+    fn the_golden_checkpoint_is_written_and_read_the_same() {
+        let golden = golden("checkpoint/v1.ckpt", &written(3));
+        assert_example(&read_bytes(&golden, 3, TAGS).unwrap());
+    }
+
+    #[test]
+    fn no_byte_may_change_and_none_may_be_missing() {
+        let bytes = written(3);
+        let is_corrupt = |read: Result<Checkpoint>| matches!(read, Err(Error::Corrupt { .. }));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert!(is_corrupt(read_bytes(&changed, 3, TAGS)), "byte {at}");
+            assert!(is_corrupt(read_bytes(&bytes[..at], 3, TAGS)), "cut at {at}");
+        }
+        assert!(is_corrupt(read_bytes(&bytes, 4, TAGS)), "another's number");
+    }
+
+    #[test]
+    fn tags_that_nobody_knows_are_refused() {
+        let bytes = written(3);
+        assert!(read_bytes(&bytes, 3, TAGS - 1).is_err(), "it could ask for any memory");
+        assert_example(&read_bytes(&bytes, 3, TAGS).unwrap());
+    }
 }

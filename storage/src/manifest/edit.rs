@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 use crate::head::tombstone::Tombstone;
 use crate::ids::{SegmentId, Seq};
+use crate::limits::NUMBER_MAX;
 use crate::registry::change::{count, number, put_text, text};
 use crate::segment::damage::Damage;
 use crate::segment::meta::SegmentMeta;
@@ -94,22 +95,22 @@ impl Edit {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let removed = count(reader, 1)?;
-        let remove: Result<Vec<_>, _> = (0..removed).map(|_| reader.varint()).collect();
+        let remove: Result<Vec<_>, _> = (0..removed).map(|_| counter(reader)).collect();
         let remove = remove?.into_iter().map(SegmentId).collect();
         let added = count(reader, 8)?;
         let add = (0..added).map(|_| SegmentMeta::decode(reader)).collect::<Result<_, _>>()?;
         let mut state = State {
-            floor: Seq(reader.varint()?),
-            next_segment: SegmentId(reader.varint()?),
-            registry_bytes: reader.varint()?,
-            latest_file: reader.varint()?,
+            floor: Seq(counter(reader)?),
+            next_segment: SegmentId(counter(reader)?),
+            registry_bytes: counter(reader)?,
+            latest_file: counter(reader)?,
             ..State::default()
         };
         for _ in 0..count(reader, 3)? {
             state.marks.push((text(reader)?, reader.varint()?, reader.varint()?));
         }
         for _ in 0..count(reader, 5)? {
-            let seq = Seq(reader.varint()?);
+            let seq = Seq(counter(reader)?);
             if state.tombstones.last().is_some_and(|last| last.seq >= seq) {
                 return Err(Malformed("tombstones are out of order"));
             }
@@ -120,10 +121,10 @@ impl Edit {
             state.horizons.push((text(reader)?, reader.zigzag()?));
         }
         for _ in 0..count(reader, 2)? {
-            state.imports.push((text(reader)?, Seq(reader.varint()?)));
+            state.imports.push((text(reader)?, Seq(counter(reader)?)));
         }
         for _ in 0..count(reader, 6)? {
-            let segment = SegmentId(reader.varint()?);
+            let segment = SegmentId(counter(reader)?);
             let (first_tag, last_tag) = (TagId(number(reader)?), TagId(number(reader)?));
             let (first_ns, last_ns) = (reader.zigzag()?, reader.zigzag()?);
             let why = text(reader)?;
@@ -141,4 +142,10 @@ impl Edit {
         }
         Ok(Self { remove, add, state })
     }
+}
+
+/// A number that others follow.
+fn counter(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let number = reader.varint()?;
+    if number > NUMBER_MAX { Err(Malformed("number out of range")) } else { Ok(number) }
 }

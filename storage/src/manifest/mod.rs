@@ -15,6 +15,9 @@ pub(crate) mod checkpoint;
 pub(crate) mod edit;
 pub(crate) mod version;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,7 +25,9 @@ use crate::bytes::Reader;
 use crate::checksum::crc32;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::fields::{Field, field, fill, is_clean};
 use crate::ids::{SegmentId, Seq};
+use crate::limits::NUMBER_MAX;
 use crate::segment::meta::SegmentMeta;
 use edit::{Edit, State};
 
@@ -30,6 +35,25 @@ const MAGIC: [u8; 8] = *b"TMMAN\r\n\x1a";
 const VERSION: u16 = 3;
 const HEADER_BYTES: usize = 64;
 const FRAME_HEADER_BYTES: usize = 16;
+
+/// The file header, row for row as in the format page.
+const HEADER: [Field; 7] = [
+    field("magic", 0, 8),
+    field("version", 8, 2),
+    field("reserved", 10, 6),
+    field("identity", 16, 8),
+    field("number", 24, 8),
+    field("incarnation", 32, 8),
+    field("reserved", 40, 20),
+];
+const HEADER_CRC: Field = field("crc32", 60, 4);
+/// The header of a frame, row for row as in the format page.
+const FRAME: [Field; 3] = [field("crc32", 0, 4), field("bytes", 4, 4), field("number", 8, 8)];
+
+const _: () = assert!(fill(&HEADER, HEADER_CRC.offset), "manifest header has a gap");
+const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
+const _: () = assert!(fill(&FRAME, FRAME_HEADER_BYTES), "frame header has a gap");
+
 /// Above this length the next edit begins a new file.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 const EDIT_BYTES_MAX: usize = 1 << 30;
@@ -168,24 +192,26 @@ impl Manifest {
 }
 
 /// Name of manifest file `number`.
-fn path(number: u64) -> String {
+pub(crate) fn path(number: u64) -> String {
     format!("manifest-{number:016x}.log")
 }
 
 fn parse_name(name: &str) -> Option<u64> {
     let number = name.strip_prefix("manifest-")?.strip_suffix(".log")?;
-    if number.len() == 16 { u64::from_str_radix(number, 16).ok() } else { None }
+    let number = u64::from_str_radix(number, 16).ok().filter(|_| number.len() == 16)?;
+    (number <= NUMBER_MAX).then_some(number)
 }
 
 fn header(identity: u64, number: u64, incarnation: u64) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
-    out[0..8].copy_from_slice(&MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    out[16..24].copy_from_slice(&identity.to_le_bytes());
-    out[24..32].copy_from_slice(&number.to_le_bytes());
-    out[32..40].copy_from_slice(&incarnation.to_le_bytes());
-    let crc = crc32(0, &out[..60]);
-    out[60..64].copy_from_slice(&crc.to_le_bytes());
+    let [magic, version, _, its_identity, its_number, its_incarnation, _] = HEADER;
+    magic.put_bytes(&mut out, &MAGIC);
+    version.put(&mut out, VERSION.into());
+    its_identity.put(&mut out, identity);
+    its_number.put(&mut out, number);
+    its_incarnation.put(&mut out, incarnation);
+    let crc = crc32(0, &out[..HEADER_CRC.offset]);
+    HEADER_CRC.put(&mut out, crc.into());
     out
 }
 
@@ -193,13 +219,15 @@ fn put_frame(out: &mut Vec<u8>, identity: u64, number: u64, edit: &Edit) {
     let mut payload = Vec::new();
     edit.encode(&mut payload);
     let start = out.len();
-    out.extend_from_slice(&[0; 4]);
+    let [crc32_of_frame, bytes, its_number] = FRAME;
     let length = u32::try_from(payload.len()).expect("an edit is far below 4 GiB");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&number.to_le_bytes());
+    let mut header = [0; FRAME_HEADER_BYTES];
+    bytes.put(&mut header, length.into());
+    its_number.put(&mut header, number);
+    out.extend_from_slice(&header);
     out.extend_from_slice(&payload);
-    let crc = crc32(identity, &out[start + 4..]);
-    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32(identity, &out[start + crc32_of_frame.size..]);
+    crc32_of_frame.put(&mut out[start..], crc.into());
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
@@ -226,20 +254,16 @@ fn read(disk: &Arc<dyn Disk>, number: u64, files: &[String]) -> Result<Loaded> {
 fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
     let path = path(number);
     let bad = |offset: usize, why: &str| Error::corrupt("manifest", &path, offset as u64, why);
-    let mut reader = Reader::new(bytes.get(..HEADER_BYTES).ok_or_else(|| bad(0, "too short"))?);
-    let short = |_| bad(0, "too short");
-    if reader.array::<8>().map_err(short)? != MAGIC {
+    let header = bytes.get(..HEADER_BYTES).ok_or_else(|| bad(0, "too short"))?;
+    let [magic, version, _, identity, said_number, incarnation, _] = HEADER;
+    if magic.of(header) != MAGIC {
         return Err(bad(0, "magic does not match"));
     }
-    let version = reader.u16().map_err(short)?;
-    reader.take(6).map_err(short)?;
-    let identity = reader.u64().map_err(short)?;
-    let said_number = reader.u64().map_err(short)?;
-    let incarnation = reader.u64().map_err(short)?;
-    reader.take(20).map_err(short)?;
-    if reader.u32().map_err(short)? != crc32(0, &bytes[..60]) {
+    if HEADER_CRC.get_u32(header) != crc32(0, &header[..HEADER_CRC.offset]) {
         return Err(bad(0, "checksum of the header does not match"));
     }
+    let version = u16::try_from(version.get(header)).unwrap_or(u16::MAX);
+    let (identity, incarnation) = (identity.get(header), incarnation.get(header));
     if version > VERSION {
         return Err(Error::TooNew { path: path.into(), found: version, supported: VERSION });
     }
@@ -247,7 +271,10 @@ fn decode(bytes: &[u8], number: u64, files: &[String]) -> Result<Loaded> {
         let why = "its format version was never released: make the database anew";
         return Err(Error::corrupt("manifest", path, 8, why));
     }
-    if said_number != number {
+    if !is_clean(&HEADER, header) {
+        return Err(bad(0, "reserved bytes are not zero"));
+    }
+    if said_number.get(header) != number {
         return Err(bad(0, "the file has another's name"));
     }
     let mut loaded = Loaded {
@@ -294,6 +321,9 @@ impl Loaded {
         if edit.state.floor < self.state.floor {
             return Err("an edit lowers the floor");
         }
+        if edit.state.tombstones.last().is_some_and(|last| last.seq > edit.state.floor) {
+            return Err("an edit holds a delete that only the log can hold yet");
+        }
         self.state = edit.state;
         Ok(())
     }
@@ -307,9 +337,9 @@ impl Loaded {
 /// The good frame at `at`: its number, its payload, and where the next begins.
 fn frame(bytes: &[u8], at: usize, identity: u64) -> Option<(u64, &[u8], usize)> {
     let header = bytes.get(at..at.checked_add(FRAME_HEADER_BYTES)?)?;
-    let mut reader = Reader::new(header);
-    let (crc, length, number) = (reader.u32().ok()?, reader.u32().ok()?, reader.u64().ok()?);
-    let length = length as usize;
+    let [crc, length, number] = FRAME;
+    let (crc, number) = (crc.get_u32(header), number.get(header));
+    let length = length.get_u32(header) as usize;
     if length == 0 || length > EDIT_BYTES_MAX {
         return None;
     }

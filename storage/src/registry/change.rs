@@ -269,10 +269,11 @@ fn attributes(reader: &mut Reader<'_>) -> Result<TagAttributes, Malformed> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn examples() -> Vec<Change> {
+    /// Every kind of change.
+    pub(crate) fn examples() -> Vec<Change> {
         let mut full = TagAttributes {
             description: Some("Reactor temperature".into()),
             unit: Some("°C".into()),
@@ -331,5 +332,19 @@ mod tests {
                 assert!(read.is_err(), "{change:?} cut at {end} gave {read:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_format_page_lists_every_kind() {
+        let kinds = [
+            (DEFINE, "define"),
+            (EDIT, "edit"),
+            (DELETE_TAG, "delete tag"),
+            (STATES, "states"),
+            (ALIASES, "aliases"),
+            (TAG_SET, "tag set"),
+        ];
+        let listed = crate::fields::tests::numbered("registry", "Change");
+        assert_eq!(listed, kinds.map(|(kind, name)| (kind, name.to_owned())));
     }
 }

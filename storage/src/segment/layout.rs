@@ -5,6 +5,8 @@
 
 use crate::bytes::{put_i64, put_u16, put_u32, put_u64};
 use crate::checksum::crc32;
+pub(crate) use crate::fields::Field;
+use crate::fields::{field, fill};
 use crate::segment::SegmentMeta;
 
 /// First bytes of a segment file. CR LF and EOF catch transfers that treat the file as text.
@@ -20,21 +22,6 @@ pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FOOTER_BYTES: usize = 64;
 /// The directory begins at a multiple of this, after zero bytes.
 pub(crate) const DIRECTORY_ALIGN: u64 = 8;
-
-/// A field of a block, or a column of the directory (whose offset is that within one entry).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field {
-    /// As the format page calls it.
-    pub name: &'static str,
-    /// From the start of the block.
-    pub offset: usize,
-    /// In bytes.
-    pub size: usize,
-}
-
-const fn field(name: &'static str, offset: usize, size: usize) -> Field {
-    Field { name, offset, size }
-}
 
 /// The header, row for row as in the format page.
 pub(crate) const HEADER: [Field; 12] = [
@@ -127,23 +114,11 @@ pub(crate) const ENTRY_BYTES: usize = 122;
 /// Chunks of one segment: its directory stays below 4 GiB.
 pub(crate) const CHUNKS_MAX: usize = u32::MAX as usize / ENTRY_BYTES;
 
-const _: () = assert!(is_contiguous(&HEADER, HEADER_CRC.offset), "header has a gap");
+const _: () = assert!(fill(&HEADER, HEADER_CRC.offset), "header has a gap");
 const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
-const _: () = assert!(is_contiguous(&FOOTER, FOOTER_CRC.offset), "footer has a gap");
+const _: () = assert!(fill(&FOOTER, FOOTER_CRC.offset), "footer has a gap");
 const _: () = assert!(FOOTER_CRC.offset + FOOTER_CRC.size == FOOTER_BYTES);
-const _: () = assert!(is_contiguous(&DIRECTORY, ENTRY_BYTES), "directory has a gap");
-
-const fn is_contiguous(fields: &[Field], total: usize) -> bool {
-    let (mut next, mut i) = (0, 0);
-    while i < fields.len() {
-        if fields[i].offset != next {
-            return false;
-        }
-        next += fields[i].size;
-        i += 1;
-    }
-    next == total
-}
+const _: () = assert!(fill(&DIRECTORY, ENTRY_BYTES), "directory has a gap");
 
 /// Why a header or footer is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,19 +227,18 @@ fn check_fields(fields: &[Field], want: &[u8], found: &[u8]) -> Result<(), Refus
 }
 
 fn part(block: &[u8], field: Field) -> &[u8] {
-    &block[field.offset..field.offset + field.size]
+    field.of(block)
 }
 
 /// An unsigned field of at most 8 bytes.
 fn number(block: &[u8], field: Field) -> u64 {
-    let mut wide = [0; 8];
-    wide[..field.size].copy_from_slice(part(block, field));
-    u64::from_le_bytes(wide)
+    field.get(block)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::tests::check_page;
     use crate::segment::meta::tests::example;
 
     #[test]
@@ -309,28 +283,10 @@ mod tests {
         }
     }
 
-    /// Rows of the tables under `heading`: (offset, size, field).
-    fn documented(heading: &str) -> Vec<(usize, usize, String)> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/format/segment.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let section = page.split("\n## ").find(|part| part.starts_with(heading)).unwrap();
-        let rows = section.lines().filter_map(|line| {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let [_, offset, size, _, name, ..] = cells[..] else { return None };
-            Some((offset.parse().ok()?, size.parse().ok()?, name.to_owned()))
-        });
-        rows.collect()
-    }
-
     #[test]
     fn the_format_page_agrees() {
-        let check = |heading: &str, fields: &[Field]| {
-            let want: Vec<_> =
-                fields.iter().map(|f| (f.offset, f.size, f.name.to_owned())).collect();
-            assert_eq!(documented(heading), want, "table of {heading}");
-        };
-        check("Header", &[&HEADER[..], &[HEADER_CRC]].concat());
-        check("Footer", &[&FOOTER[..], &[FOOTER_CRC]].concat());
-        check("Directory", &DIRECTORY);
+        check_page("segment", "Header", &[&HEADER[..], &[HEADER_CRC]].concat());
+        check_page("segment", "Footer", &[&FOOTER[..], &[FOOTER_CRC]].concat());
+        check_page("segment", "Directory", &DIRECTORY);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::bytes::{Malformed, Reader};
+use crate::limits::NUMBER_MAX;
 use crate::segment::layout::{CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
 use crate::segment::name::{self, SegmentName};
 use crate::{SegmentId, Seq};
@@ -191,6 +192,8 @@ impl SegmentMeta {
             .checked_add(self.directory_bytes())
             .and_then(|end| end.checked_add(FOOTER_BYTES as u64));
         name::is_tier(self.tier)
+            && self.id.0 <= NUMBER_MAX
+            && self.max_seq.0 <= NUMBER_MAX
             && self.min_seq <= self.max_seq
             && self.first_ns <= self.last_ns
             && (1..=CHUNKS_MAX).contains(&(self.chunks as usize))

@@ -4,13 +4,46 @@
 //! file's identity, which also stands in the file's name: bytes of another file never pass, nor do zeros.
 
 use crate::checksum::crc32;
+use crate::fields::{Field, field, fill, is_clean};
 use crate::ids::Seq;
+use crate::limits::NUMBER_MAX;
 
 pub(crate) const DIR: &str = "wal";
 pub(crate) const MAGIC: [u8; 8] = *b"TMWAL\r\n\x1a";
 pub(crate) const VERSION: u16 = 1;
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
+
+/// The file header, row for row as in the format page.
+pub(super) const HEADER: [Field; 9] = [
+    field("magic", 0, 8),
+    field("version", 8, 2),
+    field("reserved", 10, 6),
+    field("identity", 16, 8),
+    field("first_seq", 24, 8),
+    field("synced_seq", 32, 8),
+    field("incarnation", 40, 8),
+    field("length", 48, 8),
+    field("reserved", 56, 4),
+];
+pub(super) const HEADER_CRC: Field = field("crc32", 60, 4);
+
+/// The header of a frame, row for row as in the format page.
+pub(super) const FRAME_CRC: Field = field("crc32", 0, 4);
+pub(super) const FRAME: [Field; 7] = [
+    field("stored_bytes", 4, 4),
+    field("seq", 8, 8),
+    field("synced_seq", 16, 8),
+    field("payload_crc32", 24, 4),
+    field("raw_bytes", 28, 4),
+    field("kind", 32, 1),
+    field("reserved", 33, 7),
+];
+
+const _: () = assert!(fill(&HEADER, HEADER_CRC.offset), "file header has a gap");
+const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
+const _: () = assert!(FRAME[0].offset == FRAME_CRC.offset + FRAME_CRC.size);
+const _: () = assert!(FRAME[6].offset + FRAME[6].size == FRAME_HEADER_BYTES);
 
 /// What a log file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,45 +80,48 @@ impl FileHeader {
             return None;
         }
         let number = |text| u64::from_str_radix(text, 16).ok();
-        Some((Seq(number(first)?), number(identity)?))
+        let first = number(first).filter(|first| (1..=NUMBER_MAX).contains(first))?;
+        Some((Seq(first), number(identity)?))
     }
 
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
-        out[0..8].copy_from_slice(&MAGIC);
-        out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        out[16..24].copy_from_slice(&self.identity.to_le_bytes());
-        out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
-        out[32..40].copy_from_slice(&self.synced_seq.0.to_le_bytes());
-        out[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
-        out[48..56].copy_from_slice(&self.length.to_le_bytes());
-        let crc = crc32(self.identity, &out[..60]);
-        out[60..64].copy_from_slice(&crc.to_le_bytes());
+        let [magic, version, _, identity, first_seq, synced_seq, incarnation, length, _] = HEADER;
+        magic.put_bytes(&mut out, &MAGIC);
+        version.put(&mut out, VERSION.into());
+        identity.put(&mut out, self.identity);
+        first_seq.put(&mut out, self.first_seq.0);
+        synced_seq.put(&mut out, self.synced_seq.0);
+        incarnation.put(&mut out, self.incarnation);
+        length.put(&mut out, self.length);
+        let crc = crc32(self.identity, &out[..HEADER_CRC.offset]);
+        HEADER_CRC.put(&mut out, crc.into());
         out
     }
 
     /// Reads the header of a file whose name says `identity`.
     pub(crate) fn decode(bytes: &[u8], identity: u64) -> Result<Self, BadHeader> {
         let header = bytes.get(..HEADER_BYTES).ok_or(BadHeader::Corrupt("file is too short"))?;
-        if header[0..8] != MAGIC {
+        let [magic, version, _, said, first_seq, synced_seq, incarnation, length, _] = HEADER;
+        if magic.of(header) != MAGIC {
             return Err(BadHeader::Corrupt("magic does not match"));
         }
-        if u32_at(header, 60) != crc32(identity, &header[..60]) {
+        if HEADER_CRC.get_u32(header) != crc32(identity, &header[..HEADER_CRC.offset]) {
             return Err(BadHeader::Corrupt("checksum of the header does not match"));
         }
-        let version = u16::from_le_bytes([header[8], header[9]]);
+        let version = u16::try_from(version.get(header)).unwrap_or(u16::MAX);
         if version > VERSION {
             return Err(BadHeader::TooNew(version));
         }
-        if header[10..16].iter().chain(&header[56..60]).any(|byte| *byte != 0) {
+        if !is_clean(&HEADER, header) {
             return Err(BadHeader::Corrupt("reserved bytes are not zero"));
         }
         Ok(Self {
-            identity: u64_at(header, 16),
-            first_seq: Seq(u64_at(header, 24)),
-            synced_seq: Seq(u64_at(header, 32)),
-            incarnation: u64_at(header, 40),
-            length: u64_at(header, 48),
+            identity: said.get(header),
+            first_seq: Seq(first_seq.get(header)),
+            synced_seq: Seq(synced_seq.get(header)),
+            incarnation: incarnation.get(header),
+            length: length.get(header),
         })
     }
 }
@@ -123,14 +159,15 @@ impl Frame {
     pub(crate) fn put(&self, identity: u64, payload: &[u8], out: &mut Vec<u8>) {
         assert_eq!(payload.len(), self.stored_bytes as usize, "frame of another payload");
         let mut header = [0; FRAME_HEADER_BYTES];
-        header[4..8].copy_from_slice(&self.stored_bytes.to_le_bytes());
-        header[8..16].copy_from_slice(&self.seq.0.to_le_bytes());
-        header[16..24].copy_from_slice(&self.synced_seq.0.to_le_bytes());
-        header[24..28].copy_from_slice(&self.payload_crc.to_le_bytes());
-        header[28..32].copy_from_slice(&self.raw_bytes.to_le_bytes());
-        header[32] = self.kind as u8;
-        let crc = crc32(identity, &header[4..]);
-        header[0..4].copy_from_slice(&crc.to_le_bytes());
+        let [stored_bytes, seq, synced_seq, payload_crc, raw_bytes, kind, _] = FRAME;
+        stored_bytes.put(&mut header, self.stored_bytes.into());
+        seq.put(&mut header, self.seq.0);
+        synced_seq.put(&mut header, self.synced_seq.0);
+        payload_crc.put(&mut header, self.payload_crc.into());
+        raw_bytes.put(&mut header, self.raw_bytes.into());
+        kind.put(&mut header, self.kind as u64);
+        let crc = crc32(identity, &header[FRAME_CRC.size..]);
+        FRAME_CRC.put(&mut header, crc.into());
         out.extend_from_slice(&header);
         out.extend_from_slice(payload);
         out.resize(out.len().next_multiple_of(8), 0);
@@ -139,23 +176,24 @@ impl Frame {
     /// The frame that begins `bytes`, and its payload, if every checksum holds.
     pub(crate) fn read(bytes: &[u8], identity: u64) -> Option<(Self, &[u8])> {
         let header = bytes.get(..FRAME_HEADER_BYTES)?;
-        let kind = match header[32] {
+        let [stored_bytes, seq, synced_seq, payload_crc, raw_bytes, kind, _] = FRAME;
+        let kind = match kind.get(header) {
             1 => Kind::Record,
             2 => Kind::Close,
             3 => Kind::Continue,
             _ => return None,
         };
-        let is_clean = header[33..40].iter().all(|byte| *byte == 0);
-        if !is_clean || u32_at(header, 0) != crc32(identity, &header[4..]) {
+        let crc = crc32(identity, &header[FRAME_CRC.size..]);
+        if !is_clean(&FRAME, header) || FRAME_CRC.get_u32(header) != crc {
             return None;
         }
         let frame = Self {
             kind,
-            stored_bytes: u32_at(header, 4),
-            seq: Seq(u64_at(header, 8)),
-            synced_seq: Seq(u64_at(header, 16)),
-            payload_crc: u32_at(header, 24),
-            raw_bytes: u32_at(header, 28),
+            stored_bytes: stored_bytes.get_u32(header),
+            seq: Seq(seq.get(header)),
+            synced_seq: Seq(synced_seq.get(header)),
+            payload_crc: payload_crc.get_u32(header),
+            raw_bytes: raw_bytes.get_u32(header),
         };
         let end = FRAME_HEADER_BYTES.checked_add(frame.stored_bytes as usize)?;
         let payload = bytes.get(FRAME_HEADER_BYTES..end)?;
@@ -168,18 +206,6 @@ impl Frame {
 /// Bytes of a frame with a payload of this length.
 pub(crate) const fn frame_bytes(stored_bytes: usize) -> usize {
     (FRAME_HEADER_BYTES + stored_bytes).next_multiple_of(8)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(8) && FRAME_HEADER_BYTES.is_multiple_of(8));

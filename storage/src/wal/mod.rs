@@ -17,3 +17,6 @@ pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod survey;
 pub(crate) mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -237,6 +237,7 @@ const fn width_of(value_type: ValueType) -> usize {
 fn run(reader: &mut Reader<'_>, seq: Seq) -> Result<Run, Malformed> {
     let spans = count(reader, 4)?;
     let mut builder = RunBuilder::with_capacity(0);
+    let mut rows_left = limits::BATCH_SAMPLES_MAX;
     let mut tag = 0u32;
     let mut times: Vec<i64> = Vec::new();
     let mut words: Vec<u64> = Vec::new();
@@ -251,8 +252,9 @@ fn run(reader: &mut Reader<'_>, seq: Seq) -> Result<Run, Malformed> {
         }
         let value_type = ValueType::from_code(reader.u8()?).ok_or(Malformed("no such type"))?;
         let rows: usize = number(reader)?;
-        if rows == 0 || rows > limits::BATCH_SAMPLES_MAX {
-            return Err(Malformed("row count out of range"));
+        rows_left = rows_left.checked_sub(rows).ok_or(Malformed("more rows than a batch has"))?;
+        if rows == 0 {
+            return Err(Malformed("a tag without rows"));
         }
         read_times(reader, rows, &mut times)?;
         read_words(reader, value_type, rows, &mut builder, &mut words)?;
@@ -318,8 +320,10 @@ fn read_words(
 }
 
 fn read_qualities(reader: &mut Reader<'_>, rows: usize) -> Result<RowQualities, Malformed> {
-    if reader.u8()? == 0 {
-        return Ok(RowQualities::Uniform(number(reader)?));
+    match reader.u8()? {
+        0 => return Ok(RowQualities::Uniform(number(reader)?)),
+        1 => {}
+        _ => return Err(Malformed("no such coding of qualities")),
     }
     let mut each = Vec::with_capacity(rows);
     while each.len() < rows {
@@ -396,6 +400,34 @@ mod tests {
                 bytes[at] ^= 1 << bit;
                 let _ignored: Result<_, _> = Content::decode(Seq(8), &bytes, bytes.len());
             }
+        }
+    }
+
+    #[test]
+    fn the_format_page_lists_every_section() {
+        let kinds =
+            [(ORIGIN, "origin"), (CHANGE, "change"), (DELETE, "delete"), (SAMPLES, "samples")];
+        let listed = crate::fields::tests::numbered("wal", "Payload of a record");
+        assert_eq!(listed, kinds.map(|(kind, name)| (kind, name.to_owned())));
+    }
+
+    #[test]
+    fn a_record_never_claims_more_rows_than_a_batch_has() {
+        let rows = limits::BATCH_SAMPLES_MAX / 2 + 1;
+        let times: Vec<i64> = (0..).take(rows).collect();
+        let content = |tags: u32| {
+            let mut builder = RunBuilder::with_capacity(0);
+            for tag in 0..tags {
+                builder.extend(&times, times.iter().map(|_| 1), 0);
+                builder.end_tag(TagId(tag), ValueType::Bool);
+            }
+            Content { run: Some(builder.finish(Seq(1), Seq(1))), ..Content::default() }.encode()
+        };
+        for (tags, fits) in [(1, true), (2, false)] {
+            let payload = content(tags);
+            assert!(payload.bytes.len() < 1 << 10, "a small record that grows");
+            let read = Content::decode(Seq(1), &payload.bytes, payload.raw_bytes);
+            assert_eq!(read.is_ok(), fits, "{tags} tags");
         }
     }
 }
