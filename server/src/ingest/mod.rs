@@ -15,6 +15,8 @@ mod convert;
 pub(crate) mod definitions;
 mod disconnect;
 mod fields;
+#[cfg(test)]
+mod fuzzing;
 mod parts;
 mod progress;
 mod stream;

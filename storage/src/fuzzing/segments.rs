@@ -12,6 +12,7 @@ use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::ids::{SegmentId, Seq};
 use crate::segment::layout::{self, ENTRY_BYTES, FOOTER_BYTES, Field, HEADER_BYTES, column};
+use crate::segment::meta::SegmentStage;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::segment::{Segment, SegmentKind, SegmentMeta, directory};
 use crate::tag::{TagId, ValueType};
@@ -77,6 +78,7 @@ fn plain_meta() -> SegmentMeta {
     SegmentMeta {
         id: SegmentId(1),
         kind: SegmentKind::Base,
+        stage: SegmentStage::Sealed,
         tier: 0,
         identity: IDENTITY,
         min_seq: Seq(1),
@@ -183,6 +185,7 @@ pub fn seal_segment(mut bytes: Vec<u8>) -> Option<Assembled> {
     let meta = SegmentMeta {
         id: SegmentId(u64_at(&bytes, 24)?),
         kind: SegmentKind::from_code(*bytes.get(12)?)?,
+        stage: SegmentStage::Sealed,
         tier: *bytes.get(13)?,
         identity,
         min_seq: Seq(u64_at(&bytes, 32)?),
@@ -260,6 +263,7 @@ pub fn write_segment(disk: &Arc<dyn Disk>, all: &[Rows]) -> Result<OpenSegment> 
     let plan = SegmentPlan {
         id: SegmentId(1),
         kind: SegmentKind::Base,
+        stage: SegmentStage::Sealed,
         identity: IDENTITY,
         seqs: (Seq(1), Seq(1)),
         first_ns,

@@ -354,7 +354,7 @@ impl Harness {
         self.trace(|| format!("{change:?} -> {answer:?}"));
         match answer {
             Ok(answer) if answer.is_durable => {
-                self.settle_doubts();
+                self.settle_shown();
                 self.settled.apply(&change);
                 self.remember(answer.seq);
             }
@@ -387,6 +387,19 @@ impl Harness {
     /// All that is in doubt is durable after all: a later record, or a sync, was.
     pub fn settle_doubts(&mut self) {
         for (change, seq) in std::mem::take(&mut self.doubtful) {
+            self.settled.apply(&change);
+            self.remember(seq);
+        }
+    }
+
+    /// What the engine shows is durable. That is all in doubt, unless the last change found nothing to write.
+    fn settle_shown(&mut self) {
+        let newest = self.engine().snapshot().seq();
+        let is_shown = |seq: &Option<Seq>| seq.is_some_and(|seq| seq <= newest);
+        let shown = self.doubtful.iter().rposition(|(_, seq)| is_shown(seq));
+        for (change, seq) in
+            self.doubtful.drain(..shown.map_or(0, |last| last + 1)).collect::<Vec<_>>()
+        {
             self.settled.apply(&change);
             self.remember(seq);
         }

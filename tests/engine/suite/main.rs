@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod faults;
 mod fuzz;
+mod golden;
 mod model;
 mod retention;
 mod salvage;
