@@ -220,5 +220,7 @@ mod tests {
         // What lies beyond the valid part is what a crashed append left.
         let longer = [&bytes[..], &[7; 30]].concat();
         assert_eq!(read(&longer, valid).unwrap(), examples());
+        // Nothing is asked of memory that the file does not hold.
+        assert!(matches!(read(&bytes, crate::limits::NUMBER_MAX), Err(Error::Corrupt { .. })));
     }
 }
