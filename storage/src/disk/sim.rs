@@ -269,11 +269,19 @@ impl SimDisk {
     /// # Panics
     /// If there is no such file or bit.
     pub fn flip_bit(&self, path: &str, bit: u64) {
+        self.flip_bits(path, bit / 8, 1 << (bit % 8));
+    }
+
+    /// Turns over the bits of byte `at` of a file that `mask` has, at rest.
+    ///
+    /// # Panics
+    /// If there is no such file or byte.
+    pub fn flip_bits(&self, path: &str, at: u64, mask: u8) {
         let mut state = self.state();
         let inode = state.names.find(path).expect("a file to damage");
         let inode = state.inodes.get_mut(&inode).expect("named inodes exist");
-        assert!(bit / 8 < inode.cache().length(), "{path} ends before bit {bit}");
-        inode.flip(bit);
+        assert!(at < inode.cache().length(), "{path} ends before byte {at}");
+        inode.flip(at, mask);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -87,7 +87,8 @@ fn cell_of(latest: &Latest) -> Cell {
     (latest.value.clone(), latest.quality)
 }
 
-fn compare_tags(model: &Model, snapshot: &Snapshot) -> Option<String> {
+/// What differs between the tags of a model and those a snapshot knows.
+pub fn compare_tags(model: &Model, snapshot: &Snapshot) -> Option<String> {
     let registry = snapshot.registry();
     for (id, tag) in &model.tags {
         let definition = &tag.definition;
@@ -112,7 +113,8 @@ fn compare_tags(model: &Model, snapshot: &Snapshot) -> Option<String> {
         .or_else(|| unnamed.map(|id| format!("deleted tag {id} is listed")))
 }
 
-fn compare_states(model: &Model, snapshot: &Snapshot) -> Option<String> {
+/// What differs between the state sets of a model and those a snapshot knows.
+pub fn compare_states(model: &Model, snapshot: &Snapshot) -> Option<String> {
     for set in STATE_SETS {
         let expected = model.states.get(set).cloned().unwrap_or_default();
         let found = snapshot.registry().states(set);

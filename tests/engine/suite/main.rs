@@ -14,3 +14,4 @@ mod golden;
 mod model;
 mod retention;
 mod salvage;
+mod mutation;

@@ -58,11 +58,11 @@ impl Content {
         self.length = length;
     }
 
-    pub(super) fn flip(&mut self, bit: u64) {
+    pub(super) fn flip(&mut self, at: u64, mask: u8) {
         let mut byte = [0];
-        self.read(bit / 8, &mut byte);
-        byte[0] ^= 1 << (bit % 8);
-        self.put(bit / 8, &byte);
+        self.read(at, &mut byte);
+        byte[0] ^= mask;
+        self.put(at, &byte);
     }
 }
 
@@ -145,9 +145,9 @@ impl Inode {
         self.cache = self.medium.clone();
     }
 
-    pub(super) fn flip(&mut self, bit: u64) {
-        self.cache.flip(bit);
-        self.medium.flip(bit);
+    pub(super) fn flip(&mut self, at: u64, mask: u8) {
+        self.cache.flip(at, mask);
+        self.medium.flip(at, mask);
     }
 
     /// Puts these bytes in place of all others, at rest.
