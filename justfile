@@ -15,6 +15,10 @@ test *FILTER:
 crash SEED:
     TAGMILL_SEED={{SEED}} cargo test -p tagmill-engine-tests --test engine --locked -- --nocapture crash
 
+# Plants bugs and lets the harnesses find them; `just planted SyncRetried` shows how one is found.
+planted *BUGS:
+    cargo run -p tagmill-engine-tests --features planted --bin planted --locked -- {{BUGS}}
+
 # Writes the golden files that are missing. A released one never changes: delete nothing here.
 golden:
     UPDATE_GOLDEN=1 cargo test --workspace --locked -- golden

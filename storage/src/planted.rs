@@ -2,21 +2,33 @@
 //!
 //! # Contract
 //! * Without the feature `planted` every `is` is the constant `false`, and the compiler drops what hangs on it. No
-//!   crate but the engine's tests may switch the feature on; `tests/tidy.rs` checks that.
+//!   crate but the engine's tests may switch the feature on; a test there fails in a build that holds them unasked.
 //! * With it, one bug at a time is switched on for the whole process, by `plant`.
 
 /// A bug that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Bug {
-    /// Batches are acknowledged before their log records are synced.
+    /// The log is not synced before its records are acknowledged.
     AckBeforeSync = 1,
     /// A new log file's name is not made durable.
     LogFolderNotSynced,
     /// New segments' names are not made durable.
     SegmentFolderNotSynced,
+    /// The manifest names segments that are not synced.
+    SegmentNotSynced,
+    /// The manifest names a length of the registry file that is not synced.
+    RegistryNotSynced,
+    /// The last log file is unlinked before the one that took its records over is synced.
+    TakenOverWithoutSync,
     /// A failed sync of the log is tried again, and the second success believed.
     SyncRetried,
+    /// A failed write of the log passes for one that wrote nothing.
+    WriteErrorForgotten,
+    /// The beginning of a write passes for all of it.
+    ShortWriteTakenForWhole,
+    /// An interrupted call fails.
+    InterruptedCallFails,
     /// The checksum of a log record is not compared.
     LogChecksumIgnored,
     /// The checksum of a chunk is not compared.
@@ -31,52 +43,48 @@ pub enum Bug {
     ChecksumWithoutIdentity,
     /// A bad record before good ones passes for the torn end of the log.
     RotTakenForTear,
+    /// A log file that was cut passes for one that ends there.
+    CutLogAccepted,
+    /// The last log file may be missing.
+    MissingLogFileAccepted,
     /// Recovery hands out the last record's number again.
     SeqReused,
-    /// The last log file is not taken over by a new one: its unsynced records are trusted.
-    TornTailTrusted,
-    /// A seal writes rows that were deleted.
-    SealForgetsTombstones,
-    /// A seal drops tombstones that older segments still need.
-    TombstonesDroppedEarly,
-    /// Of two samples of one time the older one wins, once both are sealed.
-    PrecedenceInverted,
-    /// Late samples are sealed as if they were newer than everything.
-    LateSealedAsBase,
-    /// A checkpoint is not synced.
-    CheckpointNotSynced,
-    /// The manifest names segments that are not synced.
-    SegmentNotSynced,
+    /// A seal says that segments hold one record more than they do.
+    FloorTooHigh,
     /// The log is trimmed before the manifest edit is durable.
     LogTrimmedBeforeEdit,
+    /// A manifest file is unlinked before the next one is durable.
+    ManifestRemovedEarly,
     /// What a crashed append left in the registry file is read as valid.
     RegistryLengthIgnored,
-    /// Registry changes do not reach their file before the log is trimmed.
-    RegistryNotSynced,
     /// A seal forgets how far each gateway got.
     MarksForgotten,
     /// A gateway's repeated batch is taken again.
     RepeatedBatchTaken,
+    /// The first record that uses a tag does not define it.
+    DefinitionMissing,
+    /// A seal writes rows that were deleted.
+    SealForgetsTombstones,
+    /// A seal drops tombstones that older segments still need.
+    TombstonesDroppedEarly,
+    /// A compaction writes rows that were deleted.
+    CompactionForgetsTombstones,
+    /// Late samples are sealed as if they were newer than everything.
+    LateSealedAsBase,
+    /// What a backfill has done is not remembered.
+    ImportForgotten,
+    /// Samples end a day early.
+    HorizonOffByOne,
+    /// Of two sealed samples of one time the older one wins.
+    PrecedenceInverted,
+    /// Of two samples of one time in the head the older one stays.
+    OlderOfEqualTimesKept,
     /// What was written without a sync is shown at once.
     ShownBeforeSync,
     /// A delete leaves the latest sample as it was.
     LatestNotRenewed,
     /// What was appended while a seal ran leaves the head with the sealed rows.
     HeadDroppedWithSeal,
-    /// The beginning of a write passes for all of it.
-    ShortWriteTakenForWhole,
-    /// An interrupted call fails.
-    InterruptedCallFails,
-    /// Folding runs of the head keeps the older of two samples of one time.
-    FoldKeepsOlder,
-    /// A manifest file is unlinked before the next one is durable.
-    ManifestRemovedEarly,
-    /// A failed write does not stop the log.
-    WriteErrorForgotten,
-    /// Tags reserved but not durable are not defined again in the record that uses them.
-    DefinitionMissing,
-    /// A new log file may begin before the old one is durable.
-    NextFileBeforeSync,
 }
 
 impl Bug {
@@ -85,7 +93,13 @@ impl Bug {
         Self::AckBeforeSync,
         Self::LogFolderNotSynced,
         Self::SegmentFolderNotSynced,
+        Self::SegmentNotSynced,
+        Self::RegistryNotSynced,
+        Self::TakenOverWithoutSync,
         Self::SyncRetried,
+        Self::WriteErrorForgotten,
+        Self::ShortWriteTakenForWhole,
+        Self::InterruptedCallFails,
         Self::LogChecksumIgnored,
         Self::ChunkChecksumIgnored,
         Self::ManifestChecksumIgnored,
@@ -93,29 +107,27 @@ impl Bug {
         Self::CheckpointChecksumIgnored,
         Self::ChecksumWithoutIdentity,
         Self::RotTakenForTear,
+        Self::CutLogAccepted,
+        Self::MissingLogFileAccepted,
         Self::SeqReused,
-        Self::TornTailTrusted,
-        Self::SealForgetsTombstones,
-        Self::TombstonesDroppedEarly,
-        Self::PrecedenceInverted,
-        Self::LateSealedAsBase,
-        Self::CheckpointNotSynced,
-        Self::SegmentNotSynced,
+        Self::FloorTooHigh,
         Self::LogTrimmedBeforeEdit,
+        Self::ManifestRemovedEarly,
         Self::RegistryLengthIgnored,
-        Self::RegistryNotSynced,
         Self::MarksForgotten,
         Self::RepeatedBatchTaken,
+        Self::DefinitionMissing,
+        Self::SealForgetsTombstones,
+        Self::TombstonesDroppedEarly,
+        Self::CompactionForgetsTombstones,
+        Self::LateSealedAsBase,
+        Self::ImportForgotten,
+        Self::HorizonOffByOne,
+        Self::PrecedenceInverted,
+        Self::OlderOfEqualTimesKept,
         Self::ShownBeforeSync,
         Self::LatestNotRenewed,
         Self::HeadDroppedWithSeal,
-        Self::ShortWriteTakenForWhole,
-        Self::InterruptedCallFails,
-        Self::FoldKeepsOlder,
-        Self::ManifestRemovedEarly,
-        Self::WriteErrorForgotten,
-        Self::DefinitionMissing,
-        Self::NextFileBeforeSync,
     ];
 }
 

@@ -22,6 +22,7 @@ use crate::manifest::edit::State;
 use crate::manifest::version::Version;
 use crate::manifest::{Loaded, Manifest};
 use crate::options::Options;
+use crate::planted::{self, Bug};
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
 use crate::retention::Horizons;
 use crate::scan::snapshot::View;
@@ -75,6 +76,9 @@ pub(crate) fn open(
         remove_all(&disk, [RESTORE_BEGUN.to_owned()].iter());
     }
     let (number, incarnation) = (loaded.number + 1, loaded.incarnation);
+    if planted::is(Bug::ManifestRemovedEarly) {
+        remove_all(&disk, loaded.files.iter());
+    }
     let everything = snapshot_edit(&view.version, &loaded.state);
     let manifest = Manifest::create(&disk, number, incarnation, &everything)?;
     remove_all(&disk, loaded.files.iter());
@@ -301,11 +305,12 @@ impl Replay {
         let last = replayed.last;
         let last_seq = last.last_seq.max(self.ledger.state.floor);
         self.closed.pop(); // the last file is taken over below
+        let reused = u64::from(planted::is(Bug::SeqReused)).min(last_seq.0);
         let mut wal = WalWriter::new(
             Arc::clone(&disk),
             self.core.incarnation,
             self.core.options.wal_file_bytes(),
-            last_seq,
+            Seq(last_seq.0 - reused),
             std::mem::take(&mut self.closed),
         );
         let identity = crate::ids::random();
@@ -384,7 +389,8 @@ fn begin_file(
         error => error,
     };
     let file = writer::create(disk, &header).map_err(refused)?;
-    let copied = file.write_at(offset, &bytes).and_then(|()| file.sync());
+    let sync = || if planted::is(Bug::TakenOverWithoutSync) { Ok(()) } else { file.sync() };
+    let copied = file.write_at(offset, &bytes).and_then(|()| sync());
     copied.map_err(|e| Error::io("take over the log", header.path(), e))?;
     wal.adopt(header, file, end);
     Ok(())

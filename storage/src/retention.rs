@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::options::RetentionClass;
+use crate::planted::{self, Bug};
 use crate::tag::TagAttributes;
 use crate::time::DAY_NS;
 
@@ -110,7 +111,8 @@ impl Horizons {
         for class in &mut classes {
             let Some(raw) = class.raw else { continue };
             let raw_ns = i64::try_from(raw.as_nanos()).unwrap_or(i64::MAX);
-            let end_ns = now_ns.saturating_sub(raw_ns);
+            let early_ns = if planted::is(Bug::HorizonOffByOne) { DAY_NS } else { 0 };
+            let end_ns = now_ns.saturating_sub(raw_ns).saturating_add(early_ns);
             class.horizon_ns = class.horizon_ns.max(end_ns - end_ns.rem_euclid(DAY_NS));
         }
         let is_higher = classes != self.classes;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::limits::GROUP_BYTES_MAX;
 use crate::metrics::count;
+use crate::planted::{self, Bug};
 use crate::sample::{Appended, Durability, Origin};
 use crate::wal::record::{Content, Payload};
 
@@ -87,6 +88,8 @@ impl Committer {
         let result = written.and_then(|seqs| {
             if is_synced {
                 self.sync(core)?;
+            } else if planted::is(Bug::ShownBeforeSync) {
+                core.publish(std::mem::take(&mut self.unsynced));
             }
             Ok(seqs)
         });
@@ -128,7 +131,7 @@ impl Committer {
             std::cmp::Ordering::Greater => 0,
         };
         if origin.seq <= mark && mark > 0 {
-            return Ok(true);
+            return Ok(!planted::is(Bug::RepeatedBatchTaken));
         }
         if origin.seq != mark + 1 {
             let (expected, found) = (mark + 1, origin.seq);

@@ -12,6 +12,7 @@ use crate::head::tombstone::Tombstone;
 use crate::ids::{SegmentId, Seq};
 use crate::metrics::Counters;
 use crate::options::Options;
+use crate::planted::{self, Bug};
 use crate::registry::Change;
 use crate::sample::{Appended, Durability, Reject};
 use crate::scan::snapshot::View;
@@ -343,7 +344,9 @@ impl Core {
             }
             view.apply(seq, content, &mut stale);
         }
-        view.renew_latest(&stale);
+        if !planted::is(Bug::LatestNotRenewed) {
+            view.renew_latest(&stale);
+        }
         self.swap(view);
     }
 }

@@ -7,6 +7,7 @@ use super::core::{Pending, lock};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::registry::{Change, Registry};
 use crate::tag::{Tag, TagAttributes, TagDefinition, TagId, check_name};
 use crate::time::TimeRange;
@@ -156,7 +157,11 @@ impl Engine {
         let pending = lock(&self.core.pending);
         let view = self.core.view();
         let mut changes = Vec::new();
+        let is_forgotten = |tag: &TagId| planted::is(Bug::DefinitionMissing) && tag.0 % 7 == 3;
         for tag in tags.iter().filter(|tag| view.registry.get(**tag).is_none()) {
+            if is_forgotten(tag) {
+                continue;
+            }
             let known = pending.by_id.get(tag);
             let known = known.ok_or_else(|| Error::Invalid(format!("there is no tag {tag}")))?;
             changes.push(Change::Define(Arc::clone(known)));

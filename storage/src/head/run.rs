@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::tombstone::Tombstones;
 use crate::ids::Seq;
+use crate::planted::{self, Bug};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
@@ -196,6 +197,9 @@ impl RunBuilder {
     fn order_tail(&mut self, start: usize) {
         let run = &mut self.run;
         let mut rows: Vec<(i64, usize)> = run.times[start..].iter().copied().zip(start..).collect();
+        if planted::is(Bug::OlderOfEqualTimesKept) {
+            rows.reverse();
+        }
         rows.sort_by_key(|(time, _)| *time); // stable: of equal times the last written is last
         let last_of_its_time = |i: usize| rows.get(i + 1).is_none_or(|next| next.0 != rows[i].0);
         let keep: Vec<usize> =

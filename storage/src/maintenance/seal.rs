@@ -21,6 +21,7 @@ use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::{Edit, State};
 use crate::manifest::version::Version;
 use crate::metrics::count;
+use crate::planted::{self, Bug};
 use crate::registry::Change;
 use crate::registry::log::RegistryLog;
 use crate::scan::merge::{copy_rows, hide, order};
@@ -82,11 +83,14 @@ fn write_and_commit(
     let valid = ledger.state.registry_bytes;
     let registry_bytes = ledger.registry_log.append(valid, &unlogged)?;
     disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
+    if planted::is(Bug::LogTrimmedBeforeEdit) {
+        trim(core, view.durable_seq);
+    }
     let state = State {
-        floor: view.durable_seq,
+        floor: Seq(view.durable_seq.0 + u64::from(planted::is(Bug::FloorTooHigh))),
         registry_bytes,
         latest_file,
-        marks: marks(view),
+        marks: if planted::is(Bug::MarksForgotten) { Vec::new() } else { marks(view) },
         tombstones: needed(&view.tombstones, &version),
         ..ledger.state.clone()
     };
@@ -146,7 +150,7 @@ impl Outputs<'_> {
         let writers = [self.base.take(), self.late.take()];
         let metas: Vec<SegmentMeta> =
             writers.into_iter().flatten().map(SegmentWriter::finish).collect::<Result<_>>()?;
-        if !metas.is_empty() {
+        if !metas.is_empty() && !planted::is(Bug::SegmentFolderNotSynced) {
             let synced = self.core.disk.sync_dir("segments");
             synced.map_err(|e| Error::io("sync folder", "segments", e))?;
         }
@@ -199,7 +203,9 @@ fn write_rows(
         let series = rows.as_series();
         if split > 0 {
             if outputs.late.is_none() {
-                outputs.late = Some(create(SegmentKind::Late, first_late, &mut outputs.paths)?);
+                let is_base = planted::is(Bug::LateSealedAsBase);
+                let kind = if is_base { SegmentKind::Base } else { SegmentKind::Late };
+                outputs.late = Some(create(kind, first_late, &mut outputs.paths)?);
             }
             let late = outputs.late.as_mut().ok_or(Error::Closed)?;
             late.push(series.slice(0..split))?;
@@ -235,7 +241,7 @@ fn gather(
         *at += 1;
         let from = rows.times.len();
         copy_rows(run, span.start..span.end, true, true, &mut rows);
-        if tombstones.any_after(run.max_seq) {
+        if tombstones.any_after(run.max_seq) && !planted::is(Bug::SealForgetsTombstones) {
             hide(&mut rows, from, &tombstones.hiding(tag, run.max_seq));
         }
     }
@@ -278,7 +284,10 @@ fn marks(view: &View) -> Vec<(Arc<str>, u64, u64)> {
 
 /// Tombstones that may still hide a row of these segments.
 fn needed(tombstones: &Tombstones, version: &Version) -> Vec<Arc<Tombstone>> {
-    tombstones.iter().filter(|tombstone| version.may_hold(tombstone)).cloned().collect()
+    let is_needed = |tombstone: &&Arc<Tombstone>| {
+        version.may_hold(tombstone) && !planted::is(Bug::TombstonesDroppedEarly)
+    };
+    tombstones.iter().filter(is_needed).cloned().collect()
 }
 
 /// Swaps the sealed rows for the segments, then frees the log before them.
@@ -286,7 +295,8 @@ fn install(core: &Core, segments: &[Arc<Segment>], floor: Seq) {
     let mut install = lock(&core.install);
     let mut next = View::clone(&core.view());
     next.version = next.version.with(segments.to_vec());
-    next.head.drop_through(floor);
+    let is_early = planted::is(Bug::HeadDroppedWithSeal);
+    next.head.drop_through(if is_early { next.durable_seq } else { floor });
     let version = next.version.clone();
     let keep = |tombstone: &&Arc<Tombstone>| tombstone.seq > floor || version.may_hold(tombstone);
     next.tombstones = Tombstones::new(next.tombstones.iter().filter(keep).cloned().collect());
@@ -294,6 +304,11 @@ fn install(core: &Core, segments: &[Arc<Segment>], floor: Seq) {
     (install.unsealed_since_ns, install.unfolded_since_ns) = (now, now);
     core.swap(next);
     drop(install);
+    trim(core, floor);
+}
+
+/// Unlinks log files that hold nothing above the floor.
+fn trim(core: &Core, floor: Seq) {
     let needless = lock(&core.wal).take_trimmed(floor);
     for file in needless {
         if core.disk.remove(&file.path).is_err() {

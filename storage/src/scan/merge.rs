@@ -16,6 +16,7 @@ use crate::chunk::series::SeriesBuf;
 use crate::error::{Error, Result};
 use crate::head::run::{Run, index};
 use crate::ids::Seq;
+use crate::planted::{self, Bug};
 use crate::segment::cursor::{PlainBuf, PlainRows};
 use crate::segment::damage::{Damage, damage_in};
 use crate::segment::directory::ChunkIndex;
@@ -295,6 +296,9 @@ fn cluster(mut pieces: Vec<Piece>, descending: bool) -> VecDeque<Vec<Piece>> {
     }
     for cluster in &mut clusters {
         cluster.sort_by_key(|piece| piece.rank);
+        if planted::is(Bug::PrecedenceInverted) {
+            cluster.reverse();
+        }
     }
     if descending {
         clusters.make_contiguous().reverse();

@@ -21,6 +21,7 @@ use crate::chunk::reader::PackedRows;
 use crate::chunk::{ChunkEntry, Extent};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::segment::damage::Damage;
 use crate::segment::layout::{self, FOOTER_BYTES, HEADER_BYTES, Refusal};
 use crate::segment::{ChunkIndex, Directory, SegmentCursor, SegmentMeta};
@@ -270,7 +271,7 @@ impl Segment {
         for _attempt in 0..2 {
             file.read_at(extent.offset, buffer)
                 .map_err(|source| self.unreadable(&what(), extent.offset, source))?;
-            if crc32(identity, buffer) == extent.crc {
+            if crc32(identity, buffer) == extent.crc || planted::is(Bug::ChunkChecksumIgnored) {
                 return Ok(());
             }
         }

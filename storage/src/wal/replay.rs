@@ -14,6 +14,7 @@ use super::record::Content;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use crate::planted::{self, Bug};
 
 /// One log file, read and checked.
 #[derive(Debug)]
@@ -151,7 +152,7 @@ impl Listing {
                 DIR,
                 "no log file that can be read is here, and there always is one: restore a backup, or 'tagmill salvage' goes on without",
             ),
-            Some(last) if last.continues => missing(
+            Some(last) if last.continues && !planted::is(Bug::MissingLogFileAccepted) => missing(
                 &last.path,
                 "the file that goes on after this one is missing or cut: restore a backup, or 'tagmill salvage' goes on without",
             ),
@@ -254,7 +255,7 @@ fn check(bytes: Vec<u8>, path: &str, identity: u64, first_seq: Seq) -> Result<Op
     if header.first_seq != first_seq || header.identity != identity {
         return Err(Error::corrupt("log file header", path, 0, "the file has another's name"));
     }
-    if (bytes.len() as u64) < header.length {
+    if (bytes.len() as u64) < header.length && !planted::is(Bug::CutLogAccepted) {
         if later_frame(&bytes, HEADER_BYTES, identity).is_none() {
             return Ok(None); // begun, and never used: its length was not durable yet
         }
@@ -273,6 +274,7 @@ fn check(bytes: Vec<u8>, path: &str, identity: u64, first_seq: Seq) -> Result<Op
     }
     if let Some(frame) = later_frame(&bytes, at, identity)
         && frame.synced_seq >= expected
+        && !planted::is(Bug::RotTakenForTear)
     {
         let what = format!("log records {expected} to {}", frame.synced_seq);
         return Err(Error::corrupt(what, path, at as u64, rot()));

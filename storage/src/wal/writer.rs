@@ -13,6 +13,7 @@ use super::record::Payload;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use crate::planted::{self, Bug};
 
 /// A file that is complete: every record of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +121,10 @@ impl WalWriter {
             };
             frame.put(current.header.identity, &payload.bytes, &mut buffer);
         }
-        if let Err(_unknown) = current.file.write_at(current.offset, &buffer) {
+        if let Err(unknown) = current.file.write_at(current.offset, &buffer) {
+            if planted::is(Bug::WriteErrorForgotten) {
+                return Err(Error::io("write log", current.header.path(), unknown));
+            }
             return Err(self.poison());
         }
         current.offset += buffer.len() as u64;
@@ -134,11 +138,16 @@ impl WalWriter {
     /// [`Error::Poisoned`]: what was written since the last sync may or may not be on disk.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.check()?;
-        if self.synced == self.written {
+        if self.synced == self.written || planted::is(Bug::AckBeforeSync) {
+            self.synced = self.written;
             return Ok(());
         }
         let Some(current) = &self.current else { return Err(Error::Closed) };
-        if let Err(_unknown) = current.file.sync() {
+        let mut synced = current.file.sync();
+        if planted::is(Bug::SyncRetried) && synced.is_err() {
+            synced = current.file.sync();
+        }
+        if let Err(_unknown) = synced {
             return Err(self.poison());
         }
         self.synced = self.written;
@@ -231,7 +240,8 @@ pub(crate) fn create(disk: &Arc<dyn Disk>, header: &FileHeader) -> Result<Arc<dy
     let file =
         disk.create(&path, header.length).map_err(|e| Error::io("create log file", &path, e))?;
     let made = file.write_at(0, &header.encode());
-    let made = made.and_then(|()| file.sync()).and_then(|()| disk.sync_dir(DIR));
+    let name = || if planted::is(Bug::LogFolderNotSynced) { Ok(()) } else { disk.sync_dir(DIR) };
+    let made = made.and_then(|()| file.sync()).and_then(|()| name());
     made.map_err(|_| Error::Poisoned { since: header.first_seq })?;
     Ok(file)
 }

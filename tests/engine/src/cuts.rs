@@ -183,6 +183,16 @@ fn cut_everywhere(
     }
 }
 
+/// Random work on a healthy disk, with seals at any time beside it, closed or killed and opened again.
+pub fn random_operations(test: &'static str, seeds: &[u64], tally: &Tally) {
+    share(seeds, |seed| {
+        let _case = Case::new(test, seed);
+        tally.seed();
+        Harness::new(seed, Place::Sim(SimDisk::new(seed))).live(4, 120, &mut |_| {});
+        tally.add(4);
+    });
+}
+
 /// The process dies, the machine runs on: what was written is there, and the power may go before the next process synced it.
 pub fn killed_processes(test: &'static str, seeds: &[u64], tally: &Tally) {
     share(seeds, |seed| {

@@ -23,58 +23,70 @@ pub struct Golden {
     pub earlier: Vec<Model>,
     /// Earlier contents of files that still have the name, each different from the last.
     pub stale: Vec<(String, Vec<u8>)>,
+    /// Last contents of files that are no longer there.
+    pub gone: Vec<(String, Vec<u8>)>,
 }
+
+/// What is done to it: three generations of segments, a merge, a bulk load, and changes that only the log holds.
+const SCRIPT: [Step; 36] = {
+    use Step::{
+        Alias, Append, AppendAsGateway, AppendLate, AppendMuch, Backfill, Compact, Define, Delete,
+        DeleteTag, Edit, GrowStates, Reopen, Seal, Sync,
+    };
+    [
+        Define,
+        Define,
+        Append,
+        Edit,
+        GrowStates,
+        AppendAsGateway,
+        Append,
+        Seal, //
+        AppendLate,
+        Append,
+        Delete,
+        Define,
+        Seal, //
+        AppendLate,
+        Append,
+        DeleteTag,
+        Alias,
+        Seal,
+        Compact, //
+        Append,
+        AppendMuch,
+        Seal,
+        Reopen,
+        Backfill, //
+        Append,
+        AppendAsGateway,
+        Delete,
+        AppendLate,
+        Seal, //
+        GrowStates,
+        Sync,
+        AppendMuch,
+        Append,
+        Delete,
+        AppendLate,
+        Define,
+    ]
+};
 
 impl Golden {
     /// Makes it.
     pub fn make(seed: u64) -> Self {
-        use Step::{
-            Alias, Append, AppendAsGateway, AppendLate, AppendMuch, Define, Delete, DeleteTag,
-            Edit, GrowStates, Reopen, Seal, Sync,
-        };
-        let script = [
-            Define,
-            Define,
-            Append,
-            Edit,
-            GrowStates,
-            AppendAsGateway,
-            Append,
-            Seal, //
-            AppendLate,
-            Append,
-            Delete,
-            Define,
-            Seal, //
-            Reopen,
-            AppendLate,
-            Append,
-            DeleteTag,
-            Alias,
-            Seal, //
-            Append,
-            AppendMuch,
-            Seal, //
-            Append,
-            AppendAsGateway,
-            Delete,
-            GrowStates,
-            Sync,
-            AppendMuch,
-            Append,
-            Delete,
-            Define,
-        ];
         let mut golden = Self {
             harness: quiet(seed, &SimDisk::new(seed)),
             earlier: Vec::new(),
             stale: Vec::new(),
+            gone: Vec::new(),
         };
         let harness = &mut golden.harness;
         harness.samples_max = 300; // enough of one tag for a chunk of its own
         harness.open();
         let mut versions: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-        for step in script {
+        for step in SCRIPT {
             play(harness, &[step]);
             let mut now = harness.settled.clone();
             harness.doubtful.iter().for_each(|(change, _)| now.apply(change)); // written, if not synced
@@ -95,6 +107,8 @@ impl Golden {
             let older = known.into_iter().filter(|bytes| *bytes != last);
             golden.stale.extend(older.map(|bytes| (path.clone(), bytes)));
         }
+        let last = |(path, mut known): (String, Vec<Vec<u8>>)| Some((path, known.pop()?));
+        golden.gone = versions.into_iter().filter_map(last).collect();
         golden
     }
 

@@ -16,6 +16,7 @@
 pub mod clock;
 pub mod cuts;
 pub mod errors;
+pub mod expiry;
 pub mod fuzz;
 pub mod golden;
 pub mod harness;

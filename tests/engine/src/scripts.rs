@@ -9,10 +9,10 @@ use crate::harness::{Harness, Place};
 use crate::steps::Step;
 
 /// Workloads that between them take every path of the engine to the disk.
-pub const SCRIPTS: [&[Step]; 16] = {
+pub const SCRIPTS: [&[Step]; 20] = {
     use Step::{
-        Alias, Append, AppendAsGateway, AppendLate, AppendMuch, Define, Delete, DeleteTag, Edit,
-        GrowStates, Reopen, Scan, Seal, Sync,
+        Alias, Append, AppendAsGateway, AppendLate, AppendMuch, Backfill, Compact, Define, Delete,
+        DeleteTag, Edit, GrowStates, Reopen, Scan, Seal, Sync,
     };
     [
         &[Define, Append, Append, Append],
@@ -31,20 +31,25 @@ pub const SCRIPTS: [&[Step]; 16] = {
         &[Define, Append, Reopen, Define, Seal, Reopen, AppendLate, Reopen, Append],
         &[Define, AppendMuch, Append, AppendMuch, AppendAsGateway, Seal, AppendMuch, Reopen],
         &[Define, AppendAsGateway, Seal, Define, Alias, Define, Seal, Reopen, Define, Seal, Append],
+        &[Define, Append, Seal, AppendLate, Seal, Compact, Delete, AppendLate, Seal, Compact, Scan],
+        &[Define, Append, Backfill, Append, Seal, Backfill, Reopen, Scan],
+        &[Define, Append, Seal, Delete, Compact, Append, Seal, Append, Seal, Compact, Reopen],
+        &[Define, Backfill, AppendLate, Delete, Seal, Backfill, Compact, Append, Backfill],
     ]
 };
 
 /// What the smallest workloads are made of.
-pub const ALPHABET: [Step; 10] = [
+pub const ALPHABET: [Step; 11] = [
     Step::Append,
     Step::AppendLate,
     Step::AppendAsGateway,
     Step::Define,
     Step::Delete,
     Step::DeleteTag,
-    Step::Edit,
     Step::GrowStates,
     Step::Seal,
+    Step::Compact,
+    Step::Backfill,
     Step::Reopen,
 ];
 
@@ -54,8 +59,9 @@ pub fn quiet(seed: u64, disk: &SimDisk) -> Harness {
     harness.options = Options {
         wal_bytes: 128 << 10,
         seal_age: Duration::from_hours(1),
-        busy_wait: Duration::from_secs(2),
         background_compaction: false,
+        scrub_period: None,
+        busy_wait: Duration::from_secs(2),
         ..Options::default()
     };
     harness.samples_max = 20;

@@ -1,5 +1,6 @@
 //! What a [`Harness`] does at random: one step after another, each with its place in the model.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tagmill_storage::disk::sim::Random;
@@ -39,17 +40,21 @@ pub enum Step {
     /// One record that fills a log file, so that the next one begins a new one.
     AppendMuch,
     Reopen,
+    /// A bulk load past the log.
+    Backfill,
 }
 
 impl Step {
     /// Those that can be muted: without the others little happens.
-    pub const OPTIONAL: [Self; 11] = [
+    pub const OPTIONAL: [Self; 13] = [
         Self::AppendAsGateway,
         Self::Define,
         Self::Delete,
         Self::Edit,
         Self::DeleteTag,
         Self::Seal,
+        Self::Compact,
+        Self::Backfill,
         Self::Sync,
         Self::GrowStates,
         Self::Alias,
@@ -59,7 +64,7 @@ impl Step {
 
     /// Any of them, writes more often than the rest.
     pub fn draw(random: &mut Random) -> Self {
-        match random.below(41) {
+        match random.below(42) {
             0..=15 => Self::Append,
             16..=19 => Self::AppendAsGateway,
             20..=21 => Self::Define,
@@ -73,6 +78,7 @@ impl Step {
             34..=37 => Self::Scan,
             38 => Self::Hold,
             39 => Self::Compact,
+            40 => Self::Backfill,
             _ => Self::MoveClock,
         }
     }
@@ -155,6 +161,7 @@ impl Harness {
             }
             Step::AppendMuch => self.append_much(),
             Step::Reopen => self.reopen(),
+            Step::Backfill => self.backfill(),
         }
     }
 
@@ -233,8 +240,16 @@ impl Harness {
     }
 
     fn append_much(&mut self) {
-        let tag = self.writable().into_iter().find(|(_, t)| *t == ValueType::F64);
-        let Some((tag, _)) = tag else { return self.append() };
+        let floats =
+            |harness: &Self| harness.writable().into_iter().find(|(_, t)| *t == ValueType::F64);
+        if floats(self).is_none() {
+            let tags = [TagDefinition::new("floats", ValueType::F64)];
+            let defined = self.engine().define(&tags);
+            let ids = defined.as_ref().map_or(Vec::new(), Clone::clone);
+            let change = Change::Define(ids.into_iter().zip(tags).collect());
+            self.note(change, defined.map(|_| DURABLE));
+        }
+        let Some((tag, _)) = floats(self) else { return };
         let mut batch = Batch::default();
         let count = 2_200; // of 8 bytes that do not compress: more than the smallest log file holds
         let times = self.timeline.times(&mut self.random, count);
@@ -242,6 +257,41 @@ impl Harness {
         let qualities = Qualities::GOOD;
         batch.columns.push(TagColumn { tag, times, values: Values::F64(values), qualities });
         self.write(batch);
+    }
+
+    fn backfill(&mut self) {
+        let tags = self.writable();
+        if tags.is_empty() {
+            return self.define();
+        }
+        let most = self.samples_max;
+        let mut batch = workload::batch(&mut self.random, &mut self.timeline, &tags, most);
+        batch.scans.clear();
+        self.names += 1;
+        let id = format!("import {}", self.names);
+        let (change, judged) = self.judge(&batch);
+        let engine = Arc::clone(self.engine());
+        let load = |columns| {
+            let mut backfill = engine.backfill(&id)?;
+            backfill.push(columns)?;
+            backfill.finish()
+        };
+        let loaded = load(batch.columns.clone());
+        if judged.taken.is_empty() {
+            return; // nothing was written
+        }
+        let is_done = loaded.is_ok();
+        if let Ok(report) = &loaded {
+            let keys: BTreeSet<_> = judged.taken.iter().map(|(key, _)| key).collect();
+            assert_eq!((report.rows, report.already_done), (keys.len() as u64, false), "{id}");
+        }
+        self.note(change, loaded.map(|_| DURABLE));
+        if is_done && self.random.once_in(3) {
+            match load(batch.columns) {
+                Ok(again) => assert!(again.already_done, "{id} was done twice"),
+                Err(error) => assert!(self.may_fail(), "{id}: {error}"),
+            }
+        }
     }
 
     fn write(&mut self, batch: Batch) {

@@ -1,8 +1,8 @@
 //! Disks that fail: every call in every way, once and for ever, while working and while recovering.
 
-use tagmill_engine_tests::errors;
 use tagmill_engine_tests::seeds::seeds;
 use tagmill_engine_tests::tally::Tally;
+use tagmill_engine_tests::{errors, expiry};
 
 #[test]
 fn errors_at_every_call_of_scripts() {
@@ -28,4 +28,10 @@ fn rot_at_random() {
     let tally = Tally::new("rot_at_random");
     errors::rot_at_random("faults::rot_at_random", &seeds(200), &tally);
     assert!(tally.figure("found") > tally.cases() / 20, "damage is never found");
+}
+
+#[test]
+fn samples_end_at_the_horizon() {
+    let tally = Tally::new("samples_end_at_the_horizon");
+    expiry::at_the_horizon("faults::samples_end_at_the_horizon", &seeds(40), &tally);
 }

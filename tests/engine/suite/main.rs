@@ -12,6 +12,7 @@ mod faults;
 mod fuzz;
 mod golden;
 mod model;
+mod mutation;
+mod planted;
 mod retention;
 mod salvage;
-mod mutation;

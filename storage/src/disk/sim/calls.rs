@@ -208,7 +208,11 @@ impl SimFile {
     fn write_part(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         let act = |state: &mut State| state.write(self.inode, offset, bytes);
         let fail = |state: &mut State, failure: Failure| {
-            let part = state.random.index(bytes.len() + 1);
+            let part = match state.random.below(4) {
+                0 => 0,
+                1 => bytes.len(),
+                _ => state.random.index(bytes.len() + 1),
+            };
             match failure {
                 Failure::Short => {
                     let part = part.max(1).min(bytes.len());

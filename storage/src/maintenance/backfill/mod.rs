@@ -26,6 +26,7 @@ use crate::ids::Seq;
 use crate::limits::{IMPORTS_MAX, PAGE_TAGS};
 use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::{Edit, State};
+use crate::planted::{self, Bug};
 use crate::registry::Change;
 use crate::sample::Origin;
 use crate::scan::snapshot::View;
@@ -208,7 +209,11 @@ fn put(
         floor: seq,
         next_segment: core.next_segment(),
         latest_file,
-        imports: imports(&ledger.state.imports, &facts.id, seq),
+        imports: if planted::is(Bug::ImportForgotten) {
+            Vec::new()
+        } else {
+            imports(&ledger.state.imports, &facts.id, seq)
+        },
         marks: marks(&ledger.state.marks, facts.origin.as_ref()),
         ..ledger.state.clone()
     };

@@ -18,6 +18,7 @@ use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::error::Error;
 use crate::head::tombstone::Tombstones;
 use crate::limits::{CHUNK_SAMPLES_MAX, PACKED_TAG_SAMPLES_MAX};
+use crate::planted::{self, Bug};
 use crate::scan::merge::{hide, order};
 use crate::segment::damage::{Damage, damage_in};
 use crate::segment::{ChunkIndex, Directory, Segment, SegmentCursor};
@@ -167,7 +168,8 @@ impl Found {
         let Some(value_type) = self.value_type else { return Ok(()) };
         let hidden = |input: &Input| {
             let max_seq = input.segment.meta().max_seq;
-            let may_hide = tombstones.any_after(max_seq);
+            let may_hide =
+                tombstones.any_after(max_seq) && !planted::is(Bug::CompactionForgetsTombstones);
             if may_hide { tombstones.hiding(tag, max_seq) } else { Vec::new() }
         };
         let hidden: Vec<Vec<TimeRange>> = inputs.iter().map(hidden).collect();
