@@ -19,6 +19,11 @@ crash SEED:
 planted *BUGS:
     cargo run -p tagmill-engine-tests --features planted --bin planted --locked -- {{BUGS}}
 
+# The long figures: real faults over whole spaces, then the engine's tests with many seeds. Takes hours.
+soak CASES="200":
+    cargo run --release --locked -p tagmill-fault-tests -- soak
+    TAGMILL_CASES={{CASES}} cargo test --release --locked -p tagmill-engine-tests -- --nocapture
+
 # Writes the golden files that are missing. A released one never changes: delete nothing here.
 golden:
     UPDATE_GOLDEN=1 cargo test --workspace --locked -- golden
