@@ -36,6 +36,9 @@ pub struct Options {
     pub maintenance_bytes_per_s: u64,
     /// How long an append waits for room in the head before it is refused as busy.
     pub busy_wait: Duration,
+    /// Room set aside for the moment when the disk is full, so that seals, deletes and opens still work then. At most a
+    /// sixteenth of the disk; 0 for none.
+    pub ballast_bytes: u64,
     /// How often every byte of every segment is read again in the background; `None` for never.
     pub scrub_period: Option<Duration>,
     /// How fast that may be.
@@ -57,6 +60,7 @@ impl Default for Options {
             final_after: Duration::from_mins(10),
             maintenance_bytes_per_s: 256 << 20,
             busy_wait: Duration::from_secs(5),
+            ballast_bytes: 64 << 20,
             scrub_period: Some(Duration::from_hours(30 * 24)),
             scrub_bytes_per_s: 8 << 20,
             backfill_bytes: 512 << 20,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::disk::Disk;
+use crate::disk::ballast::Ballast;
 use crate::engine::core::{Core, Start, lock};
 use crate::error::{Error, Result};
 use crate::head::tombstone::Tombstones;
@@ -49,6 +50,8 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
     options: Options,
 ) -> Result<(Core, Ledger)> {
+    let ballast = Ballast::over(disk, options.ballast_bytes);
+    let disk: Arc<dyn Disk> = Arc::new(ballast.clone());
     let directory_lock = disk.lock().map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => Error::Locked { path: disk.root() },
         _ => Error::io("lock database directory", disk.root(), error),
@@ -88,10 +91,11 @@ pub(crate) fn open(
     let (file_bytes, last) = (options.wal_file_bytes(), view.durable_seq);
     let wal = WalWriter::new(Arc::clone(&disk), incarnation, file_bytes, last, Vec::new());
     let next_segment = ledger.state.next_segment;
-    let start = Start { incarnation, view, next_segment, directory_lock };
+    let start = Start { incarnation, view, next_segment, directory_lock, ballast };
     let core = Core::new(disk, clock, options, wal, start);
     let mut replay = Replay { core, ledger, closed: Vec::new() };
     replay.run(listing)?;
+    replay.core.ballast.opened();
     Ok((replay.core, replay.ledger))
 }
 
@@ -359,7 +363,11 @@ impl Replay {
         let view = self.core.view();
         let unfolded_runs = view.head.runs.len() - view.head.folded;
         if view.head.bytes >= self.core.options.head_bytes / 2 {
-            seal::seal(&self.core, &mut self.ledger)?;
+            match seal::seal(&self.core, &mut self.ledger) {
+                // No room: the head grows, by what the log holds at most, and is sealed when there is some.
+                Ok(_) | Err(Error::DiskFull { .. }) => {}
+                Err(error) => return Err(error),
+            }
         } else if unfolded_runs >= FOLD_RUNS / 2 || view.head.unfolded_rows() >= FOLD_ROWS {
             fold::fold(&self.core);
         }
@@ -381,14 +389,21 @@ fn begin_file(
     let offset = crate::wal::file::HEADER_BYTES as u64;
     let end = offset + bytes.len() as u64;
     header.length = writer::file_length(header.length, end);
+    let path = header.path();
     let refused = |error| match error {
         Error::Poisoned { .. } => {
             let other = std::io::Error::other("a write or sync of the new log file failed");
-            Error::io("take over the log", header.path(), other)
+            Error::io("take over the log", path.clone(), other)
         }
         error => error,
     };
-    let file = writer::create(disk, &header).map_err(refused)?;
+    let mut file = writer::create(disk, &header);
+    let smaller = writer::file_length(0, end);
+    if matches!(file, Err(Error::DiskFull { .. })) && smaller < header.length {
+        header.length = smaller; // a full disk: enough to open, and the next file is a whole one again
+        file = writer::create(disk, &header);
+    }
+    let file = file.map_err(refused)?;
     let sync = || if planted::is(Bug::TakenOverWithoutSync) { Ok(()) } else { file.sync() };
     let copied = file.write_at(offset, &bytes).and_then(|()| sync());
     copied.map_err(|e| Error::io("take over the log", header.path(), e))?;

@@ -7,9 +7,10 @@
 //! * A failed sync has an unknown outcome. Callers never retry it.
 //!
 //! # Reading order
-//! `transfer` (whole reads and writes), [`real`] (the operating system), [`sim`] (a disk in memory that crashes, tears and
-//! fails by seed).
+//! `ballast` (room for when it is full), `transfer` (whole reads and writes), [`real`] (the operating system), [`sim`] (a
+//! disk in memory that crashes, tears and fails by seed).
 
+pub(crate) mod ballast;
 pub mod real;
 pub mod sim;
 mod transfer;
@@ -17,6 +18,15 @@ mod transfer;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+
+/// How large a disk is, and what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it, in bytes.
+    pub total_bytes: u64,
+    /// What this process may still use.
+    pub free_bytes: u64,
+}
 
 /// The files of one database directory. Every call may fail with what the system says; where more is promised it says so.
 #[expect(clippy::missing_errors_doc, reason = "said once for all calls")]
@@ -56,6 +66,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Where the directory is, for messages.
     fn root(&self) -> std::path::PathBuf;
+
+    /// How large the disk is; `None` where nobody knows.
+    fn space(&self) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
 
     /// The operating system's directory behind it, if it is one: files of two of those can be linked.
     fn as_real(&self) -> Option<&real::RealDisk> {

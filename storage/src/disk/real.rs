@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, O
 use rustix::io::Errno;
 
 use super::transfer::{read_whole, uninterrupted, write_whole};
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, Space};
 
 /// Name of the file that [`Disk::lock`] locks. It stays; only the lock on it counts.
 pub const LOCK_FILE: &str = "LOCK";
@@ -153,6 +153,13 @@ impl Disk for RealDisk {
 
     fn root(&self) -> PathBuf {
         self.root.clone()
+    }
+
+    fn space(&self) -> io::Result<Option<Space>> {
+        let stat = uninterrupted(|| Ok(rustix::fs::fstatvfs(&self.directory)?))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        let (total_bytes, free_bytes) = (bytes(stat.f_blocks), bytes(stat.f_bavail));
+        Ok(Some(Space { total_bytes, free_bytes }))
     }
 
     fn as_real(&self) -> Option<&RealDisk> {

@@ -153,6 +153,9 @@ impl Committer {
             wal.check()?;
             return Ok((wal.written().next(), wal.written()));
         }
+        // A log file of samples is a whole one or none; what frees space may begin a small one on a full disk.
+        let has_samples = records.iter().any(|(content, _)| content.run.is_some());
+        wal.may_be_small(!has_samples);
         let first = wal.write(records.iter().map(|(_, payload)| payload))?;
         let newest = wal.written();
         drop(wal);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
+use crate::disk::ballast::Ballast;
 use crate::error::{Error, Result};
 use crate::head::latest::Entry as LatestEntry;
 use crate::head::tombstone::Tombstone;
@@ -116,6 +117,8 @@ pub(crate) struct ScrubTally {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) disk: Arc<dyn Disk>,
+    /// The same disk, as the one who sets room aside.
+    pub(crate) ballast: Ballast,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Options,
     pub(crate) incarnation: u64,
@@ -160,7 +163,7 @@ impl Core {
         wal: WalWriter,
         start: Start,
     ) -> Self {
-        let Start { incarnation, view, next_segment, directory_lock } = start;
+        let Start { incarnation, view, next_segment, directory_lock, ballast } = start;
         let next_id = u32::try_from(view.registry.len()).unwrap_or(u32::MAX);
         let now = clock.monotonic_ns();
         let since = (!view.head.runs.is_empty()).then_some(now);
@@ -168,6 +171,7 @@ impl Core {
             Install { unlogged: Vec::new(), unfolded_since_ns: since, unsealed_since_ns: since };
         Self {
             disk,
+            ballast,
             clock,
             options,
             incarnation,
@@ -371,6 +375,7 @@ pub(crate) struct Start {
     pub(crate) view: View,
     pub(crate) next_segment: SegmentId,
     pub(crate) directory_lock: Box<dyn Send + Sync>,
+    pub(crate) ballast: Ballast,
 }
 
 impl View {

@@ -316,8 +316,16 @@ impl Engine {
     }
 
     /// Writes one record that holds no samples, and waits until it is durable.
+    ///
+    /// A delete is written even where the disk is full, for it is how space is freed.
     fn write(&self, content: Content) -> Result<Seq> {
-        self.core.write(content)
+        let again = content.delete.is_some().then(|| content.clone());
+        match (self.core.write(content), again) {
+            (Err(Error::DiskFull { .. }), Some(content)) => {
+                self.core.ballast.urgently(|| self.core.write(content))
+            }
+            (result, _) => result,
+        }
     }
 
     fn stop(&mut self) -> Result<()> {

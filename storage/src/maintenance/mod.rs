@@ -109,6 +109,7 @@ pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
         if renewed.elapsed() >= RETRY {
             renewed = Instant::now();
             core.renew_stale();
+            core.ballast.renew();
         }
         expiry.step(core, &mut ledger);
         let may_seal = rest_until.is_none_or(|until| Instant::now() >= until);

@@ -127,7 +127,7 @@ impl Manifest {
     /// Makes `edit` durable. `everything` is asked for when a new file is due.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] when the outcome is unknown.
+    /// [`Error::DiskFull`]: nothing has changed. [`Error::Poisoned`] when the outcome is unknown.
     pub(crate) fn commit(&mut self, edit: &Edit, everything: impl FnOnce() -> Edit) -> Result<()> {
         let poisoned = || Error::Poisoned { since: edit.state.floor };
         if self.is_poisoned {
@@ -151,8 +151,18 @@ impl Manifest {
         }
         let mut bytes = Vec::new();
         put_frame(&mut bytes, self.identity, self.edits, edit);
-        let written = self.file.write_at(self.offset, &bytes).and_then(|()| self.file.sync());
-        if written.is_err() {
+        match self.file.write_at(self.offset, &bytes) {
+            Ok(()) => {}
+            // Not all of it was written: what is there is no good frame, and the next edit overwrites it.
+            Err(full) if full.kind() == std::io::ErrorKind::StorageFull => {
+                return Err(Error::io("append to manifest", &self.path, full));
+            }
+            Err(_unknown) => {
+                self.is_poisoned = true;
+                return Err(poisoned());
+            }
+        }
+        if self.file.sync().is_err() {
             self.is_poisoned = true;
             return Err(poisoned());
         }

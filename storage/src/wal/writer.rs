@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::planted::{self, Bug};
 
+/// Length of a log file that is begun on a full disk for a record that frees space.
+const SMALL_BYTES: u64 = 16 << 10;
+
 /// A file that is complete: every record of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClosedFile {
@@ -34,6 +37,7 @@ pub(crate) struct WalWriter {
     written: Seq,
     synced: Seq,
     poisoned: Option<Seq>,
+    is_small_enough: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,7 @@ impl WalWriter {
             written: last,
             synced: last,
             poisoned,
+            is_small_enough: false,
         }
     }
 
@@ -86,6 +91,11 @@ impl WalWriter {
     pub(crate) fn bytes(&self) -> u64 {
         let closed: u64 = self.closed.iter().map(|file| file.bytes).sum();
         closed + self.current.as_ref().map_or(0, |current| current.offset)
+    }
+
+    /// Whether the next new file may be a small one where the disk has no room for a whole one.
+    pub(crate) fn may_be_small(&mut self, is_small_enough: bool) {
+        self.is_small_enough = is_small_enough;
     }
 
     /// Why nothing can be written any more, if so.
@@ -198,14 +208,19 @@ impl WalWriter {
             return Ok(());
         }
         self.sync()?; // a new file starts only after the old one is durable
-        let header = FileHeader {
+        let used = HEADER_BYTES as u64 + bytes;
+        let mut header = FileHeader {
             identity: crate::ids::random(),
             first_seq: self.written.next(),
             synced_seq: self.synced,
             incarnation: self.incarnation,
-            length: file_length(self.file_bytes, HEADER_BYTES as u64 + bytes),
+            length: file_length(self.file_bytes, used),
         };
-        let file = create(&self.disk, &header);
+        let mut file = create(&self.disk, &header);
+        if self.is_small_enough && matches!(file, Err(Error::DiskFull { .. })) {
+            header.length = file_length(SMALL_BYTES, used);
+            file = create(&self.disk, &header);
+        }
         let file = file.map_err(|error| match error {
             Error::Poisoned { .. } => self.poison(),
             refused => refused,

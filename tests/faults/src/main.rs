@@ -14,12 +14,13 @@
 //!
 //! # Reading order
 //! [`script`] (what is done), [`victim`] (who does it), [`ledger`] (what it says), [`checker`] (whether that was right), then the
-//! harnesses: [`syscalls`], [`power`].
+//! harnesses: [`syscalls`], [`power`], [`full`].
 
 #![expect(clippy::print_stdout, reason = "the report is for a terminal and for scripts")]
 
 mod careless;
 mod checker;
+mod full;
 mod ledger;
 mod mounts;
 mod power;
@@ -35,8 +36,7 @@ use std::process::ExitCode;
 use report::Report;
 use victim::Orders;
 
-const USAGE: &str =
-    "usage: tagmill-fault-tests ci|soak|strace|power [--seed N] [--points N | --whole] [--only N]";
+const USAGE: &str = "usage: tagmill-fault-tests ci|soak|strace|power|full [--seed N] [--points N | --whole] [--only N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -117,6 +117,10 @@ impl Wish {
             let cuts = self.points.unwrap_or(if is_long { 4_000 } else { 100 });
             let plan = power::Plan { seed: self.seed, cuts, is_long };
             power::run(&plan, &namespace).into_iter().for_each(&mut done);
+        }
+        if all || self.harness == "full" {
+            let cases = self.points.unwrap_or(if is_long { 200 } else { 6 });
+            done(full::run(self.seed, cases, &namespace));
         }
         if reports.is_empty() {
             return wrong(&format!("{} is no harness", self.harness));
