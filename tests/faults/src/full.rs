@@ -3,7 +3,8 @@
 //! # Contract
 //! * Writes go on until the disk is full and are then refused as certainly not written, never in another way; nothing that
 //!   was acknowledged is lost; reads go on.
-//! * With the room that the engine has set aside a delete and a seal succeed on the full disk, and an open does.
+//! * With the room that the engine has set aside a delete succeeds on the full disk. An open does, or is refused for want
+//!   of space, loses nothing, and succeeds once there is some.
 //! * When somebody frees space, writes resume by themselves, and the room is set aside again.
 
 use std::fs::File;
@@ -106,7 +107,7 @@ impl Filler {
         let defines = (0..TAGS)
             .map(|tag| (TagId(tag), TagDefinition::new(format!("full/{tag}"), ValueType::F64)));
         let defines: Vec<_> = defines.collect();
-        let engine = Some(opened(point)?);
+        let engine = Some(opened(point).map_err(|error| format!("open: {error}"))?);
         let random = random.split();
         let mut filler = Self { engine, model: Model::default(), random, defines, batches: 0 };
         let tags: Vec<_> = filler.defines.iter().map(|(_, tag)| tag.clone()).collect();
@@ -177,11 +178,19 @@ impl Filler {
         deleted.map_err(|error| format!("a delete on the full disk: {error}"))?;
         self.model.apply(&Change::Delete { tags, range });
         self.check("after a delete")?;
-        self.reopen(point, "on the full disk")?;
-        self.append()?; // taken or refused, but in no other way
-        for number in 0..4 {
-            std::fs::remove_file(point.join(format!("other-{number}")))
-                .map_err(|e| e.to_string())?;
+        self.close("on the full disk")?;
+        match opened(point) {
+            Ok(engine) => {
+                self.opened(engine, "on the full disk")?;
+                self.append()?; // taken or refused, but in no other way
+                free(point)?;
+            }
+            Err(Error::DiskFull { .. }) => {
+                report.add("refused_opens", 1);
+                free(point)?;
+                self.reopen(point, "after a refused open")?;
+            }
+            Err(error) => return Err(format!("open on the full disk: {error}")),
         }
         wait("writes resume", || self.append())?;
         let sealed = self.engine().seal();
@@ -191,10 +200,20 @@ impl Filler {
         self.engine.take().map_or(Ok(()), Engine::close).map_err(|e| e.to_string())
     }
 
-    fn reopen(&mut self, point: &Path, when: &str) -> Result<(), String> {
+    fn close(&mut self, when: &str) -> Result<(), String> {
         let closed = self.engine.take().map_or(Ok(()), Engine::close);
-        closed.map_err(|error| format!("closing {when}: {error}"))?;
-        self.engine = Some(opened(point).map_err(|error| format!("{when}: {error}"))?);
+        closed.map_err(|error| format!("closing {when}: {error}"))
+    }
+
+    fn reopen(&mut self, point: &Path, when: &str) -> Result<(), String> {
+        self.close(when)?;
+        let engine = opened(point).map_err(|error| format!("{when}: open: {error}"))?;
+        self.opened(engine, when)
+    }
+
+    /// Goes on with this engine, if it holds everything.
+    fn opened(&mut self, engine: Engine, when: &str) -> Result<(), String> {
+        self.engine = Some(engine);
         self.check(when)?;
         match self.engine().verify(&mut |_| {}) {
             0 => Ok(()),
@@ -203,12 +222,20 @@ impl Filler {
     }
 }
 
+/// Somebody else's data goes.
+fn free(point: &Path) -> Result<(), String> {
+    (0..4).try_for_each(|number| {
+        let path = point.join(format!("other-{number}"));
+        std::fs::remove_file(path).map_err(|error| error.to_string())
+    })
+}
+
 fn now_ns() -> i64 {
     BASE_NS + 10_000_000 * SECOND_NS
 }
 
-fn opened(point: &Path) -> Result<Engine, String> {
-    let disk = RealDisk::open(&point.join("data"), true).map_err(|e| e.to_string())?;
+fn opened(point: &Path) -> Result<Engine, Error> {
+    let disk = RealDisk::open(&point.join("data"), true).expect("it is a mounted folder");
     let options = Options {
         head_bytes: 4 << 20,
         wal_bytes: 2 << 20,
@@ -216,7 +243,7 @@ fn opened(point: &Path) -> Result<Engine, String> {
         ..Options::default()
     };
     let clock = Arc::new(TestClock::new(now_ns()));
-    Engine::open_on(Arc::new(disk), clock, options).map_err(|error| format!("open: {error}"))
+    Engine::open_on(Arc::new(disk), clock, options)
 }
 
 /// Waits for something that happens by itself.
