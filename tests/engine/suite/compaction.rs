@@ -26,6 +26,15 @@ fn crowded(seed: u64, disk: &SimDisk) -> Harness {
     harness
 }
 
+/// A database of long columns: chunks of their own, some to be copied, some overlapped here and there.
+fn long(seed: u64, disk: &SimDisk) -> Harness {
+    let mut harness = crowded(seed, disk);
+    harness.timeline.step_ns = DAY_NS / [2_000, 20_000][harness.random.index(2)];
+    harness.timeline.reach_ns = DAY_NS;
+    harness.samples_max = 9_000;
+    harness
+}
+
 /// One of the steps that make segments meet.
 fn collide(harness: &mut Harness) {
     let step = match harness.random.below(20) {
@@ -93,6 +102,31 @@ fn power_cuts_while_segments_merge() {
             harness.crash();
             harness.open();
             harness.check();
+        }
+        harness.perform(Step::Compact);
+        harness.check();
+        harness.close();
+    }
+}
+
+#[test]
+fn long_columns_are_copied_and_merged() {
+    let seeds = seeds(12);
+    println!("seeds {} ..", seeds[0]);
+    for seed in seeds {
+        let _case = Case::new("compaction::long_columns_are_copied_and_merged", seed);
+        let mut harness = long(seed, &SimDisk::new(seed));
+        harness.open();
+        harness.perform(Step::Define);
+        for _ in 0..harness.random.below(40) {
+            let at_ns = harness.timeline.at_ns;
+            collide(&mut harness);
+            // New samples follow those before, day after day; late ones fall between them.
+            harness.timeline.at_ns = at_ns + DAY_NS / 8;
+            harness.samples_max = [9_000, 3][harness.random.index(2)];
+            if harness.random.once_in(6) {
+                harness.check();
+            }
         }
         harness.perform(Step::Compact);
         harness.check();
