@@ -40,6 +40,7 @@ use crate::disk::real::RealDisk;
 use crate::error::{Error, Result};
 use crate::ids::{SegmentId, Seq};
 use crate::maintenance::compact::{self, CompactionReport, Order};
+use crate::maintenance::expire::Expiry;
 use crate::maintenance::{self, Request};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -119,9 +120,11 @@ impl Engine {
             let core = Arc::clone(&core);
             move || committer::run(&core)
         })?;
+        // Not by the thread: the clock is to be compared with what was there before the first write.
+        let expiry = Expiry::new(&core);
         let maintenance = spawn("tagmill-maintain", {
             let core = Arc::clone(&core);
-            move || maintenance::run(&core, ledger, &inbox)
+            move || maintenance::run(&core, ledger, expiry, &inbox)
         })?;
         let scrub = spawn("tagmill-scrub", {
             let core = Arc::clone(&core);

@@ -61,10 +61,9 @@ const TICK: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Works until the engine closes.
-pub(crate) fn run(core: &Core, mut ledger: Ledger, inbox: &Receiver<Request>) {
+pub(crate) fn run(core: &Core, mut ledger: Ledger, mut expiry: Expiry, inbox: &Receiver<Request>) {
     let mut rest_until: Option<Instant> = None;
     let mut renewed = Instant::now();
-    let mut expiry = Expiry::new(core);
     loop {
         match inbox.recv_timeout(TICK) {
             Ok(Request::Seal(reply)) => {

@@ -56,8 +56,8 @@ const SCRIPT: [Step; 36] = {
         Append,
         AppendMuch,
         Seal,
+        Backfill, // not in the log: before the manifest file whose older states are put back
         Reopen,
-        Backfill, //
         Append,
         AppendAsGateway,
         Delete,
