@@ -36,8 +36,9 @@ pub fn at_the_horizon(test: &'static str, seeds: &[u64], tally: &Tally) {
         let tag = engine.define(&[TagDefinition::new("a", ValueType::I64)]).expect("healthy")[0];
         let end_ns = now_ns - kept_days * DAY_NS;
         let first_kept_ns = end_ns - end_ns.rem_euclid(DAY_NS);
-        let times: Vec<i64> = (-3..24).map(|step| first_kept_ns + step * (DAY_NS / 12)).collect();
-        let mut times = times;
+        // Up to now: a horizon goes no further than the newest sample lets it.
+        let steps = -3..12 * (kept_days + 1);
+        let mut times: Vec<i64> = steps.map(|step| first_kept_ns + step * (DAY_NS / 12)).collect();
         times.extend([first_kept_ns - 1, first_kept_ns + 1]);
         times.retain(|time| *time <= now_ns);
         times.sort_unstable();

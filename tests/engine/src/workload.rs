@@ -175,7 +175,8 @@ impl Timeline {
             1 => (day + 1) * DAY_NS - random.below(20) as i64 * SECOND_NS,
             _ => 1_767_225_600 * SECOND_NS,
         };
-        let step_ns = [1, 1_000, SECOND_NS, 60 * SECOND_NS, DAY_NS][random.index(5)];
+        // Spans of weeks: compaction makes a file a day, and thousands of days make a life long.
+        let step_ns = [1, 1_000, SECOND_NS, 60 * SECOND_NS, DAY_NS / 12][random.index(5)];
         Self { at_ns, reach_ns: (200 * step_ns).max(1_000), step_ns, is_late: None }
     }
 
