@@ -28,16 +28,15 @@ impl Field {
     ///
     /// # Panics
     /// If the block ends before.
+    #[inline]
     pub(crate) fn of(self, block: &[u8]) -> &[u8] {
         &block[self.offset..self.offset + self.size]
     }
 
     /// Its number; only the first eight bytes count.
+    #[inline]
     pub(crate) fn get(self, block: &[u8]) -> u64 {
-        let mut wide = [0; 8];
-        let size = self.size.min(8);
-        wide[..size].copy_from_slice(&self.of(block)[..size]);
-        u64::from_le_bytes(wide)
+        self.of(block).iter().take(8).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// Its number, of a field of four bytes.

@@ -174,6 +174,13 @@ impl Frame {
         out.resize(out.len().next_multiple_of(8), 0);
     }
 
+    /// Whether a frame may begin these bytes: a quick look at its kind.
+    #[inline]
+    pub(crate) fn may_begin(bytes: &[u8]) -> bool {
+        let [_, _, _, _, _, kind, _] = FRAME;
+        bytes.get(kind.offset).is_some_and(|byte| (1..=3).contains(byte))
+    }
+
     /// The frame that begins `bytes`, and its payload, if every checksum holds.
     pub(crate) fn read(bytes: &[u8], identity: u64) -> Option<(Self, &[u8])> {
         let header = bytes.get(..FRAME_HEADER_BYTES)?;
