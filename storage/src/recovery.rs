@@ -324,6 +324,7 @@ impl Replay {
         if taken.is_none() {
             (header.first_seq, header.synced_seq) = (last_seq.next(), last_seq);
         }
+        wal.sealed_to(self.ledger.state.floor);
         begin_file(&disk, header, taken, &mut wal)?;
         for path in replayed.needless.iter().chain([&last.path]) {
             disk.remove(path).map_err(|e| Error::io("remove old log file", path, e))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::disk::sim::{Call, Failure, Fault, SimDisk};
 use crate::*;
 
@@ -302,4 +303,37 @@ fn verify_names_each_damaged_place_and_the_rest_is_served() {
     let refused = engine.snapshot().scan(ScanRequest::new(only, TimeRange::ALL)).next().unwrap();
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
     assert_eq!(rows(&engine.snapshot(), good), samples);
+}
+
+/// A database that is closed with everything in segments keeps no room for records it does not have; one that is not
+/// sealed keeps them. Either opens again, as often as one likes.
+#[test]
+fn a_closed_log_keeps_no_room_for_nothing() {
+    let disk = SimDisk::new(3);
+    let log_bytes = |disk: &SimDisk| {
+        disk.list("wal").unwrap().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
+    };
+    let engine = open(&disk, Options::default()).unwrap();
+    let t = tag(&engine, "t");
+    engine.append(batch(t, &[(NOW, 1.0)])).unwrap();
+    let running = log_bytes(&disk);
+    engine.close().unwrap();
+    assert_eq!(log_bytes(&disk), running, "its records are in no segment");
+    for round in 1..4 {
+        let engine = open(&disk, Options::default()).unwrap();
+        assert_eq!(log_bytes(&disk), running, "round {round}");
+        if round < 3 {
+            engine.append(batch(t, &[(NOW + round, 2.0)])).unwrap();
+            engine.seal().unwrap();
+        }
+        engine.close().unwrap();
+        assert_eq!(log_bytes(&disk), [104], "round {round}");
+    }
+    let engine = open(&disk, Options::default()).unwrap();
+    engine.append(batch(t, &[(NOW + 9, 3.0)])).unwrap();
+    engine.close().unwrap();
+    let engine = open(&disk, Options::default()).unwrap();
+    let request = ScanRequest::new(TagSelection::All, TimeRange::ALL);
+    let rows: usize = engine.snapshot().scan(request).map(|batch| batch.unwrap().times.len()).sum();
+    assert_eq!(rows, 4);
 }

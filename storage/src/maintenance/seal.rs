@@ -126,6 +126,7 @@ pub(crate) fn commit(
         }
         return Err(error);
     }
+    lock(&core.wal).sealed_to(edit.state.floor);
     ledger.state = edit.state;
     Ok(())
 }

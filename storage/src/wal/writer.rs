@@ -18,6 +18,9 @@ use crate::planted::{self, Bug};
 /// Length of a log file that is begun on a full disk for a record that frees space.
 const SMALL_BYTES: u64 = 16 << 10;
 
+/// Length of a log file that holds the final mark and nothing else.
+const CLOSED_BYTES: u64 = (HEADER_BYTES + FRAME_HEADER_BYTES) as u64;
+
 /// A file that is complete: every record of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClosedFile {
@@ -36,6 +39,8 @@ pub(crate) struct WalWriter {
     closed: Vec<ClosedFile>,
     written: Seq,
     synced: Seq,
+    /// Segments hold every record up to here.
+    sealed: Seq,
     poisoned: Option<Seq>,
     is_small_enough: bool,
 }
@@ -77,6 +82,7 @@ impl WalWriter {
             closed,
             written: last,
             synced: last,
+            sealed: Seq(0),
             poisoned,
             is_small_enough: false,
         }
@@ -165,9 +171,32 @@ impl WalWriter {
     }
 
     /// Writes the final mark: a bad byte before it is rot, not a tear.
+    ///
+    /// Where segments hold all records, a file with nothing but the mark takes the place of the last one: a closed
+    /// database keeps no room for records it does not have. That file goes on from the last one as any other would.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.sync()?;
-        self.mark(Kind::Close)
+        let is_needless = self.sealed >= self.written
+            && self.current.as_ref().is_some_and(|current| current.header.length > CLOSED_BYTES);
+        if is_needless {
+            match self.begin(CLOSED_BYTES) {
+                // Refused: the last file stays, as long as it was made.
+                Ok(()) | Err(Error::DiskFull { .. } | Error::Io { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.mark(Kind::Close)?;
+        for file in if is_needless { self.take_trimmed(self.sealed) } else { Vec::new() } {
+            match self.disk.remove(&file.path) {
+                Ok(()) | Err(_) => {} // the next open does it
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that segments hold every record up to `floor`.
+    pub(crate) fn sealed_to(&mut self, floor: Seq) {
+        self.sealed = self.sealed.max(floor);
     }
 
     /// Ends the current file with a mark, for which room was kept.
@@ -209,19 +238,24 @@ impl WalWriter {
         }
         self.sync()?; // a new file starts only after the old one is durable
         let used = HEADER_BYTES as u64 + bytes;
-        let mut header = FileHeader {
+        match self.begin(file_length(self.file_bytes, used)) {
+            Err(Error::DiskFull { .. }) if self.is_small_enough => {
+                self.begin(file_length(SMALL_BYTES, used))
+            }
+            begun => begun,
+        }
+    }
+
+    /// Goes on in a new file of that length. Everything written is durable.
+    fn begin(&mut self, length: u64) -> Result<()> {
+        let header = FileHeader {
             identity: crate::ids::random(),
             first_seq: self.written.next(),
             synced_seq: self.synced,
             incarnation: self.incarnation,
-            length: file_length(self.file_bytes, used),
+            length,
         };
-        let mut file = create(&self.disk, &header);
-        if self.is_small_enough && matches!(file, Err(Error::DiskFull { .. })) {
-            header.length = file_length(SMALL_BYTES, used);
-            file = create(&self.disk, &header);
-        }
-        let file = file.map_err(|error| match error {
+        let file = create(&self.disk, &header).map_err(|error| match error {
             Error::Poisoned { .. } => self.poison(),
             refused => refused,
         })?;
