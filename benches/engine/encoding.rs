@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tagmill_engine_benches::plant::Noise;
 use tagmill_storage::encoding::{self, Effort};
 use tagmill_storage::limits::{CHUNK_SAMPLES_MAX, FAST_CHUNK_SAMPLES_MAX};
 use tagmill_storage::{Value, ValueType};
@@ -152,32 +153,6 @@ fn rate(rows: usize, mut round: impl FnMut()) -> f64 {
     rows as f64 / best.as_secs_f64() / 1e6
 }
 
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In -1.0 .. 1.0.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
-    }
-
-    /// Roughly normal, deviation 1.
-    fn normal(&mut self) -> f64 {
-        (0..3).map(|_| self.unit()).sum()
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
 /// A process value: a slow drift around its centre, and measurement noise.
 fn process(noise: &mut Noise, rows: usize, center: f64, drift: f64, scatter: f64) -> Vec<f64> {
     let mut value = center;
@@ -267,6 +242,16 @@ fn families() -> Vec<(&'static str, Vec<Column>)> {
     let jitter = |n: &mut Noise, unit: i64, width: u64| -> Vec<i64> {
         row().map(|i| start + i * second + unit * n.below(width) as i64).collect()
     };
+    let missed = row().scan(start, |time, _| {
+        let cycles = match n.below(100) {
+            0 => 40_000 + n.below(1 << 20),
+            1..=28 => 2 + n.below(3),
+            _ => 1,
+        };
+        *time += cycles.cast_signed() * 104_857_600;
+        Some(*time)
+    });
+    let missed = times(missed);
     vec![
         ("12-bit ADC as f32", singles(adc12.iter().copied())),
         ("12-bit ADC as f64", doubles(adc12.iter().copied())),
@@ -309,6 +294,7 @@ fn families() -> Vec<(&'static str, Vec<Column>)> {
         ("times, 1 s, gaps", times(row().map(|i| start + (i + i / 700 * 13) * second))),
         ("times, ms, 10 ms jitter", times(jitter(n, 1_000_000, 11).into_iter())),
         ("times, us, 2 ms jitter", times(jitter(n, 1_000, 4_000).into_iter())),
+        ("times, missed cycles", missed),
         ("times, ns, 1 ms jitter", times(jitter(n, 1, 1_000_000).into_iter())),
     ]
 }

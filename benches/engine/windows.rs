@@ -11,7 +11,9 @@ use tagmill_storage::{
     TagSelection, TimeRange, Value, ValueType, Values, WindowRequest,
 };
 
-use super::{Noise, process, rate, widened};
+use tagmill_engine_benches::plant::Noise;
+
+use super::{process, rate, widened};
 
 const TAGS: usize = 48;
 const ROWS: usize = 8 * 8_192;

@@ -61,7 +61,8 @@ pub const FAMILIES: [(Family, usize); 9] = [
 pub struct Noise(pub u64);
 
 impl Noise {
-    fn bits(&mut self) -> u64 {
+    /// 64 even bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -70,12 +71,12 @@ impl Noise {
     }
 
     /// In -1.0 .. 1.0.
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
 
     /// Roughly normal, deviation 1.
-    fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         (0..3).map(|_| self.unit()).sum()
     }
 

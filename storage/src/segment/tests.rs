@@ -10,7 +10,7 @@ use crate::bytes::Reader;
 use crate::checksum::crc32;
 use crate::chunk::{Series, SeriesBuf, Statistics};
 use crate::disk::Disk;
-use crate::disk::sim::{Call, Failure, Fault, SimDisk};
+use crate::disk::sim::{Call, Failure, Fault, Random, SimDisk};
 use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::segment::layout::{FOOTER_BYTES, encode_footer};
@@ -25,33 +25,12 @@ mod sharing;
 const START_NS: i64 = 1_767_225_600_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
 
-/// Small random numbers from a seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn pick(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(end as u64)).unwrap()
-    }
-}
-
 /// A value of the type, often an awkward one.
 fn word(value_type: ValueType, random: &mut Random) -> u64 {
     let specials = [f64::NAN, -0.0, 0.0, f64::INFINITY, f64::NEG_INFINITY, f64::MIN, 5e-324];
     let float = match random.below(10) {
-        0 => specials[random.pick(7)],
-        1 => f64::from_bits(random.next()),
+        0 => specials[random.index(7)],
+        1 => f64::from_bits(random.bits()),
         _ => f64::from(u32::try_from(random.below(100_000)).unwrap()) / 100.0,
     };
     match value_type {
@@ -70,7 +49,7 @@ fn word(value_type: ValueType, random: &mut Random) -> u64 {
 }
 
 fn series(tag: u32, value_type: ValueType, rows: usize, seed: u64) -> SeriesBuf {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut buf = SeriesBuf::new(TagId(tag), value_type);
     let jitter = [1, 1, 1_000_000, SECOND_NS.unsigned_abs()][usize::try_from(seed % 4).unwrap()];
     let mut time = START_NS + random.below(3_600).cast_signed() * SECOND_NS;
@@ -82,7 +61,7 @@ fn series(tag: u32, value_type: ValueType, rows: usize, seed: u64) -> SeriesBuf 
         } else {
             buf.words.push(word(value_type, &mut random));
         }
-        let quality = [0, 0, 0, 0, 0x4000_0000, 0x809B_0000, 0xFFFF_FFFF][random.pick(7)];
+        let quality = [0, 0, 0, 0, 0x4000_0000, 0x809B_0000, 0xFFFF_FFFF][random.index(7)];
         buf.qualities.push(if seed.is_multiple_of(3) { quality } else { 0 });
     }
     buf
@@ -175,13 +154,13 @@ fn check(segment: &Arc<Segment>, all: &[SeriesBuf], seed: u64) {
         .unwrap();
     let span = |s: &SeriesBuf| (s.tag, s.times[0], s.times[s.len() - 1], s.len() as u64);
     assert_eq!(spans, all.iter().map(span).collect::<Vec<_>>());
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut cursor = segment.cursor();
     for series in all {
         check_statistics(&mut cursor, series);
         for _ in 0..6 {
             let mut pick = || {
-                let row = random.pick(series.len());
+                let row = random.index(series.len());
                 series.times[row] + random.below(3).cast_signed() - 1
             };
             let range = TimeRange::new(pick(), pick());
@@ -239,11 +218,11 @@ proptest! {
     fn forged_bytes_never_panic(seed: u64, changes in 1_usize..4) {
         let (disk, mut meta) = written(&reference());
         let mut bytes = disk.bytes(&meta.path()).unwrap();
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let end = if random.below(2) == 0 { meta.directory_offset } else { meta.file_bytes };
         for _ in 0..changes {
             let at = 64 + usize::try_from(random.below(end - 64 - FOOTER_BYTES as u64)).unwrap();
-            bytes[at] = random.next().to_le_bytes()[0];
+            bytes[at] = random.bits().to_le_bytes()[0];
         }
         forge(&mut meta, &mut bytes);
         disk.replace(&meta.path(), &bytes);

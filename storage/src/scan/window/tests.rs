@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{Random, SimDisk};
 use crate::sample::f32_of;
 use crate::{
     Batch, Clock, Engine, Options, Qualities, Quality, SECOND_NS, Severity, TagColumn,
@@ -40,17 +40,11 @@ fn engine() -> (Engine, Vec<TagId>) {
     (engine, tags)
 }
 
-struct Noise(u64);
+struct Noise(Random);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 7
-    }
-
     fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.0.below(end)
     }
 
     fn word(&mut self, value_type: ValueType, odd: bool) -> u64 {
@@ -63,7 +57,7 @@ impl Noise {
             ValueType::F64 => float.to_bits(),
             #[expect(clippy::cast_possible_truncation, reason = "any f32 will do")]
             ValueType::F32 => u64::from((float as f32).to_bits()),
-            ValueType::I64 if odd && self.below(9) == 0 => self.next() << 7,
+            ValueType::I64 if odd && self.below(9) == 0 => self.0.bits() << 7,
             ValueType::I64 => self.below(1_000).wrapping_sub(500),
             ValueType::Bool => self.below(2),
             ValueType::State => self.below(60_000),
@@ -274,7 +268,7 @@ proptest! {
         range in (0_i64..5_000, 0_i64..5_000),
     ) {
         let (engine, tags) = engine();
-        let mut noise = Noise(seed);
+        let mut noise = Noise(Random::new(seed));
         for step in &steps {
             apply(&engine, &tags, step, &mut noise);
         }
@@ -290,7 +284,7 @@ proptest! {
 #[test]
 fn a_sum_does_not_depend_on_how_rows_are_stored() {
     let (engine, tags) = engine();
-    let mut noise = Noise(5);
+    let mut noise = Noise(Random::new(5));
     let tags = [tags[0]];
     let write = |from: i64, rows: i64, noise: &mut Noise| {
         let times = (from..from + rows).map(|i| START_NS + i * SECOND_NS).collect();

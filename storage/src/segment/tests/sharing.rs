@@ -121,10 +121,10 @@ proptest! {
         let all = scanned(6, 300);
         let (disk, mut meta) = written(&all);
         let mut bytes = disk.bytes(&meta.path()).unwrap();
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for _ in 0..changes {
             let at = 64 + usize::try_from(random.below(meta.file_bytes - 128)).unwrap();
-            bytes[at] = random.next().to_le_bytes()[0];
+            bytes[at] = random.bits().to_le_bytes()[0];
         }
         forge(&mut meta, &mut bytes);
         disk.replace(&meta.path(), &bytes);
