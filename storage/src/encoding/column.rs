@@ -8,11 +8,10 @@
 use std::ops::Range;
 
 use super::{
-    DENSE_ROWS_MIN, Effort, Integers, Kind, Nesting, code, decimal, entropy, integers, is_worth,
-    lattice, ranks, raw, runs,
+    DENSE_ROWS_MIN, Effort, Integers, Kind, Nesting, code, decimal, entropy, integers, is_smaller,
+    is_worth, lattice, ranks, raw, replace_if, runs, two_vectors,
 };
 use crate::bytes::{Malformed, Reader, put_u32, put_u64, put_zigzag};
-use crate::limits::VECTOR_ROWS;
 
 /// At so many rows a run, runs win without looking at anything else.
 const RUN_ROWS_SURE: usize = 16;
@@ -37,13 +36,7 @@ pub(super) fn encode_top(kind: Kind, words: &[u64], effort: Effort, out: &mut Ve
     if let (Effort::Final, Some(choice)) = (effort, choice)
         && words.len() >= DENSE_ROWS_MIN
     {
-        let light_end = out.len();
-        let is_written = write_dense(kind, words, &choice, out);
-        if is_written && is_worth(out.len() - light_end, light_end - start) {
-            out.drain(start..light_end);
-        } else {
-            out.truncate(light_end);
-        }
+        replace_if(is_worth, out, start, |out| write_dense(kind, words, &choice, out));
     }
 }
 
@@ -70,16 +63,23 @@ fn encode_light(kind: Kind, words: &[u64], nesting: Nesting, out: &mut Vec<u8>) 
     let start = out.len();
     let (mut choice, bytes_of_raw) = choose(kind, words, nesting);
     write(kind, words, &choice, out);
-    if matches!(choice, Choice::Decimal(_)) && out.len() - start > bytes_of_raw {
+    if matches!(choice, Choice::Decimal(_) | Choice::Lattice(_)) && out.len() - start > bytes_of_raw
+    {
         // The vectors looked at were no fair sample.
-        if replace_if_smaller(out, start, |out| write(kind, words, &Choice::Raw, out)) {
-            choice = Choice::Raw;
+        let raw = Choice::Raw;
+        let write_raw = |out: &mut Vec<u8>| {
+            write(kind, words, &raw, out);
+            true
+        };
+        if replace_if(is_smaller, out, start, write_raw) {
+            choice = raw;
         }
     }
     if may_run {
-        replace_if_smaller(out, start, |out| {
+        replace_if(is_smaller, out, start, |out| {
             out.push(code::RUNS);
             runs::encode(kind, words, out);
+            true
         });
     }
     Some(choice)
@@ -191,8 +191,9 @@ fn choose(kind: Kind, words: &[u64], nesting: Nesting) -> (Choice, usize) {
     }
     if worth
         && nesting == Nesting::Top
-        && let Some(lattice) = lattice::Lattice::find(kind, words)
-        && lattice.estimate() + least / 32 < least
+        && let Some(guess) = lattice::Guess::find(kind, words)
+        && guess.estimate(words).is_some_and(|bytes| bytes + least / 32 < least)
+        && let Some(lattice) = lattice::Lattice::on(guess, words)
     {
         choice = Choice::Lattice(lattice);
     }
@@ -201,14 +202,9 @@ fn choose(kind: Kind, words: &[u64], nesting: Nesting) -> (Choice, usize) {
 
 /// Bytes of the whole column, from those of its first and its middle vector.
 fn extrapolate(words: &[u64], estimate: impl Fn(&[u64]) -> usize) -> usize {
-    if words.len() <= 2 * VECTOR_ROWS {
-        return words.chunks(VECTOR_ROWS).map(estimate).sum();
-    }
-    let middle = words.len() / 2 / VECTOR_ROWS * VECTOR_ROWS;
-    let (first, second) = (&words[..VECTOR_ROWS], &words[middle..]);
-    let second = &second[..VECTOR_ROWS.min(second.len())];
-    let seen = first.len() + second.len();
-    (estimate(first) + estimate(second)) * words.len() / seen
+    let seen: Vec<&[u64]> = two_vectors(words).collect();
+    let rows: usize = seen.iter().map(|vector| vector.len()).sum();
+    seen.into_iter().map(estimate).sum::<usize>() * words.len() / rows.max(1)
 }
 
 fn write(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) {
@@ -260,19 +256,6 @@ fn write_dense(kind: Kind, words: &[u64], choice: &Choice, out: &mut Vec<u8>) ->
             lattice.write_dense(out)
         }
     }
-}
-
-/// Whether the new form was smaller and took the place of what began at `start`.
-fn replace_if_smaller(out: &mut Vec<u8>, start: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-    let middle = out.len();
-    write(out);
-    let is_smaller = out.len() - middle < middle - start;
-    if is_smaller {
-        out.drain(start..middle);
-    } else {
-        out.truncate(middle);
-    }
-    is_smaller
 }
 
 /// One word, in as few bytes as its kind needs.

@@ -13,8 +13,10 @@
 
 use std::ops::Range;
 
+use super::aside::Aside;
+use super::floats::{INTEGER_MAX, Target, float, nearest_integer, round_to_single};
 use super::{Kind, entropy, integers, overlap, vectors};
-use crate::bytes::{Malformed, Reader, put_varint};
+use crate::bytes::{Malformed, Reader};
 use crate::limits::VECTOR_ROWS;
 use crate::sample::f32_of;
 
@@ -23,27 +25,10 @@ const POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
-/// Added to an integer of magnitude up to 2^51, gives a float whose low bits are that integer: 1.5
-/// * 2^52.
-const MAGIC: f64 = 6_755_399_441_055_744.0;
-const MAGIC_BITS: u64 = 0x4338_0000_0000_0000;
-/// Greatest magnitude of an integer.
-const INTEGER_MAX: f64 = 2_251_799_813_685_248.0;
 /// Words looked at to find the power.
 const SAMPLE_WORDS: usize = 64;
 /// Estimated bits of a word kept beside.
 const EXCEPTION_BITS: u64 = 80;
-
-/// How integers become words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    /// f64 word of the quotient.
-    Double = 0,
-    /// f64 word of the quotient rounded to f32.
-    Widened = 1,
-    /// f32 word of the quotient rounded to f32.
-    Single = 2,
-}
 
 /// Power of ten and target of a column.
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +42,11 @@ impl Scale {
     pub(super) fn find(kind: Kind, words: &[u64]) -> Option<Self> {
         let sample: Vec<u64> =
             words.iter().step_by(words.len().div_ceil(SAMPLE_WORDS).max(1)).copied().collect();
-        let targets: &[Target] = match kind {
-            Kind::F32 => &[Target::Single],
-            // Only words with the low bits of their mantissa clear can have been f32.
-            _ if sample.iter().all(|word| word.trailing_zeros() >= 29) => {
-                &[Target::Double, Target::Widened]
-            }
-            _ => &[Target::Double],
+        let targets: &[Target] = match Target::of(kind, &sample)? {
+            // What fits singles may be doubles of a few digits, too.
+            Target::Widened => &[Target::Double, Target::Widened],
+            Target::Double => &[Target::Double],
+            Target::Single => &[Target::Single],
         };
         let mut best: Option<(u64, Self)> = None;
         for &target in targets {
@@ -120,13 +103,6 @@ fn from_single(word: u64) -> f64 {
     f64::from(f32_of(word))
 }
 
-/// Exact float of an integer of magnitude up to 2^51; any other gives some float. Part of the
-/// format.
-#[inline]
-fn float(integer: u64) -> f64 {
-    f64::from_bits(integer.wrapping_add(MAGIC_BITS)) - MAGIC
-}
-
 /// Part of the format.
 #[inline]
 fn double(integer: u64, divisor: f64) -> u64 {
@@ -145,12 +121,6 @@ fn single(integer: u64, divisor: f64) -> u64 {
     u64::from(round_to_single(float(integer) / divisor).to_bits())
 }
 
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "rounding to nearest is what is meant")]
-fn round_to_single(value: f64) -> f32 {
-    value as f32
-}
-
 /// The integer nearest to `word * divisor`, and whether it gives the word back.
 #[inline]
 fn nearest(
@@ -160,20 +130,19 @@ fn nearest(
     back: impl Fn(u64, f64) -> u64,
 ) -> (u64, bool) {
     let scaled = value(word) * divisor;
-    let integer = (scaled + MAGIC).to_bits().wrapping_sub(MAGIC_BITS);
+    let integer = nearest_integer(scaled);
     (integer, scaled.abs() <= INTEGER_MAX && back(integer, divisor) == word)
 }
 
 /// Integers of one vector, and the words that have none.
 struct Vector {
     integers: [u64; VECTOR_ROWS],
-    positions: Vec<u64>,
-    exceptions: Vec<u64>,
+    aside: Aside,
 }
 
 impl Vector {
     fn empty() -> Self {
-        Self { integers: [0; VECTOR_ROWS], positions: Vec::new(), exceptions: Vec::new() }
+        Self { integers: [0; VECTOR_ROWS], aside: Aside::default() }
     }
 
     fn fill(&mut self, scale: Scale, words: &[u64]) {
@@ -186,8 +155,7 @@ impl Vector {
     }
 
     fn fill_with(&mut self, words: &[u64], nearest: impl Fn(u64) -> (u64, bool)) {
-        self.positions.clear();
-        self.exceptions.clear();
+        self.aside.clear();
         let mut all_fit = true;
         for (integer, &word) in self.integers.iter_mut().zip(words) {
             let (found, fits) = nearest(word);
@@ -205,13 +173,12 @@ impl Vector {
     fn put_aside(&mut self, words: &[u64], nearest: impl Fn(u64) -> (u64, bool)) {
         let first = words.iter().map(|&word| nearest(word)).find(|(_, fits)| *fits);
         let mut neighbour = first.map_or(0, |(integer, _)| integer);
-        for ((position, integer), &word) in (0..).zip(&mut self.integers).zip(words) {
+        for ((row, integer), &word) in (0..).zip(&mut self.integers).zip(words) {
             if nearest(word).1 {
                 neighbour = *integer;
             } else {
                 *integer = neighbour;
-                self.positions.push(position);
-                self.exceptions.push(word);
+                self.aside.push(row, word);
             }
         }
     }
@@ -224,11 +191,7 @@ pub(super) fn encode(scale: Scale, words: &[u64], out: &mut Vec<u8>) {
     let mut vector = Vector::empty();
     for words in words.chunks(VECTOR_ROWS) {
         vector.fill(scale, words);
-        put_varint(out, vector.positions.len() as u64);
-        if !vector.positions.is_empty() {
-            integers::encode_vector(&vector.positions, out);
-            integers::encode_vector(&vector.exceptions, out);
-        }
+        vector.aside.write(out);
         integers::encode_vector(&vector.integers[..words.len()], out);
     }
 }
@@ -236,19 +199,16 @@ pub(super) fn encode(scale: Scale, words: &[u64], out: &mut Vec<u8>) {
 /// Appends the column, integers entropy-coded: power, target, the exceptions of all rows, the integers of all rows.
 /// False if these cannot be written so.
 pub(super) fn encode_dense(scale: Scale, words: &[u64], out: &mut Vec<u8>) -> bool {
-    let (mut all, mut positions, mut exceptions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut all, mut aside) = (Vec::new(), Aside::default());
     let mut vector = Vector::empty();
     for words in words.chunks(VECTOR_ROWS) {
         vector.fill(scale, words);
-        positions.extend(vector.positions.iter().map(|position| position + all.len() as u64));
-        exceptions.extend_from_slice(&vector.exceptions);
+        aside.append(&vector.aside, all.len() as u64);
         all.extend_from_slice(&vector.integers[..words.len()]);
     }
     out.push(scale.power);
     out.push(scale.target as u8);
-    put_varint(out, positions.len() as u64);
-    integers::encode(&positions, out);
-    integers::encode(&exceptions, out);
+    aside.write(out);
     entropy::encode(&all, out)
 }
 
@@ -256,12 +216,7 @@ pub(super) fn encode_dense(scale: Scale, words: &[u64], out: &mut Vec<u8>) -> bo
 pub(super) fn estimate(scale: Scale, words: &[u64]) -> usize {
     let mut vector = Vector::empty();
     vector.fill(scale, words);
-    let beside = if vector.positions.is_empty() {
-        1
-    } else {
-        2 + integers::estimate(&vector.positions) + integers::estimate(&vector.exceptions)
-    };
-    beside + integers::estimate(&vector.integers[..words.len()])
+    vector.aside.estimate() + integers::estimate(&vector.integers[..words.len()])
 }
 
 /// Appends the wanted rows.
@@ -274,29 +229,20 @@ pub(super) fn decode(
 ) -> Result<(), Malformed> {
     let (target, quotient) = read_scale(kind, reader)?;
     let mut buffer = [0; VECTOR_ROWS];
+    let mut aside = Aside::default();
     for (start, len) in vectors(count) {
         let wanted = overlap(rows, start, len);
-        let exceptions = reader.length(len)?;
         if wanted.is_empty() {
-            for _ in 0..if exceptions > 0 { 2 } else { 0 } {
-                integers::skip_vector(reader, exceptions)?;
-            }
+            Aside::skip(reader, len)?;
             integers::skip_vector(reader, len)?;
             continue;
         }
-        let mut aside = Reader::new(&[]);
-        if exceptions > 0 {
-            aside = reader.clone();
-            integers::skip_vector(reader, exceptions)?;
-            integers::skip_vector(reader, exceptions)?;
-        }
+        aside.read(reader, len)?;
         let vector = &mut buffer[..len];
         integers::decode_vector(reader, vector)?;
         let before = out.len();
         quotient.extend(target, &vector[wanted.clone()], out);
-        if exceptions > 0 {
-            put_back(&mut aside, exceptions, len, &wanted, &mut out[before..])?;
-        }
+        aside.put_back(&wanted, &mut out[before..]);
     }
     Ok(())
 }
@@ -310,36 +256,21 @@ pub(super) fn decode_dense(
     out: &mut Vec<u64>,
 ) -> Result<(), Malformed> {
     let (target, quotient) = read_scale(kind, reader)?;
-    let exceptions = reader.length(count)?;
-    let (mut positions, mut words) = (Vec::new(), Vec::new());
-    integers::decode(reader, exceptions, &(0..exceptions), &mut positions)?;
-    integers::decode(reader, exceptions, &(0..exceptions), &mut words)?;
+    let mut aside = Aside::default();
+    aside.read(reader, count)?;
     let before = out.len();
     entropy::for_each(reader, count, rows, |integers| {
         quotient.extend(target, integers, out);
         Ok(())
     })?;
-    for (position, word) in positions.into_iter().zip(words) {
-        let position = usize::try_from(position).ok().filter(|&position| position < count);
-        let position = position.ok_or(OUTSIDE)?;
-        if rows.contains(&position) {
-            out[before + position - rows.start] = word;
-        }
-    }
+    aside.put_back(rows, &mut out[before..]);
     Ok(())
 }
-
-const OUTSIDE: Malformed = Malformed("exception lies outside its vector");
 
 /// Target and power of a column.
 fn read_scale(kind: Kind, reader: &mut Reader<'_>) -> Result<(Target, Quotient), Malformed> {
     let power = reader.u8()?;
-    let target = match (reader.u8()?, kind) {
-        (0, Kind::F64) => Target::Double,
-        (1, Kind::F64) => Target::Widened,
-        (2, Kind::F32) => Target::Single,
-        _ => return Err(Malformed("decimals have an unknown target")),
-    };
+    let target = Target::read(reader.u8()?, kind)?;
     let divisor = Scale { target, power }.divisor();
     let divisor = divisor.ok_or(Malformed("decimals have too great a power of ten"))?;
     Ok((target, Quotient::new(divisor)))
@@ -402,28 +333,6 @@ fn put(target: Target, integers: &[u64], value: impl Fn(f64) -> f64, out: &mut V
         Target::Widened => out.extend(values.map(|v| f64::from(round_to_single(v)).to_bits())),
         Target::Single => out.extend(values.map(|v| u64::from(round_to_single(v).to_bits()))),
     }
-}
-
-/// Overwrites the words of one vector that were kept aside; `words` are its wanted rows.
-#[inline(never)]
-fn put_back(
-    reader: &mut Reader<'_>,
-    exceptions: usize,
-    len: usize,
-    wanted: &Range<usize>,
-    words: &mut [u64],
-) -> Result<(), Malformed> {
-    let (mut positions, mut values) = ([0; VECTOR_ROWS], [0; VECTOR_ROWS]);
-    integers::decode_vector(reader, &mut positions[..exceptions])?;
-    integers::decode_vector(reader, &mut values[..exceptions])?;
-    for (&position, &value) in positions[..exceptions].iter().zip(&values) {
-        let position = usize::try_from(position).ok().filter(|&position| position < len);
-        let position = position.ok_or(OUTSIDE)?;
-        if wanted.contains(&position) {
-            words[position - wanted.start] = value;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

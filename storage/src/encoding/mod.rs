@@ -16,18 +16,21 @@
 //! come here.
 //!
 //! # Reading order
-//! `column` (which encoding), `integers` and `packing` (what all are made of), `runs`, `decimal`,
-//! `ranks`, `lattice`, `raw` (words), `times`, `text`. Bytes: docs/format/encoding.md.
+//! `column` (which encoding), `integers` and `packing` (what all are made of), `runs`, `floats` and
+//! `aside`, `decimal`, `ranks`, `lattice`, `raw` (words), `times` and `steps`, `text`. Bytes: docs/format/encoding.md.
 
+mod aside;
 mod column;
 mod decimal;
 mod entropy;
+mod floats;
 mod integers;
 mod lattice;
 mod packing;
 mod ranks;
 mod raw;
 mod runs;
+mod steps;
 mod text;
 mod times;
 
@@ -70,6 +73,7 @@ mod code {
     pub(super) const TIMES_STEP: u8 = 16;
     pub(super) const TIMES_DELTA: u8 = 17;
     pub(super) const TIMES_DENSE: u8 = 18;
+    pub(super) const TIMES_STEPS: u8 = 19;
     pub(super) const TEXT_PLAIN: u8 = 32;
     pub(super) const TEXT_ZSTD: u8 = 33;
 }
@@ -92,6 +96,7 @@ pub fn name(code: u8) -> &'static str {
         code::TIMES_STEP => "step",
         code::TIMES_DELTA => "delta",
         code::TIMES_DENSE => "delta+pco",
+        code::TIMES_STEPS => "steps+zstd",
         code::TEXT_PLAIN => "dictionary",
         code::TEXT_ZSTD => "dictionary+zstd",
         _ => "unknown",
@@ -298,6 +303,28 @@ const fn is_worth(dense_bytes: usize, light_bytes: usize) -> bool {
     dense_bytes * 100 <= light_bytes * (100 - DENSE_SAVES_PERCENT)
 }
 
+/// Whether another form took the place of what began at `start`: `write` could write it, and of its bytes and those there
+/// were `is_better` says so.
+fn replace_if(
+    is_better: impl FnOnce(usize, usize) -> bool,
+    out: &mut Vec<u8>,
+    start: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> bool,
+) -> bool {
+    let middle = out.len();
+    let takes = write(out) && is_better(out.len() - middle, middle - start);
+    if takes {
+        out.drain(start..middle);
+    } else {
+        out.truncate(middle);
+    }
+    takes
+}
+
+const fn is_smaller(bytes: usize, before: usize) -> bool {
+    bytes < before
+}
+
 /// Percent that a dense form must save.
 const DENSE_SAVES_PERCENT: usize = 12;
 /// Columns of fewer rows have no dense form: its tables take more than it saves.
@@ -335,6 +362,18 @@ where
 /// Start and length of each vector of a column.
 fn vectors(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(VECTOR_ROWS).map(move |start| (start, VECTOR_ROWS.min(count - start)))
+}
+
+/// The vectors that estimates look at: the first and the one in the middle; all of a column of no more than two.
+fn two_vectors(words: &[u64]) -> impl Iterator<Item = &[u64]> {
+    let all = words.chunks(VECTOR_ROWS);
+    let middle = if all.len() <= 2 { 1 } else { words.len() / 2 / VECTOR_ROWS };
+    all.step_by(middle.max(1)).take(2)
+}
+
+/// A word as a place in memory; what no memory has is the last place.
+fn index(word: u64) -> usize {
+    usize::try_from(word).unwrap_or(usize::MAX)
 }
 
 /// The wanted part of the vector at `start`, counted from its own first row; empty if none.

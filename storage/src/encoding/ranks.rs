@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Integers, Kind, Nesting, column, entropy, integers};
+use super::{Integers, Kind, Nesting, column, entropy, index, integers};
 use crate::bytes::{Malformed, Reader, put_varint};
 
 /// One distinct word for so many rows at least, or ranks are given up.
@@ -98,7 +98,7 @@ pub(super) fn decode(
 
 /// The distinct words in order of their first row, and for each row the number of its word; none if
 /// there are more than `distinct_max`.
-fn number(words: &[u64], distinct_max: usize) -> Option<(Vec<u64>, Vec<u64>)> {
+pub(super) fn number(words: &[u64], distinct_max: usize) -> Option<(Vec<u64>, Vec<u64>)> {
     const FREE: u32 = u32::MAX;
     let slots = (distinct_max * 2).next_power_of_two().max(16);
     let shift = u64::BITS - slots.trailing_zeros();
@@ -141,10 +141,6 @@ const fn sort_key(kind: Kind, word: u64) -> u64 {
         Kind::I64 => word ^ 1 << 63,
         Kind::Bool | Kind::U16 | Kind::U32 => word,
     }
-}
-
-fn index(code: u64) -> usize {
-    usize::try_from(code).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

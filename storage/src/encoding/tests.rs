@@ -182,7 +182,7 @@ fn flipped_bits_give_an_error_or_a_value() {
 /// Many bytes wrong at once, most of all in the head, where the sizes of tables stand.
 #[test]
 fn damaged_dense_columns_give_an_error_or_a_value() {
-    let mut noise = Noise(11);
+    let mut noise = Noise::new(11);
     for rows in [260, 1_100, 5_000] {
         for (_, _, column) in dense_signals(rows) {
             let good = column.encode_with(Effort::Final);
@@ -328,7 +328,7 @@ fn any_type() -> impl Strategy<Value = ValueType> {
 fn patchwork() -> impl Strategy<Value = Column> {
     let piece = (any_word(), any_word(), 1_usize..600, 0_u8..4);
     (any_type(), prop::collection::vec(piece, 0..8)).prop_map(|(value_type, pieces)| {
-        let mut noise = Noise(1);
+        let mut noise = Noise::new(1);
         let mut all = Vec::new();
         for (a, b, rows, sort) in pieces {
             all.extend((0..rows as u64).map(|i| match sort {
@@ -348,7 +348,7 @@ fn any_quality() -> impl Strategy<Value = u32> {
     prop_oneof![Just(0), Just(0x8000_0000), any::<u32>()]
 }
 
-const CODES: [u8; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 32, 33];
+const CODES: [u8; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 32, 33];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]

@@ -4,13 +4,19 @@
 //! * Regular times are a start and a step, no bytes a row.
 //! * Others are their distance from the first in units of their common divisor (most clocks tick in
 //!   milliseconds), as integer vectors: deltas, or deviations from a line where a scan is regular
-//!   but jitters.
+//!   but jitters. Where these need many bits and their distances are few values, as [`steps`] of so many sorts.
 //! * Decoded times ascend strictly, or the bytes are refused: callers search them.
 
 use std::ops::Range;
 
-use super::{COLUMN_ROWS_MAX, DENSE_ROWS_MIN, Effort, Integers, code, entropy, integers, is_worth};
+use super::{
+    COLUMN_ROWS_MAX, DENSE_ROWS_MIN, Effort, Integers, code, entropy, integers, is_worth,
+    replace_if, steps,
+};
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
+
+/// Packed times of fewer bits a row are good enough: they are read faster.
+const STEPS_BITS_MIN: usize = 6;
 
 const NOT_ASCENDING: Malformed = Malformed("times do not ascend");
 
@@ -33,22 +39,29 @@ pub(super) fn encode(times: &[i64], effort: Effort, out: &mut Vec<u8>) {
     } else {
         times.iter().map(|time| time.wrapping_sub(first).cast_unsigned() / tick).collect()
     };
-    let start = out.len();
-    out.push(code::TIMES_DELTA);
-    put_zigzag(out, first);
-    put_varint(out, tick);
-    integers::encode(&ticks, out);
-    if effort == Effort::Final && times.len() >= DENSE_ROWS_MIN {
-        let light_end = out.len();
-        out.push(code::TIMES_DENSE);
+    let begin = |code, out: &mut Vec<u8>| {
+        out.push(code);
         put_zigzag(out, first);
         put_varint(out, tick);
-        let is_written = entropy::encode(&ticks, out);
-        if is_written && is_worth(out.len() - light_end, light_end - start) {
-            out.drain(start..light_end);
-        } else {
-            out.truncate(light_end);
-        }
+    };
+    let start = out.len();
+    begin(code::TIMES_DELTA, out);
+    integers::encode(&ticks, out);
+    if times.len() < DENSE_ROWS_MIN {
+        return;
+    }
+    let bytes = out.len() - start;
+    if bytes * 8 >= times.len() * STEPS_BITS_MIN {
+        replace_if(is_worth, out, start, |out| {
+            begin(code::TIMES_STEPS, out);
+            steps::encode(&ticks, bytes, out)
+        });
+    }
+    if effort == Effort::Final {
+        replace_if(is_worth, out, start, |out| {
+            begin(code::TIMES_DENSE, out);
+            entropy::encode(&ticks, out)
+        });
     }
 }
 
@@ -89,15 +102,18 @@ pub(super) fn decode(
             out.extend(rows.clone().map(time));
             Ok(())
         }
-        code @ (code::TIMES_DELTA | code::TIMES_DENSE) => {
-            let dense = code == code::TIMES_DENSE;
-            let integers = if dense { Integers::Dense } else { Integers::Packed };
+        code @ (code::TIMES_DELTA | code::TIMES_DENSE | code::TIMES_STEPS) => {
             let first = reader.zigzag()?;
             let tick = reader.varint()?;
-            integers.for_each(reader, count, rows, |ticks| {
+            let sink = |ticks: &[u64]| {
                 put(first, tick, ticks, out);
                 Ok(())
-            })?;
+            };
+            match code {
+                code::TIMES_DELTA => Integers::Packed.for_each(reader, count, rows, sink)?,
+                code::TIMES_DENSE => Integers::Dense.for_each(reader, count, rows, sink)?,
+                _ => steps::for_each(reader, count, rows, sink)?,
+            }
             if ascend(&out[before..]) { Ok(()) } else { Err(NOT_ASCENDING) }
         }
         _ => Err(Malformed("no such encoding for times")),

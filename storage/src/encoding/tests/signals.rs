@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Column;
+use crate::disk::sim::Random;
 use crate::sample::Value;
 use crate::tag::ValueType;
 
@@ -13,34 +14,30 @@ pub(super) type Signal = (&'static str, &'static str, Column);
 const SECOND_NS: i64 = 1_000_000_000;
 const START_NS: i64 = 1_700_000_000 * SECOND_NS;
 
-/// A generator of numbers that look random.
-pub(super) struct Noise(pub u64);
+/// Numbers that look random, as signals need them.
+pub(super) struct Noise(Random);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+    pub(super) const fn new(seed: u64) -> Self {
+        Self(Random::new(seed))
     }
 
     pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.0.below(limit)
     }
 
     pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[usize::try_from(self.below(of.len() as u64)).unwrap()]
+        &of[self.0.index(of.len())]
     }
 
     /// In -1.0 .. 1.0.
     fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        (self.0.bits() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
 
     /// Mostly near zero: each doubling of the distance is half as likely.
     fn skewed(&mut self) -> i64 {
-        let bits = self.next().trailing_zeros().min(8);
+        let bits = self.0.bits().trailing_zeros().min(8);
         let magnitude = self.below(1 << bits).cast_signed();
         if self.below(2) == 0 { magnitude } else { -magnitude }
     }
@@ -64,7 +61,7 @@ impl Noise {
 
 /// Every signal.
 pub(super) fn signals(rows: usize) -> Vec<Signal> {
-    let mut noise = Noise(rows as u64);
+    let mut noise = Noise::new(rows as u64);
     let mut all = times(&mut noise, rows);
     all.extend(converters(&mut noise, rows));
     all.extend(decimals(&mut noise, rows));
@@ -77,7 +74,7 @@ pub(super) fn signals(rows: usize) -> Vec<Signal> {
 /// Signals that the final effort writes with entropy-coded integers, given a thousand rows: most steps are small, and
 /// one in many is large.
 pub(super) fn dense_signals(rows: usize) -> Vec<Signal> {
-    let mut noise = Noise(rows as u64 + 1);
+    let mut noise = Noise::new(rows as u64 + 1);
     let steps: Vec<i64> = (0..rows).map(|_| noise.skewed()).collect();
     let sums: Vec<i64> = steps
         .iter()
@@ -112,11 +109,24 @@ fn times(noise: &mut Noise, rows: usize) -> Vec<Signal> {
     let regular = (0..rows as i64).map(|i| START_NS + i * SECOND_NS).collect();
     let jitter = |i: i64| START_NS + i * SECOND_NS + noise.below(11).cast_signed() * 1_000_000;
     let jittered = (0..rows as i64).map(jitter).collect();
+    // A scanner that misses cycles: one in four rows comes one late, few come many late, one in a hundred at any time.
+    let (mut scanner, mut late) = (Noise::new(rows as u64 + 2), START_NS);
+    let missed = |_| {
+        late += match scanner.below(100) {
+            0 => 1 + scanner.below(3_600_000_000_000).cast_signed(),
+            1..=4 => 11 * 104_857_600,
+            5..=28 => 2 * 104_857_600,
+            _ => 104_857_600,
+        };
+        late
+    };
+    let missed: Vec<i64> = (0..rows).map(missed).collect();
     let gaps = (0..rows as i64).map(|i| START_NS + (i + i / 400 * 77) * SECOND_NS).collect();
     vec![
         ("times_regular", "step", Column::Times(regular)),
         ("times_jittered", "delta", Column::Times(jittered)),
         ("times_with_gaps", "delta", Column::Times(gaps)),
+        ("times_of_few_steps", "steps+zstd", Column::Times(missed)),
     ]
 }
 
