@@ -236,23 +236,8 @@ fn families() -> Vec<(&'static str, Vec<Column>)> {
     let gaps = decimals.iter().enumerate().map(|(i, v)| if i % 900 < 60 { f64::NAN } else { *v });
     let six: Vec<f64> = process(n, rows, 0.7, 0.001, 0.01).iter().map(|v| digits(*v, 6)).collect();
     let counts: Vec<i64> = process(n, rows, 4_000.0, 1.0, 8.0).into_iter().map(rounded).collect();
-    let second = 1_000_000_000;
-    let start = 1_700_000_000 * second;
     let row = || 0..i64::try_from(rows).unwrap_or(i64::MAX);
-    let jitter = |n: &mut Noise, unit: i64, width: u64| -> Vec<i64> {
-        row().map(|i| start + i * second + unit * n.below(width) as i64).collect()
-    };
-    let missed = row().scan(start, |time, _| {
-        let cycles = match n.below(100) {
-            0 => 40_000 + n.below(1 << 20),
-            1..=28 => 2 + n.below(3),
-            _ => 1,
-        };
-        *time += cycles.cast_signed() * 104_857_600;
-        Some(*time)
-    });
-    let missed = times(missed);
-    vec![
+    let mut families = vec![
         ("12-bit ADC as f32", singles(adc12.iter().copied())),
         ("12-bit ADC as f64", doubles(adc12.iter().copied())),
         ("12-bit ADC, f32 in f64", doubles(adc12.iter().map(|v| widened(*v)))),
@@ -290,6 +275,30 @@ fn families() -> Vec<(&'static str, Vec<Column>)> {
         ("counts, i64", chunked(ValueType::I64, counts.iter().map(|v| Value::I64(*v)))),
         ("batch ids, text", batches(rows)),
         ("two decimals, 100 Hz", large(&decimals)),
+    ];
+    families.extend(times_of_sources(n, rows));
+    families
+}
+
+/// Times as sources of different care give them.
+fn times_of_sources(n: &mut Noise, rows: usize) -> Vec<(&'static str, Vec<Column>)> {
+    let second = 1_000_000_000;
+    let start = 1_700_000_000 * second;
+    let row = || 0..i64::try_from(rows).unwrap_or(i64::MAX);
+    let jitter = |n: &mut Noise, unit: i64, width: u64| -> Vec<i64> {
+        row().map(|i| start + i * second + unit * n.below(width) as i64).collect()
+    };
+    let missed = row().scan(start, |time, _| {
+        let cycles = match n.below(100) {
+            0 => 40_000 + n.below(1 << 20),
+            1..=28 => 2 + n.below(3),
+            _ => 1,
+        };
+        *time += cycles.cast_signed() * 104_857_600;
+        Some(*time)
+    });
+    let missed = times(missed);
+    vec![
         ("times, 1 s", times(row().map(|i| start + i * second))),
         ("times, 1 s, gaps", times(row().map(|i| start + (i + i / 700 * 13) * second))),
         ("times, ms, 10 ms jitter", times(jitter(n, 1_000_000, 11).into_iter())),
