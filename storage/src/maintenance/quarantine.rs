@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::seal::{Ledger, commit};
 use crate::chunk::SeriesBuf;
-use crate::encoding::Effort;
 use crate::engine::core::{Core, lock};
 use crate::error::{Error, Result};
 use crate::ids::SegmentId;
@@ -156,7 +155,7 @@ fn write_rest(
         identity: crate::ids::random(),
         seqs: (old.min_seq, old.max_seq),
         first_ns,
-        effort: Effort::Light,
+        effort: old.stage.effort(),
     };
     let mut writer = SegmentWriter::create(core.disk.as_ref(), plan).map_err(unmade)?;
     let path = SegmentMeta { id, first_ns, ..old.clone() }.path();

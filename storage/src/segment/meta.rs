@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::bytes::{Malformed, Reader};
+use crate::encoding::Effort;
 use crate::limits::NUMBER_MAX;
 use crate::segment::layout::{CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
 use crate::segment::name::{self, SegmentName};
@@ -69,6 +70,14 @@ impl SegmentStage {
     /// The stage's number in the formats.
     pub(crate) const fn code(self) -> u8 {
         self as u8
+    }
+
+    /// How hard the encoders try for a segment of this stage. So a chunk of a final segment never needs another try.
+    pub(crate) const fn effort(self) -> Effort {
+        match self {
+            Self::Sealed | Self::Merged => Effort::Light,
+            Self::Final => Effort::Final,
+        }
     }
 }
 

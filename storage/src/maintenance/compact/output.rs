@@ -4,7 +4,6 @@
 
 use crate::chunk::builder::piece_rows;
 use crate::chunk::{ChunkEntry, Series};
-use crate::encoding::Effort;
 use crate::engine::core::Core;
 use crate::error::Error;
 use crate::ids::Seq;
@@ -75,9 +74,7 @@ impl<'a> Output<'a> {
         if self.writer.is_none() {
             let Style { kind, stage, seqs } = self.style;
             let (id, first_ns) = (self.core.take_segment_id(), self.first_ns);
-            let is_final = stage == SegmentStage::Final;
-            let effort = if is_final { Effort::Final } else { Effort::Light };
-            let identity = crate::ids::random();
+            let (identity, effort) = (crate::ids::random(), stage.effort());
             let plan = SegmentPlan { id, kind, stage, identity, seqs, first_ns, effort };
             self.paths.push(SegmentName::new(0, first_ns, id).path());
             let made = SegmentWriter::create(self.core.disk.as_ref(), plan);
@@ -107,6 +104,11 @@ impl<'a> Output<'a> {
         let rows = piece_rows(series);
         self.extend(series.slice(0..rows))?;
         Ok(rows)
+    }
+
+    /// Whether a chunk of an input of this stage is as well encoded as the outputs shall be.
+    pub(super) fn takes_as_is(&self, stage: SegmentStage) -> bool {
+        stage.effort() == self.style.stage.effort() || stage == SegmentStage::Final
     }
 
     /// Takes a chunk as it is.

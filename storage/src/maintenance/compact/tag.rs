@@ -2,8 +2,9 @@
 //!
 //! # Contract
 //! * Of equal times the row of the input with the greater rank stays. Rows that a delete newer than their input hides go.
-//! * A chunk is copied byte for byte if no other row lies in its span, no delete touches it, it lies within the day, and it
-//!   is full enough to stand alone. Neighbours too short for that are encoded together.
+//! * A chunk is copied byte for byte if no other row lies in its span, no delete touches it, it lies within the day, it
+//!   is full enough to stand alone, and no better encoding is due: what is written for good takes chunks as they are only
+//!   from what was. Neighbours too short for that are encoded together.
 //! * Held in memory: the chunks that overlap at one instant, and rows of two chunks to be written.
 //!
 //! # What it does not know
@@ -179,7 +180,8 @@ impl Found {
             let next_ns = self.pieces.get(at + 1).map_or(i64::MAX, |next| next.first_ns);
             let hidden = &hidden[piece.input];
             pace.spend(piece.cost())?;
-            let is_apart = next_ns > piece.last_ns
+            let is_apart = output.takes_as_is(input.segment.meta().stage)
+                && next_ns > piece.last_ns
                 && !merge.has_rows_through(piece.last_ns)
                 && range.covers_span(piece.first_ns, piece.last_ns)
                 && !hidden.iter().any(|r| r.overlaps_span(piece.first_ns, piece.last_ns));
