@@ -3,27 +3,26 @@
 //! * sealing at 8 M samples a second or more, final compaction at 3 M or more;
 //! * 0.95 bytes a sample or less on disk, every file counted.
 //!
-//! `cargo bench -p tagmill-engine-benches --bench plant` prints each figure. `-- --tags 100 --hours 2` makes it smaller,
-//! `-- --csv FILE` writes the same samples as CSV for other databases, and ends.
+//! All samples are made before the clock runs. It then runs without a break: the first figure until every batch is
+//! acknowledged, the second until all is in segments too; what is still in the head when the first ends is the last seal.
+//!
+//! `cargo bench -p tagmill-engine-benches --bench plant` prints each figure and takes some 2 GB of memory.
+//! `-- --tags 100 --hours 2` makes it smaller, `-- --csv FILE` writes the same samples as CSV for other databases, and ends.
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use tagmill_engine_benches::feed::feed;
 use tagmill_engine_benches::plant::Plant;
 use tagmill_engine_benches::process;
 use tagmill_storage::{
-    Batch, Engine, Options, ScanRequest, TagColumn, TagId, TagSelection, TimeRange, Value, Values,
+    Engine, Options, ScanRequest, TagColumn, TagId, TagSelection, TimeRange, Value, Values,
 };
 
 /// Seconds of each batch: with 500 tags 10,000 samples.
 const BATCH_SECONDS: usize = 20;
-/// Batches under way at a time.
-const UNDER_WAY: usize = 8;
-/// Batches made before the clock runs for them.
-const AHEAD: usize = 90;
 const SEED: u64 = 20_260_101;
 
 struct Size {
@@ -45,19 +44,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     writeln!(out, "{} tags, {} s at 1 Hz: {samples} samples", size.tags, size.seconds)?;
 
     let engine = Engine::open(&path, Options::default())?;
-    let took = ingest(&engine, &size)?;
-    writeln!(out, "ingest, durable            {:>8.2} M samples/s", rate(took))?;
+    let tags = engine.define(&Plant::new(size.tags, SEED).definitions())?;
+    let batches = batches(&size, &tags);
     let start = Instant::now();
+    feed(&engine, batches)?;
+    writeln!(out, "ingest, durable            {:>8.2} M samples/s", rate(start.elapsed()))?;
+    let (rows, last) = (engine.snapshot().head().rows, Instant::now());
     engine.seal()?;
-    let _sealed = start.elapsed();
-    let segments = engine.snapshot().segments();
-    let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    writeln!(
-        out,
-        "segments after seals       {:>8.3} B/sample, {} files",
-        bytes as f64 / samples,
-        segments.len()
-    )?;
+    let sealing = rows as f64 / last.elapsed().as_secs_f64() / 1e6;
+    writeln!(out, "ingest until all is sealed {:>8.2} M samples/s", rate(start.elapsed()))?;
+    writeln!(out, "last seal, {rows:>9} rows {sealing:>8.2} M samples/s")?;
+    sizes(&engine, samples, &mut out, "segments after seals")?;
+    scan(&engine, &mut out, "scan of everything")?;
+    let start = Instant::now();
+    engine.compact()?;
+    writeln!(out, "final compaction           {:>8.2} M samples/s", rate(start.elapsed()))?;
+    sizes(&engine, samples, &mut out, "segments after compaction")?;
     scan(&engine, &mut out, "scan of everything")?;
     engine.close()?;
     report(&path, samples, &mut out)?;
@@ -83,57 +85,18 @@ fn size() -> Result<Size, Box<dyn Error>> {
     Ok(size)
 }
 
-/// Gives the time the engine took, without that of making the samples.
-fn ingest(engine: &Engine, size: &Size) -> Result<Duration, Box<dyn Error>> {
+/// All samples in the batches in which they come.
+fn batches(size: &Size, tags: &[TagId]) -> Vec<Vec<TagColumn>> {
     let mut plant = Plant::new(size.tags, SEED);
-    let tags = engine.define(&plant.definitions())?;
-    let mut took = Duration::ZERO;
-    let mut left = size.seconds;
-    while left > 0 {
-        let mut batches = Vec::with_capacity(AHEAD);
-        while left > 0 && batches.len() < AHEAD {
-            let seconds = BATCH_SECONDS.min(left);
-            batches.push(plant.next(&tags, seconds));
-            left -= seconds;
-        }
-        took += submit(engine, batches)?;
-    }
-    Ok(took)
+    let starts = (0..size.seconds).step_by(BATCH_SECONDS);
+    starts.map(|start| plant.next(tags, BATCH_SECONDS.min(size.seconds - start))).collect()
 }
 
-/// Two writers, each with some batches under way.
-fn submit(engine: &Engine, batches: Vec<Vec<TagColumn>>) -> Result<Duration, Box<dyn Error>> {
-    let (mut odd, mut even) = (Vec::new(), Vec::new());
-    for (number, batch) in batches.into_iter().enumerate() {
-        if number % 2 == 0 { even.push(batch) } else { odd.push(batch) }
-    }
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let writers = [odd, even].map(|mine| scope.spawn(move || write(engine, mine)));
-        writers.into_iter().try_for_each(|writer| writer.join().map_err(|_| "a writer failed"))
-    })?;
-    Ok(start.elapsed())
-}
-
-fn write(engine: &Engine, batches: Vec<Vec<TagColumn>>) {
-    let (taken, returned) = sync_channel(UNDER_WAY);
-    let mut under_way = 0;
-    for columns in batches {
-        if under_way == UNDER_WAY {
-            returned.recv().expect("every batch is answered");
-            under_way -= 1;
-        }
-        let taken = taken.clone();
-        let done = move |result: tagmill_storage::Result<_>| {
-            result.expect("the engine takes the batch");
-            taken.send(()).expect("the writer waits");
-        };
-        engine.submit(Batch { columns, ..Batch::default() }, Box::new(done));
-        under_way += 1;
-    }
-    for _ in 0..under_way {
-        returned.recv().expect("every batch is answered");
-    }
+fn sizes(engine: &Engine, samples: f64, out: &mut impl Write, what: &str) -> io::Result<()> {
+    let segments = engine.snapshot().segments();
+    let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let size = bytes as f64 / samples;
+    writeln!(out, "{what:<26} {size:>8.3} B/sample, {} files", segments.len())
 }
 
 fn scan(engine: &Engine, out: &mut impl Write, what: &str) -> Result<(), Box<dyn Error>> {

@@ -3,7 +3,9 @@
 //! They are a crate of their own so that `cargo bench -p tagmill-engine-benches` builds the engine and nothing else.
 //!
 //! # Reading order
-//! [`plant`] (the plant whose samples most of them store), [`process`] (memory and files as the system sees them).
+//! [`plant`] (the plant whose samples most of them store), [`feed`] (writes them), [`process`] (memory and files as the
+//! system sees them).
 
+pub mod feed;
 pub mod plant;
 pub mod process;
