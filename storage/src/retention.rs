@@ -119,6 +119,17 @@ impl Horizons {
         is_higher.then(|| Self::of_classes(classes, self.is_paused))
     }
 
+    /// Whether a horizon has moved into or past this span of time since `before`, of which these were [`Self::raised`].
+    pub(crate) fn has_reached(&self, before: &Self, first_ns: i64, last_ns: i64) -> bool {
+        let pairs = before.classes.iter().zip(&self.classes);
+        let moved = |(old, new): (&Class, &Class)| {
+            old.horizon_ns < new.horizon_ns
+                && old.horizon_ns <= last_ns
+                && first_ns < new.horizon_ns
+        };
+        before.classes.len() != self.classes.len() || pairs.into_iter().any(moved)
+    }
+
     /// Every class, the default one first.
     pub(crate) fn status(&self) -> Vec<RetentionStatus> {
         let status = |class: &Class| RetentionStatus {
@@ -192,6 +203,10 @@ mod tests {
         }
         assert_eq!((day.least_ns(), day.greatest_ns()), (0, 29 * DAY_NS));
         assert_eq!(day.raised(25 * DAY_NS), None);
+        let next = day.raised(31 * DAY_NS).unwrap();
+        let reached = |from: i64, to: i64| next.has_reached(&day, from * DAY_NS, to * DAY_NS - 1);
+        assert_eq!([reached(19, 20), reached(20, 21), reached(21, 29)], [false, true, false]);
+        assert_eq!([reached(29, 30), reached(30, 31), reached(0, 40)], [true, false, true]);
         let longer = Horizons::new(&[class("", Some(100))], &day.state());
         assert_eq!(of(&longer, ""), 20 * DAY_NS, "a longer retention lets the horizon stand");
         assert_eq!(of(&longer, "short"), 29 * DAY_NS, "and so does a class that is gone");

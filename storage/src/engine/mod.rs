@@ -191,8 +191,8 @@ impl Engine {
         self.ask(Request::Seal)
     }
 
-    /// Seals the head, then merges all segments into one for each day, deletes applied, and waits for it. Appends and
-    /// queries go on; what is written meanwhile may be left out.
+    /// Seals the head, then merges all segments into one for each day, without what was deleted or has ended, and waits for
+    /// it. Appends and queries go on; what is written meanwhile may be left out.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`]: what was not done yet stays as it was. [`Error::Corrupt`] names a segment that

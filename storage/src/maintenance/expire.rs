@@ -3,13 +3,15 @@
 //! # Order
 //! One manifest edit with the new horizons, and without the segments that end before all of them; then the View with
 //! both, from which on no read shows what has ended; then the files are unlinked, each when the last View that pins it
-//! is gone. Segments that hold tags of several classes are looked into afterwards, one a turn.
+//! is gone. Segments that hold tags of several classes are looked into afterwards, one a turn: once when they may hold
+//! something that has ended, and again each time a horizon reaches them. Of those that must stay for some of their tags it
+//! is noted how much of them has ended, so that compaction can write them again without it.
 //!
 //! # Clock
 //! Time is the wall clock, but at most a day past the newest sample: a plant that sends nothing loses nothing. While the
 //! clock has leapt (see [`ClockWatch`]) no horizon is raised.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,7 @@ use crate::ids::SegmentId;
 use crate::manifest::edit::{Edit, State};
 use crate::retention::{ClockWatch, Horizons};
 use crate::scan::snapshot::View;
-use crate::segment::Segment;
-use crate::segment::reader::index_of;
+use crate::segment::{Segment, SegmentMeta};
 use crate::time::DAY_NS;
 
 /// How long a failed step rests before it is tried again.
@@ -33,6 +34,8 @@ pub(crate) struct Expiry {
     watch: ClockWatch,
     /// Segments to be looked into.
     unseen: VecDeque<SegmentId>,
+    /// Segments that were looked into, and that no horizon has reached since.
+    seen: HashSet<SegmentId>,
     rest_until: Option<Instant>,
 }
 
@@ -42,7 +45,7 @@ impl Expiry {
         let view = core.view();
         let (wall_ns, monotonic_ns) = (core.clock.wall_ns(), core.clock.monotonic_ns());
         let watch = ClockWatch::new(view.latest.newest_ns(), wall_ns, monotonic_ns);
-        Self { watch, unseen: candidates(&view), rest_until: None }
+        Self { watch, unseen: candidates(&view), seen: HashSet::new(), rest_until: None }
     }
 
     /// Raises what is due and looks into one segment. What fails is tried again later.
@@ -83,26 +86,39 @@ impl Expiry {
         let segments = view.version.segments().iter();
         let ended = segments.filter(|segment| segment.meta().last_ns < raised.least_ns());
         let ended: Vec<SegmentId> = ended.map(|segment| segment.meta().id).collect();
+        let before = Arc::clone(&view.horizons);
         let_go(core, ledger, raised, &ended)?;
-        self.unseen = candidates(&core.view());
+        let view = core.view();
+        let segments = view.version.segments().iter().map(|segment| segment.meta());
+        let reached =
+            |meta: &SegmentMeta| view.horizons.has_reached(&before, meta.first_ns, meta.last_ns);
+        let seen = segments.filter(|meta| self.seen.contains(&meta.id) && !reached(meta));
+        self.seen = seen.map(|meta| meta.id).collect();
+        self.unseen = candidates(&view);
+        self.unseen.retain(|id| !self.seen.contains(id));
         Ok(())
     }
 
     /// Looks into up to `count` segments and lets go of those that have ended.
     fn look(&mut self, core: &Core, ledger: &mut Ledger, count: usize) -> Result<()> {
         let view = core.view();
+        let looked: Vec<SegmentId> = self.unseen.drain(..count.min(self.unseen.len())).collect();
         let mut ended = Vec::new();
-        for id in self.unseen.drain(..count.min(self.unseen.len())) {
-            let segment = view.version.segments().iter().find(|segment| segment.meta().id == id);
+        for id in &looked {
+            let mut segments = view.version.segments().iter();
+            let Some(segment) = segments.find(|segment| segment.meta().id == *id) else { continue };
             // One that cannot be read stays: what it holds is not known.
-            if segment.is_some_and(|segment| has_ended(segment, &view).unwrap_or(false)) {
-                ended.push(id);
+            let rows = ended_rows(segment, &view).unwrap_or(0);
+            segment.note_ended(rows);
+            if rows == segment.meta().rows {
+                ended.push(*id);
             }
         }
-        if ended.is_empty() {
-            return Ok(());
+        if !ended.is_empty() {
+            let_go(core, ledger, Horizons::clone(&view.horizons), &ended)?;
         }
-        let_go(core, ledger, Horizons::clone(&view.horizons), &ended)
+        self.seen.extend(looked);
+        Ok(())
     }
 }
 
@@ -113,27 +129,20 @@ fn candidates(view: &View) -> VecDeque<SegmentId> {
     before.map(|meta| meta.id).collect()
 }
 
-/// Whether no tag has a sample in it that could be shown.
-fn has_ended(segment: &Segment, view: &View) -> Result<bool> {
+/// Rows of tags that have no sample in the segment which could be shown.
+fn ended_rows(segment: &Segment, view: &View) -> Result<u64> {
     let meta = segment.meta();
     if meta.last_ns < view.horizons.least_ns() {
-        return Ok(true);
+        return Ok(meta.rows);
     }
+    let mut ended = 0;
     // Read through a copy, so that directories nobody asks for do not stay in memory.
-    let segment = segment.reopened();
-    let directory = segment.directory()?;
-    let lives = |position| {
-        let entry = directory.entry(index_of(position));
-        entry.last_ns >= view.horizon_of(entry.first_tag)
-    };
-    if directory.plain().any(lives) {
-        return Ok(false);
-    }
-    let mut has_ended = true;
-    segment.for_each_tag(&mut |tag, _, last_ns, _| {
-        has_ended &= last_ns < view.horizon_of(tag);
+    segment.reopened().for_each_tag(&mut |tag, _, last_ns, rows| {
+        if last_ns < view.horizon_of(tag) {
+            ended += rows;
+        }
     })?;
-    Ok(has_ended)
+    Ok(ended)
 }
 
 /// Makes horizons durable, shows them, and drops segments.

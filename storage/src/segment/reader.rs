@@ -12,7 +12,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::bytes::Malformed;
@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     opened: OnceLock<Opened>,
     /// Whether the manifest no longer names it.
     is_retired: AtomicBool,
+    /// Rows of tags that have ended, as far as somebody has looked.
+    ended_rows: AtomicU64,
 }
 
 impl Drop for Segment {
@@ -59,7 +61,8 @@ struct Opened {
 impl Segment {
     /// The segment the manifest describes so. Touches no file.
     pub(crate) fn new(disk: Arc<dyn Disk>, meta: SegmentMeta) -> Self {
-        Self { disk, meta, opened: OnceLock::new(), is_retired: AtomicBool::new(false) }
+        let (opened, is_retired) = (OnceLock::new(), AtomicBool::new(false));
+        Self { disk, meta, opened, is_retired, ended_rows: AtomicU64::new(0) }
     }
 
     /// The same segment, not opened yet.
@@ -70,6 +73,18 @@ impl Segment {
     /// The manifest durably no longer names it: the last reader to let go unlinks the file.
     pub(crate) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
+    }
+
+    /// Takes note of how many of its rows retention has ended.
+    pub(crate) fn note_ended(&self, rows: u64) {
+        self.ended_rows.store(rows, Ordering::Relaxed);
+    }
+
+    /// Bytes of its file that hold rows which have ended, about and as far as somebody has looked.
+    pub(crate) fn ended_bytes(&self) -> u64 {
+        let rows = u128::from(self.ended_rows.load(Ordering::Relaxed));
+        let bytes = u128::from(self.meta.file_bytes) * rows / u128::from(self.meta.rows.max(1));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// What the manifest knows of it.

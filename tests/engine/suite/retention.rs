@@ -550,6 +550,42 @@ fn a_file_goes_when_no_tag_needs_it() {
     assert_eq!(engine.snapshot().latest(tags[1]).unwrap().value, Value::I64(2));
 }
 
+/// In a file that some tags need for ever, the rows of others do not stay for ever.
+#[test]
+fn what_has_ended_leaves_files_that_others_need() {
+    let (disk, clock) = (SimDisk::new(1), Arc::new(TestClock::new(START_NS)));
+    let options =
+        Options { background_compaction: false, ..options(vec![class("", 2), class("kept", 0)]) };
+    let disk = Arc::new(disk.clone());
+    let engine = Engine::open_on(disk, Arc::clone(&clock) as Arc<dyn Clock>, options).unwrap();
+    let define = |name: &str, class: &str| TagDefinition {
+        attributes: attributes(class),
+        ..TagDefinition::new(name, ValueType::I64)
+    };
+    let tags = engine.define(&[define("a", "kept"), define("b", ""), define("c", "")]).unwrap();
+    // One with chunks of its own in the file, one packed with others.
+    let times = |rows: i64| (1 - rows..1).map(|row| START_NS + row * SECOND_NS).collect::<Vec<_>>();
+    for (tag, rows) in tags.iter().zip([1_000, 5_000, 20]) {
+        engine.append(batch(vec![column(*tag, &times(rows), 0)])).unwrap();
+    }
+    engine.seal().unwrap();
+    for _ in 0..5 {
+        clock.set(clock.wall_ns() + 20 * HOUR_NS);
+        engine.append(batch(vec![column(tags[0], &[clock.wall_ns()], 7)])).unwrap();
+        engine.expire().unwrap();
+    }
+    let rows_stored = |engine: &Engine| -> u64 {
+        let segments = engine.snapshot().segments();
+        segments.iter().filter(|segment| segment.first_ns < START_NS).map(|s| s.rows).sum()
+    };
+    assert_eq!(rows_stored(&engine), 6_020, "the file stays for one tag of three");
+    engine.compact().unwrap();
+    assert_eq!(rows_stored(&engine), 1_000);
+    let report = engine.compact().unwrap();
+    assert_eq!(report.tasks, 0, "once is enough");
+    assert_eq!(rows(&engine.snapshot()).unwrap().len(), 1_005);
+}
+
 #[test]
 fn classes_that_make_no_sense_are_refused() {
     let short = RetentionClass { name: "a".into(), raw: Some(Duration::from_hours(1)) };

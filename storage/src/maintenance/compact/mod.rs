@@ -146,6 +146,7 @@ impl Compactor<'_> {
         if let Some(error) = &self.poisoned {
             return Err(error.clone());
         }
+        self.expire()?;
         let through = self.core.view().durable_seq;
         let mut report = CompactionReport::default();
         let mut first_error = None;
@@ -167,6 +168,13 @@ impl Compactor<'_> {
         first_error.map_or(Ok(report), Err)
     }
 
+    /// Has retention look at every segment: what has ended shall not be written again.
+    fn expire(&self) -> Result<()> {
+        let (reply, answer) = sync_channel(1);
+        self.requests.send(Request::Expire(false, reply)).map_err(|_| Error::Closed)?;
+        answer.recv().map_err(|_| Error::Closed)?
+    }
+
     /// Leaves a segment alone that cannot be read, and has the place looked at. Gives whether it is the first time.
     fn leave(&mut self, view: &View, damage: Damage) -> bool {
         let is_new = self.damaged.insert(damage.segment);
@@ -182,7 +190,8 @@ impl Compactor<'_> {
         self.seen.retain(|id, _| live.contains(id));
         self.damaged.retain(|id| live.contains(id));
         let mut known = Vec::with_capacity(live.len());
-        for meta in metas() {
+        for segment in segments {
+            let meta = segment.meta();
             let since = *self.seen.entry(meta.id).or_insert(now);
             let hits = view.tombstones.iter().filter(|tombstone| may_hide_in(tombstone, meta));
             known.push(Known {
@@ -190,6 +199,7 @@ impl Compactor<'_> {
                 is_damaged: self.damaged.contains(&meta.id)
                     || view.quarantine.touches(meta.id, TagId(0), TagId(u32::MAX)),
                 hits: hits.count(),
+                ended_bytes: segment.ended_bytes(),
                 ..Known::of(meta)
             });
         }

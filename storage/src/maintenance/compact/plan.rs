@@ -30,6 +30,10 @@ const LATE_SHARE: u64 = 10;
 /// Deletes that may hide rows of one segment, above which a complete day is written again without them.
 const HITS_MAX: usize = 32;
 
+/// A complete day is written again without what has ended when that is more than one part in this: each such rewriting
+/// leaves a quarter less, so that all of them together write at most three times what the day had.
+const ENDED_SHARE: u64 = 4;
+
 /// What is known of a live segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
@@ -48,6 +52,8 @@ pub(super) struct Known {
     pub(super) is_damaged: bool,
     /// Deletes that may hide rows of it.
     pub(super) hits: usize,
+    /// Bytes of rows that have ended, about.
+    pub(super) ended_bytes: u64,
 }
 
 impl Known {
@@ -65,6 +71,7 @@ impl Known {
             is_settled: false,
             is_damaged: false,
             hits: 0,
+            ended_bytes: 0,
         }
     }
 
@@ -210,19 +217,28 @@ impl<'a> Day<'a> {
         !self.all().any(|known| known.is_wide() || known.is_damaged)
     }
 
-    /// Whether an old day shall be ended: it never was, or much has come since.
+    /// Whether much of the day has ended while some tags are kept.
+    fn has_ended(&self) -> bool {
+        let ended: u64 = self.all().map(|known| known.ended_bytes).sum();
+        ended.saturating_mul(ENDED_SHARE) > bytes_of(self.all())
+    }
+
+    /// Whether an old day shall be ended: it never was, or much has come or ended since.
     fn is_due(&self) -> bool {
         let fresh: u64 = self.all().filter(|k| !k.is_final_base()).map(|k| k.bytes).sum();
         let ended =
             bytes_of(&self.bases) - bytes_of(self.bases.iter().filter(|k| !k.is_final_base()));
         let is_hit = self.all().any(|known| known.hits > HITS_MAX);
         let is_fresh = fresh.saturating_mul(LATE_SHARE) > ended;
-        self.is_whole() && self.all().all(|known| known.is_settled) && (is_fresh || is_hit)
+        self.is_whole()
+            && self.all().all(|known| known.is_settled)
+            && (is_fresh || is_hit || self.has_ended())
     }
 
     fn is_due_by_force(&self, through: Seq) -> bool {
         let is_open = |known: &Known| !known.is_final_base() && known.min_seq <= through;
-        self.is_whole() && self.all().any(|known| is_open(known) || known.hits > 0)
+        self.is_whole()
+            && self.all().any(|known| is_open(known) || known.hits > 0 || known.ended_bytes > 0)
     }
 
     /// Everything into one, or a step towards it if that is too much at once.

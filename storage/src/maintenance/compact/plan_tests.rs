@@ -20,6 +20,7 @@ fn known(id: u64, kind: SegmentKind, stage: SegmentStage, days: (i64, i64), byte
         is_settled: true,
         is_damaged: false,
         hits: 0,
+        ended_bytes: 0,
     }
 }
 
@@ -89,6 +90,11 @@ fn a_day_that_is_over_is_ended_once() {
     let mut hit = of_day(&[(Base, Final, 100)]);
     hit[0].hits = 33;
     check("many deletes", &hit, DAY + 2, Some((Aim::Final, &[1])));
+    let mut ended = of_day(&[(Base, Final, 300), (Base, Final, 100)]);
+    ended[0].ended_bytes = 100;
+    check("a quarter has ended", &ended, DAY + 2, None);
+    ended[0].ended_bytes = 101;
+    check("more has ended", &ended, DAY + 2, Some((Aim::Final, &[1, 2])));
     hit[0].is_damaged = true;
     check("damaged", &hit, DAY + 2, None);
 }
@@ -124,6 +130,8 @@ fn force_ends_every_day() {
     assert_eq!(plan(&hit, DAY, Some(Seq(30))), None);
     hit[0].hits = 1;
     assert!(plan(&hit, DAY, Some(Seq(30))).is_some(), "deletes are applied");
+    (hit[0].hits, hit[0].ended_bytes) = (0, 1);
+    assert!(plan(&hit, DAY, Some(Seq(30))).is_some(), "what has ended goes");
 }
 
 /// Segments that seals leave: seqs ascend, days are few.
@@ -206,6 +214,7 @@ fn after(segments: &[Known], task: &Task, next_id: &mut u64) -> Vec<Known> {
             is_settled: true,
             is_damaged: false,
             hits: 0,
+            ended_bytes: 0,
         });
     }
     rest

@@ -18,6 +18,7 @@ use super::{Failed, Pace};
 use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::error::Error;
 use crate::head::tombstone::Tombstones;
+use crate::ids::Seq;
 use crate::limits::{CHUNK_SAMPLES_MAX, PACKED_TAG_SAMPLES_MAX};
 use crate::planted::{self, Bug};
 use crate::scan::merge::{hide, order};
@@ -108,6 +109,24 @@ struct Piece {
     last_ns: i64,
 }
 
+/// What is not written again.
+pub(super) struct Unwanted<'a> {
+    pub(super) tombstones: &'a Tombstones,
+    /// Before it the tag's samples have ended.
+    pub(super) horizon_ns: i64,
+}
+
+impl Unwanted<'_> {
+    /// Times of which a segment's rows of a tag are left out.
+    fn of(&self, max_seq: Seq, tag: TagId) -> Vec<TimeRange> {
+        let deletes = self.tombstones;
+        let may_hide = deletes.any_after(max_seq) && !planted::is(Bug::CompactionForgetsTombstones);
+        let mut hidden = if may_hide { deletes.hiding(tag, max_seq) } else { Vec::new() };
+        hidden.push(TimeRange::new(i64::MIN, self.horizon_ns));
+        hidden
+    }
+}
+
 /// What a tag has in a range, and when it goes on after it.
 pub(super) struct Found {
     value_type: Option<ValueType>,
@@ -162,23 +181,22 @@ impl Found {
         inputs: &mut [Input],
         tag: TagId,
         range: TimeRange,
-        tombstones: &Tombstones,
+        unwanted: &Unwanted<'_>,
         output: &mut Output<'_>,
         pace: &mut Pace<'_>,
     ) -> Result<(), Failed> {
         let Some(value_type) = self.value_type else { return Ok(()) };
-        let hidden = |input: &Input| {
-            let max_seq = input.segment.meta().max_seq;
-            let may_hide =
-                tombstones.any_after(max_seq) && !planted::is(Bug::CompactionForgetsTombstones);
-            if may_hide { tombstones.hiding(tag, max_seq) } else { Vec::new() }
-        };
+        let hidden = |input: &Input| unwanted.of(input.segment.meta().max_seq, tag);
         let hidden: Vec<Vec<TimeRange>> = inputs.iter().map(hidden).collect();
         let mut merge = Merge::new(tag, value_type);
         for (at, piece) in self.pieces.iter().enumerate() {
             let input = &mut inputs[piece.input];
             let next_ns = self.pieces.get(at + 1).map_or(i64::MAX, |next| next.first_ns);
             let hidden = &hidden[piece.input];
+            if hidden.iter().any(|r| r.covers_span(piece.first_ns, piece.last_ns)) {
+                merge.settle(next_ns, output)?;
+                continue;
+            }
             pace.spend(piece.cost())?;
             let is_apart = output.takes_as_is(input.segment.meta().stage)
                 && next_ns > piece.last_ns

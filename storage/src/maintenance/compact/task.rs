@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::output::{Output, Style};
 use super::plan::{Task, day_of};
-use super::tag::{Found, Input};
+use super::tag::{Found, Input, Unwanted};
 use super::{CompactionReport, Failed, Pace};
 use crate::engine::core::Core;
 use crate::ids::Seq;
@@ -95,7 +95,13 @@ fn write_days(
             pace.spend(0)?;
             let found = Found::look(&mut inputs, tag, day)?;
             next_ns = next_ns.into_iter().chain(found.next_ns).min();
-            found.write(&mut inputs, tag, day, &view.tombstones, output, pace)?;
+            let unwanted = Unwanted {
+                tombstones: &view.tombstones,
+                // A late row that has ended still stands before an older one of its instant, which might be shown again
+                // if the tag goes to a class that keeps more.
+                horizon_ns: if kind == SegmentKind::Base { view.horizon_of(tag) } else { i64::MIN },
+            };
+            found.write(&mut inputs, tag, day, &unwanted, output, pace)?;
             next_tag = tag.0.checked_add(1).and_then(|next| first_tag(&inputs, TagId(next)));
         }
         match next_ns {
