@@ -1,6 +1,8 @@
 //! Backfill: whole or not at all, last push wins, earlier writes lose to it and later ones win over it.
 
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tagmill_engine_tests::clock::TestClock;
@@ -9,6 +11,7 @@ use tagmill_engine_tests::observe;
 use tagmill_engine_tests::seeds::{Case, seeds};
 use tagmill_engine_tests::workload::{self, Timeline};
 use tagmill_storage::disk::sim::{Random, SimDisk};
+use tagmill_storage::disk::{Disk, DiskFile};
 use tagmill_storage::{
     BackfillReport, Batch, Clock, DAY_NS, Engine, Error, Options, Origin, Qualities, RejectReason,
     Result, SECOND_NS, SegmentKind, TagColumn, TagDefinition, TagEdit, TagId, TimeRange, Value,
@@ -363,6 +366,100 @@ fn segments_know_their_kind_and_marks_move() {
     let engine = open(&disk.restart(), 1 << 20).unwrap();
     assert_eq!(engine.open_session("import/x", 1).unwrap().mark, 7);
     assert_eq!(observe::rows(&engine.snapshot()).unwrap(), rows);
+}
+
+/// A disk that does something at the first sync of a folder from then on.
+struct Watched {
+    disk: SimDisk,
+    at_sync: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.disk.fmt(f)
+    }
+}
+
+impl Disk for Watched {
+    fn create(&self, path: &str, allocate: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(path, allocate)
+    }
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path)
+    }
+    fn open_writable(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open_writable(path)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
+        self.disk.list(dir)
+    }
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let synced = self.disk.sync_dir(dir);
+        if let Some(act) = self.at_sync.lock().unwrap().take_if(|_| dir == "segments") {
+            act();
+        }
+        synced
+    }
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock()
+    }
+    fn root(&self) -> PathBuf {
+        self.disk.root()
+    }
+}
+
+/// A gateway's batches that become durable while a backfill of that gateway takes its place move the mark for good, and
+/// the backfill, which is older, is none any more.
+#[test]
+fn a_mark_that_moves_during_a_finish_stays() {
+    let sim = SimDisk::new(1);
+    let disk = Arc::new(Watched { disk: sim.clone(), at_sync: Mutex::default() });
+    let clock = Arc::new(TestClock::new(NOW_NS));
+    let engine = Engine::open_on(Arc::clone(&disk) as _, clock, options(1 << 20)).unwrap();
+    let engine = Arc::new(engine);
+    let tag = engine.define(&[TagDefinition::new("a", ValueType::I64)]).unwrap()[0];
+    let session = engine.open_session("gw", 1).unwrap().generation;
+    let origin = move |seq| Origin { gateway: Arc::from("gw"), epoch: 1, seq, session };
+    let mut backfill = engine.backfill("x").unwrap();
+    backfill.set_origin(origin(1));
+    backfill.push(vec![integers(tag, &[10], 0)]).unwrap();
+    let (writer, later) = (Arc::clone(&engine), sim.clone());
+    let (sent, done) = std::sync::mpsc::channel();
+    *disk.at_sync.lock().unwrap() = Some(Box::new(move || {
+        // They wait in the log, unseen, until the finish waits there too.
+        later.hold_syncs(true);
+        for seq in 1..=3_u64 {
+            let columns = vec![integers(tag, &[20], seq.cast_signed())];
+            let (batch, sent) =
+                (Batch { origin: Some(origin(seq)), ..batch(columns) }, sent.clone());
+            writer.submit(batch, Box::new(move |appended| sent.send(appended).unwrap()));
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            later.hold_syncs(false);
+        });
+    }));
+    let report = backfill.finish().unwrap();
+    for _ in 1..=3 {
+        assert!(done.recv().unwrap().unwrap().durable);
+    }
+    assert!(report.already_done, "the log had its batch first: {report:?}");
+    *disk.at_sync.lock().unwrap() = None;
+    engine.seal().unwrap();
+    drop(engine);
+    let engine = open(&sim.restart(), 1 << 20).unwrap();
+    assert_eq!(engine.open_session("gw", 1).unwrap().mark, 3);
+    let rows = observe::rows(&engine.snapshot()).unwrap();
+    assert_eq!(rows.into_values().map(|cell| cell.0).collect::<Vec<_>>(), [Value::I64(3)]);
 }
 
 /// Writers and readers go on while a large backfill is finished; every row is the newer one's.

@@ -125,6 +125,11 @@ pub(crate) fn install(core: &Core, ledger: &mut Ledger, prepared: Prepared) -> R
             return Ok(Installed { seq, is_repeated: true });
         }
         let seq = take_seq(core, &facts)?;
+        // The gateway may have come that far through the log while the place was taken.
+        if repeated(core, &facts)?.is_some() {
+            write::discard(core, &paths);
+            return Ok(Installed { seq, is_repeated: true });
+        }
         // All that came before gets a lesser place; the record that took this one says nothing more.
         let before = Seq(seq.0 - 1);
         if ledger.state.floor < before {
@@ -250,13 +255,17 @@ fn imports(known: &[(Arc<str>, Seq)], id: &Arc<str>, seq: Seq) -> Vec<(Arc<str>,
     imports
 }
 
+/// The gateways' marks with that of the backfill, which moves none back: what the log brought meanwhile is behind the
+/// floor, and nothing else would say that it was taken.
 fn marks(known: &[(Arc<str>, u64, u64)], origin: Option<&Origin>) -> Vec<(Arc<str>, u64, u64)> {
     let mut marks = known.to_vec();
-    if let Some(origin) = origin {
-        marks.retain(|(gateway, ..)| *gateway != origin.gateway);
-        marks.push((Arc::clone(&origin.gateway), origin.epoch, origin.seq));
-        marks.sort();
+    let Some(origin) = origin else { return marks };
+    let own = (Arc::clone(&origin.gateway), origin.epoch, origin.seq);
+    match marks.iter_mut().find(|(gateway, ..)| *gateway == origin.gateway) {
+        Some(mark) => *mark = own.max(mark.clone()),
+        None => marks.push(own),
     }
+    marks.sort();
     marks
 }
 
@@ -289,5 +298,25 @@ impl View {
             }
         }
         self.renew_latest(&unclear);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_mark_moves_back() {
+        let origin = |epoch, seq| Origin { gateway: Arc::from("gw"), epoch, seq, session: 1 };
+        let mark = |gateway: &str, epoch, seq| (Arc::from(gateway), epoch, seq);
+        let known = [mark("a", 1, 1), mark("gw", 2, 9)];
+        for (epoch, seq, want) in
+            [(2, 5, (2, 9)), (1, 20, (2, 9)), (2, 10, (2, 10)), (3, 1, (3, 1))]
+        {
+            let want = [mark("a", 1, 1), mark("gw", want.0, want.1)];
+            assert_eq!(marks(&known, Some(&origin(epoch, seq))), want);
+        }
+        assert_eq!(marks(&known[..1], Some(&origin(1, 1))), [mark("a", 1, 1), mark("gw", 1, 1)]);
+        assert_eq!(marks(&known, None), known);
     }
 }
