@@ -7,7 +7,8 @@ use crate::bytes::{put_i64, put_u16, put_u32, put_u64};
 use crate::checksum::crc32;
 pub(crate) use crate::fields::Field;
 use crate::fields::{field, fill};
-use crate::segment::SegmentMeta;
+use crate::ids::Seq;
+use crate::segment::{SegmentKind, SegmentMeta};
 
 /// First bytes of a segment file. CR LF and EOF catch transfers that treat the file as text.
 pub(crate) const MAGIC: [u8; 8] = *b"TMSEG\r\n\x1A";
@@ -114,6 +115,10 @@ pub(crate) const ENTRY_BYTES: usize = 122;
 /// Chunks of one segment: its directory stays below 4 GiB.
 pub(crate) const CHUNKS_MAX: usize = u32::MAX as usize / ENTRY_BYTES;
 
+/// Kind and seqs in the header of a segment that was written before its place in the order was known: that of a bulk
+/// load. The manifest has the place, and the identity ties the file to it.
+pub(crate) const UNPLACED: (SegmentKind, Seq) = (SegmentKind::Late, Seq(0));
+
 const _: () = assert!(fill(&HEADER, HEADER_CRC.offset), "header has a gap");
 const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
 const _: () = assert!(fill(&FOOTER, FOOTER_CRC.offset), "footer has a gap");
@@ -177,7 +182,7 @@ fn seal<const N: usize>(identity: u64, out: &mut Vec<u8>) -> [u8; N] {
 
 /// Compares a header with the one the manifest expects.
 pub(crate) fn check_header(meta: &SegmentMeta, found: &[u8; HEADER_BYTES]) -> Result<(), Refusal> {
-    let [magic, version, .., identity, id, _, _, _, _] = HEADER;
+    let [magic, version, .., identity, id, _, max_seq, _, _] = HEADER;
     if part(found, magic) != MAGIC {
         return Err(Refusal::at(magic, "this is not a segment file"));
     }
@@ -196,6 +201,11 @@ pub(crate) fn check_header(meta: &SegmentMeta, found: &[u8; HEADER_BYTES]) -> Re
             meta.identity
         );
         return Err(Refusal::at(identity, why));
+    }
+    let (kind, seq) = UNPLACED;
+    if number(found, max_seq) == seq.0 {
+        let unplaced = SegmentMeta { kind, min_seq: seq, max_seq: seq, ..meta.clone() };
+        return check_fields(&HEADER, &encode_header(&unplaced), found);
     }
     check_fields(&HEADER, &encode_header(meta), found)
 }
@@ -258,6 +268,26 @@ mod tests {
             panic!("another seq range was taken");
         };
         assert!(why.contains("max_seq"), "{why}");
+    }
+
+    #[test]
+    fn a_file_without_a_place_is_still_of_one_segment_only() {
+        let (kind, seq) = UNPLACED;
+        let written = SegmentMeta { kind, min_seq: seq, max_seq: seq, ..example() };
+        let header = encode_header(&written);
+        let placed = SegmentMeta { kind: SegmentKind::Base, ..example() };
+        assert_eq!(check_header(&placed, &header), Ok(()));
+        let mut other = placed.clone();
+        other.first_ns += 1;
+        assert!(check_header(&other, &header).is_err(), "another first time");
+        other = placed.clone();
+        other.id.0 += 1;
+        assert!(check_header(&other, &header).is_err(), "another id");
+        other = placed.clone();
+        other.identity += 1;
+        assert!(check_header(&other, &header).is_err(), "another identity");
+        let half = encode_header(&SegmentMeta { kind: SegmentKind::Base, ..written });
+        assert!(check_header(&placed, &half).is_err(), "a kind without a place");
     }
 
     #[test]

@@ -32,8 +32,6 @@ mod shared;
 
 pub(crate) mod damage;
 
-pub(crate) mod settle;
-
 mod verify;
 
 #[cfg(test)]

@@ -32,7 +32,6 @@ use crate::sample::Origin;
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
 use crate::segment::meta::{SegmentKind, SegmentMeta};
-use crate::segment::settle::settle;
 use crate::tag::{Tag, TagId};
 use crate::wal::record::Content;
 use merge::{Piece, Rows};
@@ -138,8 +137,8 @@ pub(crate) fn install(core: &Core, ledger: &mut Ledger, prepared: Prepared) -> R
         let bar_ns = bar(&ledger.sealed_until, &facts.firsts);
         for meta in &mut metas {
             let is_newer = meta.first_ns > bar_ns;
-            let kind = if is_newer { SegmentKind::Base } else { SegmentKind::Late };
-            settle(core.disk.as_ref(), meta, kind, (seq, seq))?;
+            meta.kind = if is_newer { SegmentKind::Base } else { SegmentKind::Late };
+            (meta.min_seq, meta.max_seq) = (seq, seq);
         }
         put(core, ledger, &facts, &metas, (seq, &mut paths))?;
         Ok(Installed { seq, is_repeated: false })

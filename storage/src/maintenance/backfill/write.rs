@@ -9,10 +9,10 @@ use super::merge::{Extent, Rows};
 use crate::encoding::Effort;
 use crate::engine::core::Core;
 use crate::error::{Error, Result};
-use crate::ids::Seq;
 use crate::scan::merge::hide;
 use crate::scan::snapshot::View;
-use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
+use crate::segment::layout::UNPLACED;
+use crate::segment::meta::{SegmentMeta, SegmentStage};
 use crate::segment::name::SegmentName;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::TagId;
@@ -31,7 +31,7 @@ struct Job {
     first_ns: i64,
 }
 
-/// The segments of a backfill, complete and synced but for what a place in the order decides.
+/// The segments of a backfill, complete and synced. Their place in the order only the manifest will know.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) metas: Vec<SegmentMeta>,
@@ -125,10 +125,10 @@ fn write_segment(
             lock(&shared.written).paths.push(SegmentName::new(0, job.first_ns, id).path());
             let plan = SegmentPlan {
                 id,
-                kind: SegmentKind::Late,
+                kind: UNPLACED.0,
                 stage: SegmentStage::Sealed,
                 identity,
-                seqs: (Seq(0), Seq(0)),
+                seqs: (UNPLACED.1, UNPLACED.1),
                 first_ns: job.first_ns,
                 effort: Effort::Light,
             };
