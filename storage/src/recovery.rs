@@ -260,12 +260,12 @@ fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Re
     match checkpoint::read(disk, loaded.state.latest_file, view.registry.len()) {
         Ok(checkpoint) => {
             view.latest = checkpoint.latest;
-            view.renew_latest(&checkpoint.stale);
+            view.renew_latest(checkpoint.stale);
             Ok(checkpoint.sealed_until)
         }
         Err(Error::Corrupt { .. }) => {
             let mut sealed_until = SealedUntil::new();
-            let tags: Vec<_> = view.registry.iter().map(|tag| tag.id).collect();
+            let tags: BTreeSet<_> = view.registry.iter().map(|tag| tag.id).collect();
             for segment in view.version.segments() {
                 let read = segment.for_each_tag(&mut |tag, _, last_ns, _| {
                     raise(&mut sealed_until, tag, last_ns);
@@ -278,7 +278,7 @@ fn read_checkpoint(disk: &Arc<dyn Disk>, loaded: &Loaded, view: &mut View) -> Re
                     read => read?,
                 }
             }
-            view.renew_latest(&tags);
+            view.renew_latest(tags);
             Ok(sealed_until)
         }
         Err(error) => Err(error),

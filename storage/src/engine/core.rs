@@ -1,6 +1,6 @@
 //! What the engine's threads share: the View and its swap, the queue, the log, reserved tags.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -8,19 +8,17 @@ use std::time::{Duration, Instant};
 use crate::disk::Disk;
 use crate::disk::ballast::Ballast;
 use crate::error::{Error, Result};
-use crate::head::latest::Entry as LatestEntry;
+use crate::head::run::Run;
 use crate::head::tombstone::Tombstone;
 use crate::ids::{SegmentId, Seq};
 use crate::metrics::Counters;
 use crate::options::Options;
-use crate::planted::{self, Bug};
 use crate::registry::Change;
-use crate::sample::{Appended, Durability, Reject};
+use crate::sample::{Appended, Durability, Origin, Reject};
 use crate::scan::snapshot::View;
-use crate::scan::{ScanRequest, Snapshot, TagSelection};
 use crate::tag::{Tag, TagId};
 use crate::time::Clock;
-use crate::wal::record::{Content, Payload};
+use crate::wal::record::{Content, Delete, Payload};
 use crate::wal::writer::WalWriter;
 
 /// Called once with what became of a record, on the committer's thread.
@@ -316,56 +314,95 @@ impl Core {
         lock(&self.wal).close()
     }
 
-    /// Makes durable records visible, in one swap.
+    /// Makes durable records visible, in one swap. Segments are read only if a record hides latest samples, and before a
+    /// lock is taken.
     pub(crate) fn publish(&self, records: Vec<(Seq, Content)>) {
         if records.is_empty() {
             return;
         }
-        let mut pending = lock(&self.pending);
-        let mut install = lock(&self.install);
-        let mut view = View::clone(&self.view());
-        let mut stale = Vec::new();
-        for (seq, mut content) in records {
-            for mut change in content.changes.drain(..) {
-                view.registry.share_change(&mut change);
-                match &change {
-                    Change::Define(tag) => {
-                        pending.by_id.remove(&tag.id);
-                        pending.by_name.remove(&tag.name);
-                    }
-                    Change::Edit { name: Some(name), .. } => {
-                        pending.by_name.remove(name);
-                    }
-                    _ => {}
+        let mut records: Vec<Record> = records.into_iter().map(Record::from).collect();
+        let may_hide = records.iter().any(Record::may_hide);
+        loop {
+            let mut change = |view: &mut View| {
+                let mut stale = BTreeSet::new();
+                for record in &mut records {
+                    view.apply(record, &mut stale);
                 }
-                view.apply_change_seen(&change, &mut stale);
-                install.unlogged.push((seq, change));
+                stale
+            };
+            let ahead = may_hide.then(|| self.look_ahead(&mut change));
+            let mut pending = lock(&self.pending);
+            let mut install = lock(&self.install);
+            let current = self.view();
+            let mut next = View::clone(&current);
+            let stale = change(&mut next);
+            match ahead {
+                None => assert!(stale.is_empty(), "only deletes and edits hide samples"),
+                Some(ahead) if ahead.holds(&current, &stale) => {
+                    next.take_newest(ahead);
+                    next.edition += 1;
+                }
+                Some(_) => continue, // maintenance was faster
             }
-            if content.run.is_some() {
-                let now = self.clock.monotonic_ns();
-                install.unfolded_since_ns.get_or_insert(now);
-                install.unsealed_since_ns.get_or_insert(now);
+            for Record { seq, changes, run, .. } in records {
+                pending.note(&changes);
+                install.unlogged.extend(changes.into_iter().map(|change| (seq, change)));
+                if run.is_some() {
+                    let now = self.clock.monotonic_ns();
+                    install.unfolded_since_ns.get_or_insert(now);
+                    install.unsealed_since_ns.get_or_insert(now);
+                }
             }
-            view.apply(seq, content, &mut stale);
+            return self.swap(next);
         }
-        if !planted::is(Bug::LatestNotRenewed) {
-            view.renew_latest(&stale);
-        }
-        self.swap(view);
     }
 }
 
-impl Core {
-    /// Tries again to find latest samples that could not be read.
-    pub(crate) fn renew_stale(&self) {
-        if self.view().stale.is_empty() {
-            return;
+/// A durable record on its way into the View.
+struct Record {
+    seq: Seq,
+    changes: Vec<Change>,
+    origin: Option<Origin>,
+    delete: Option<Delete>,
+    run: Option<Arc<Run>>,
+}
+
+impl From<(Seq, Content)> for Record {
+    fn from((seq, content): (Seq, Content)) -> Self {
+        let Content { origin, changes, delete, run } = content;
+        let run = run.map(|mut run| {
+            (run.min_seq, run.max_seq) = (seq, seq);
+            Arc::new(run)
+        });
+        // A delete of no tags only takes a place in the order.
+        let delete = delete.filter(|delete| !delete.tags.is_empty());
+        Self { seq, changes, origin, delete, run }
+    }
+}
+
+impl Record {
+    /// Whether it may take the latest sample of a tag away, or bring an older one back.
+    fn may_hide(&self) -> bool {
+        let is_edit = |change: &Change| matches!(change, Change::Edit { attributes: Some(_), .. });
+        self.delete.is_some() || self.changes.iter().any(is_edit)
+    }
+}
+
+impl Pending {
+    /// These changes are durable.
+    fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Define(tag) => {
+                    self.by_id.remove(&tag.id);
+                    self.by_name.remove(&tag.name);
+                }
+                Change::Edit { name: Some(name), .. } => {
+                    self.by_name.remove(name);
+                }
+                _ => {}
+            }
         }
-        let _install = lock(&self.install);
-        let mut view = View::clone(&self.view());
-        let stale = std::mem::take(&mut view.stale);
-        view.renew_latest(&stale);
-        self.swap(view);
     }
 }
 
@@ -389,67 +426,41 @@ impl View {
 
     /// Takes a registry change. A tag that goes to a class which keeps more is added to `stale`: its latest sample may be
     /// one that had ended, or none any more.
-    fn apply_change_seen(&mut self, change: &Change, stale: &mut Vec<TagId>) {
+    fn apply_change_seen(&mut self, change: &Change, stale: &mut BTreeSet<TagId>) {
         let Change::Edit { id, attributes: Some(_), .. } = change else {
             return self.apply_change(change);
         };
         let before_ns = self.horizon_of(*id);
         self.apply_change(change);
         if self.horizon_of(*id) < before_ns {
-            stale.push(*id);
+            stale.insert(*id);
         }
     }
 
-    /// Takes a durable record whose changes were taken before. Tags whose latest sample a delete may have hidden are
-    /// added to `stale`.
-    pub(crate) fn apply(&mut self, seq: Seq, content: Content, stale: &mut Vec<TagId>) {
+    /// Takes a durable record. Tags whose latest sample it may have hidden are added to `stale`.
+    fn apply(&mut self, record: &mut Record, stale: &mut BTreeSet<TagId>) {
+        let seq = record.seq;
         assert!(self.durable_seq < seq, "record {seq} published after {}", self.durable_seq);
         self.durable_seq = seq;
-        if let Some(origin) = &content.origin {
+        for change in &mut record.changes {
+            self.registry.share_change(change);
+            self.apply_change_seen(change, stale);
+        }
+        if let Some(origin) = &record.origin {
             Arc::make_mut(&mut self.gateways).advance(origin);
         }
-        // A delete of no tags only takes a place in the order.
-        if let Some(delete) = content.delete.filter(|delete| !delete.tags.is_empty()) {
+        if let Some(Delete { tags, range, who }) = &record.delete {
             let hides = |tag: &&TagId| {
                 let latest = self.latest.get(**tag);
-                latest.is_some_and(|entry| delete.range.contains(entry.time_ns))
+                latest.is_some_and(|entry| range.contains(entry.time_ns))
             };
-            stale.extend(delete.tags.iter().filter(hides));
-            let (tags, range, who) = (delete.tags, delete.range, delete.who);
+            stale.extend(tags.iter().filter(hides));
+            let (tags, range, who) = (Arc::clone(tags), *range, Arc::clone(who));
             self.tombstones = self.tombstones.with(Tombstone { seq, tags, range, who });
         }
-        if let Some(mut run) = content.run.filter(|run| !run.times.is_empty()) {
-            (run.min_seq, run.max_seq) = (seq, seq);
-            self.latest.observe(&run);
-            self.head.push(Arc::new(run));
-        }
-    }
-
-    /// Finds the latest samples of tags anew. A tag whose newest chunk cannot be read shows none until it can.
-    pub(crate) fn renew_latest(&mut self, tags: &[TagId]) {
-        if tags.is_empty() {
-            return;
-        }
-        let snapshot = Snapshot { view: Arc::new(self.clone()) };
-        for tag in tags {
-            let only = TagSelection::Only(Arc::from([*tag]));
-            let mut request = ScanRequest::new(only, crate::time::TimeRange::ALL);
-            (request.descending, request.limit) = (true, Some(1));
-            let newest = snapshot.scan(request).next().transpose();
-            let newest = newest.unwrap_or_else(|_unreadable| {
-                self.stale.push(*tag);
-                None
-            });
-            let entry = newest.and_then(|batch| {
-                let value = batch.values.get(0)?;
-                let text = match &value {
-                    crate::sample::Value::Text(text) => Some(Arc::clone(text)),
-                    _ => None,
-                };
-                let (time_ns, quality) = (*batch.times.first()?, batch.qualities.at(0).0);
-                Some(LatestEntry { time_ns, word: value.to_word(), quality, text })
-            });
-            self.latest.set(*tag, entry);
+        if let Some(run) = record.run.as_ref().filter(|run| !run.times.is_empty()) {
+            self.latest.observe(run);
+            self.head.push(Arc::clone(run));
         }
     }
 }

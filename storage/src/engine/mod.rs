@@ -16,12 +16,14 @@
 //! 5 `sessions`, `queue`, `room`, `wal` (each alone). No lock but `wal` and `edits` is held over I/O.
 //!
 //! # Reading order
-//! this file (the surface), [`prepare`] (batch to record), [`committer`], [`core`] (shared state, publishing).
+//! this file (the surface), [`prepare`] (batch to record), [`committer`], [`core`] (shared state, publishing),
+//! [`latest`] (newest samples when what was newest goes).
 
 mod backfill;
 mod committer;
 pub(crate) mod core;
 mod gateways;
+mod latest;
 mod prepare;
 mod retention;
 mod tags;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::run::{Run, index};
+use super::run::{Run, Span, index};
 use crate::limits::PAGE_TAGS;
 use crate::tag::{TagId, ValueType};
 
@@ -15,6 +15,22 @@ pub(crate) struct Entry {
     pub(crate) word: u64,
     pub(crate) quality: u32,
     pub(crate) text: Option<Arc<str>>,
+}
+
+impl Entry {
+    /// The newest sample of a tag in a run.
+    pub(crate) fn newest_in(run: &Run, tag: TagId) -> Option<Self> {
+        run.span(tag).map(|span| Self::last_of(run, span))
+    }
+
+    fn last_of(run: &Run, span: &Span) -> Self {
+        let row = span.end - 1;
+        let word = run.words[row];
+        let text =
+            (span.value_type == ValueType::Text).then(|| Arc::clone(&run.texts[index(word)]));
+        let word = if text.is_some() { 0 } else { word };
+        Self { time_ns: run.times[row], word, quality: run.qualities.at(row), text }
+    }
 }
 
 /// The newest sample of every tag.
@@ -43,18 +59,13 @@ impl LatestTable {
     /// Takes the samples of a run that is newer than everything seen before.
     pub(crate) fn observe(&mut self, run: &Run) {
         for span in &run.spans {
-            let row = span.end - 1;
-            let time_ns = run.times[row];
+            let time_ns = run.times[span.end - 1];
             self.newest_ns = self.newest_ns.max(Some(time_ns));
             let slot = self.slot(span.tag);
             if slot.as_ref().is_some_and(|entry| entry.time_ns > time_ns) {
                 continue;
             }
-            let word = run.words[row];
-            let text =
-                (span.value_type == ValueType::Text).then(|| Arc::clone(&run.texts[index(word)]));
-            let word = if text.is_some() { 0 } else { word };
-            *slot = Some(Entry { time_ns, word, quality: run.qualities.at(row), text });
+            *slot = Some(Entry::last_of(run, span));
         }
     }
 

@@ -6,7 +6,7 @@
 //!   [`forget`] writes the readable rest of the segment as a new one, and the loss is then final.
 //! * The list is durable before a View shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::seal::{Ledger, commit};
@@ -114,22 +114,29 @@ pub(super) fn forget(
     let id = rest.as_ref().map(|meta| meta.id);
     let edit = Edit { remove: vec![segment], add: rest.into_iter().collect(), state };
     commit(core, ledger, edit, &version)?;
-    let install = lock(&core.install);
-    let mut next = View::clone(&core.view());
-    (next.version, next.quarantine) = (version, quarantine);
-    // What was hidden before may be the newest now.
-    let tags: Vec<TagId> = next.registry.iter().map(|tag| tag.id).collect();
-    let unknown: Vec<TagId> =
-        tags.into_iter().filter(|tag| next.latest.get(*tag).is_none()).collect();
-    next.stale.retain(|tag| !unknown.contains(tag));
-    next.renew_latest(&unknown);
-    core.swap(next);
-    drop(install);
+    let mut change = |view: &mut View| {
+        (view.version, view.quarantine) = (version.clone(), quarantine.clone());
+        touched(view, places)
+    };
+    core.show(core.look_ahead(&mut change), &mut change);
     let path = damaged.meta().path();
     let name = path.trim_start_matches("segments/");
     // Best effort: the next open does it too. In the trash it can be looked at by someone with better tools.
     drop(core.disk.rename(&path, &format!("trash/{name}")));
     Ok(id)
+}
+
+/// Tags whose latest sample may have been at these places, or hidden by them.
+fn touched(view: &View, places: &[Arc<Damage>]) -> BTreeSet<TagId> {
+    let tags = view.registry.iter().map(|tag| tag.id);
+    let concerns = |tag: &TagId| {
+        let latest = view.latest.get(*tag).map(|entry| entry.time_ns);
+        places.iter().any(|damage| {
+            let is_there = latest.is_none_or(|latest_ns| damage.range().contains(latest_ns));
+            is_there && damage.touches(*tag, *tag)
+        })
+    };
+    tags.filter(concerns).collect()
 }
 
 /// Writes the readable chunks of a segment into a new one. An error comes with the path of what was begun.

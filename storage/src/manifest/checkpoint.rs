@@ -2,6 +2,7 @@
 //!
 //! It saves an open from reading every segment's directory. It is written whole, never changed, and replaced by the next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
@@ -39,7 +40,7 @@ pub(crate) type SealedUntil = Vec<i64>;
 pub(crate) struct Checkpoint {
     pub(crate) latest: LatestTable,
     /// Tags whose latest sample was not known when it was written.
-    pub(crate) stale: Vec<TagId>,
+    pub(crate) stale: BTreeSet<TagId>,
     pub(crate) sealed_until: SealedUntil,
 }
 
@@ -59,7 +60,7 @@ pub(crate) fn write(
     disk: &Arc<dyn Disk>,
     checkpoint: u64,
     latest: &LatestTable,
-    stale: &[TagId],
+    stale: &BTreeSet<TagId>,
     sealed_until: &SealedUntil,
 ) -> Result<()> {
     let mut body = Vec::new();
@@ -137,9 +138,9 @@ fn decode(bytes: &mut [u8], checkpoint: u64, tags: usize) -> Result<Checkpoint, 
         return Err(Malformed("the header contradicts the file"));
     }
     let mut reader = Reader::new(body);
-    let mut stale = Vec::new();
+    let mut stale = BTreeSet::new();
     while let Some(tag) = next_tag(&mut reader, tags)? {
-        stale.push(tag);
+        stale.insert(tag);
     }
     let mut latest = LatestTable::default();
     while let Some(tag) = next_tag(&mut reader, tags)? {
@@ -198,7 +199,7 @@ mod tests {
         let mut sealed_until = SealedUntil::new();
         raise(&mut sealed_until, TagId(0), 1_767_225_600_000_000_000);
         raise(&mut sealed_until, TagId(9), 0);
-        Checkpoint { latest, stale: vec![TagId(3), TagId(1_024)], sealed_until }
+        Checkpoint { latest, stale: BTreeSet::from([TagId(3), TagId(1_024)]), sealed_until }
     }
 
     fn written(number: u64) -> Vec<u8> {

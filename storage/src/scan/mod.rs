@@ -6,9 +6,11 @@
 //! * Chunks outside the asked range are not read; memory is bounded by the rows of one tag that overlap in time.
 //!
 //! # Reading order
-//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`window`] (aggregates of windows).
+//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`window`] (aggregates of windows),
+//! [`newest`] (samples).
 
 pub(crate) mod merge;
+pub(crate) mod newest;
 pub(crate) mod snapshot;
 pub(crate) mod window;
 

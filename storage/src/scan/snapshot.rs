@@ -1,5 +1,6 @@
 //! The View: everything a reader may see at one instant, swapped as a whole.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::head::Head;
@@ -31,7 +32,10 @@ pub(crate) struct View {
     /// Backfills that are done, ascending by id.
     pub(crate) imports: Arc<Vec<(Arc<str>, Seq)>>,
     /// Tags whose latest sample could not be read when a delete hid the one before; tried again behind the scenes.
-    pub(crate) stale: Vec<TagId>,
+    pub(crate) stale: Arc<BTreeSet<TagId>>,
+    /// Grows with each change of old samples: by a delete, another retention class, a backfill, a place given up.
+    /// While it stays, a newest sample that was found is at most joined by newer ones.
+    pub(crate) edition: u64,
     /// Places of the version's segments that cannot be read.
     pub(crate) quarantine: Quarantine,
     /// Where scans leave what they could not read. The same in every View of an engine.

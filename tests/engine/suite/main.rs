@@ -11,6 +11,7 @@ mod damage;
 mod faults;
 mod fuzz;
 mod golden;
+mod latest;
 mod model;
 mod mutation;
 mod planted;

@@ -14,7 +14,7 @@ pub(crate) mod merge;
 pub(crate) mod spill;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::seal::{self, Ledger, commit};
@@ -197,9 +197,15 @@ fn put(
     let disk = &core.disk;
     let open = |meta: &SegmentMeta| Arc::new(Segment::new(Arc::clone(disk), meta.clone()));
     let segments: Vec<Arc<Segment>> = metas.iter().map(open).collect();
-    let mut view = View::clone(&core.view());
-    view.version = view.version.with(segments.clone());
-    view.take_newest(&facts.newest, seq);
+    let mut change = |view: &mut View| {
+        view.version = view.version.with(segments.clone());
+        if let Some(origin) = &facts.origin {
+            Arc::make_mut(&mut view.gateways).advance(origin);
+        }
+        view.observe_backfill(&facts.newest, seq)
+    };
+    let ahead = core.look_ahead(&mut change);
+    let view = ahead.view();
     let mut sealed_until = ledger.sealed_until.clone();
     for (tag, entry) in facts.newest.iter() {
         raise(&mut sealed_until, tag, entry.time_ns);
@@ -225,16 +231,10 @@ fn put(
     let edit = Edit { remove: Vec::new(), add: metas.to_vec(), state };
     commit(core, ledger, edit, &view.version)?;
     ledger.sealed_until = sealed_until;
-    let install = lock(&core.install);
-    let mut next = View::clone(&core.view());
-    next.version = next.version.with(segments);
-    next.imports = imports;
-    if let Some(origin) = &facts.origin {
-        Arc::make_mut(&mut next.gateways).advance(origin);
-    }
-    next.take_newest(&facts.newest, seq);
-    core.swap(next);
-    drop(install);
+    core.show(ahead, &mut |view| {
+        view.imports = Arc::clone(&imports);
+        change(view)
+    });
     if old_checkpoint > 0 {
         write::discard(core, &[checkpoint::path(old_checkpoint)]);
     }
@@ -279,9 +279,10 @@ impl View {
         view
     }
 
-    /// Takes the newest samples of a backfill whose segments are in the version and whose place is `seq`.
-    fn take_newest(&mut self, newest: &LatestTable, seq: Seq) {
-        let mut unclear = Vec::new();
+    /// Takes the newest samples of a backfill whose segments are in the version and whose place is `seq`. Gives the tags
+    /// of which only the rows say what is newest.
+    fn observe_backfill(&mut self, newest: &LatestTable, seq: Seq) -> BTreeSet<TagId> {
+        let mut unclear = BTreeSet::new();
         for (tag, entry) in newest.iter() {
             let have = self.latest.get(tag);
             if have.is_some_and(|have| have.time_ns > entry.time_ns || have == entry) {
@@ -291,12 +292,12 @@ impl View {
                 && self.tombstones.hiding(tag, seq).iter().any(|r| r.contains(entry.time_ns));
             // A delete came later, or a write at the same instant earlier or later: the rows say which.
             if is_hidden || have.is_some_and(|have| have.time_ns == entry.time_ns) {
-                unclear.push(tag);
+                unclear.insert(tag);
             } else {
                 self.latest.set(tag, Some(Entry::clone(entry)));
             }
         }
-        self.renew_latest(&unclear);
+        unclear
     }
 }
 
