@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::head::tombstone::Tombstones;
 use crate::ids::{SegmentId, Seq};
 use crate::limits::{FOLD_ROWS, FOLD_RUNS};
-use crate::maintenance::fold;
 use crate::maintenance::seal::{self, Ledger, snapshot_edit};
+use crate::maintenance::{fold, quarantine};
 use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::State;
 use crate::manifest::version::Version;
@@ -29,7 +29,7 @@ use crate::retention::Horizons;
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
 use crate::segment::damage::{Damage, Quarantine, damage_in};
-use crate::segment::name::SegmentName;
+use crate::segment::name::{ASIDE_DIR, SEGMENTS_DIR, SegmentName, TRASH_DIR};
 use crate::time::Clock;
 use crate::wal::file::FileHeader;
 use crate::wal::record::Content;
@@ -189,16 +189,23 @@ fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Loaded> {
 struct Needless {
     /// Names of segments that no edit ever named, as far as is known.
     segments: Vec<String>,
+    /// Names of segments that were set aside for an edit which was not made.
+    aside: Vec<String>,
     /// Names of segments that an edit let go of.
     removed: Vec<String>,
     checkpoints: Vec<String>,
 }
 
 impl Needless {
-    /// Unlinks what an edit let go of, moves other segments to the trash and unlinks checkpoints.
+    /// Puts back what was set aside, unlinks what an edit let go of, moves other segments to the trash and unlinks
+    /// checkpoints.
     fn clear_away(self, disk: &Arc<dyn Disk>) -> Result<()> {
+        for name in &self.aside {
+            quarantine::take_back(disk, name).map_err(|e| Error::io("put back", name, e))?;
+        }
         for name in &self.segments {
-            let moved = disk.rename(&format!("segments/{name}"), &format!("trash/{name}"));
+            let moved =
+                disk.rename(&format!("{SEGMENTS_DIR}/{name}"), &format!("{TRASH_DIR}/{name}"));
             moved.map_err(|e| Error::io("move to trash", name, e))?;
         }
         remove_all(disk, self.removed.iter());
@@ -213,11 +220,17 @@ impl Needless {
 fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(Needless, Vec<Damage>)> {
     let present = disk.list("segments").map_err(|e| Error::io("list", "segments", e))?;
     let mut present: BTreeMap<String, u64> = present.into_iter().collect();
-    let mut missing = Vec::new();
+    let kept: BTreeMap<String, u64> =
+        disk.list(ASIDE_DIR).unwrap_or_default().into_iter().collect();
+    let (mut missing, mut aside) = (Vec::new(), Vec::new());
     for meta in loaded.segments.values() {
         let path = meta.path();
-        let name = path.trim_start_matches("segments/");
-        let bytes = present.remove(name);
+        let name = SegmentName::in_path(&path);
+        let bytes = present.remove(name).or_else(|| {
+            let bytes = kept.get(name).copied();
+            aside.extend(bytes.map(|_| name.to_owned()));
+            bytes
+        });
         if bytes != Some(meta.file_bytes) {
             let found = bytes.map_or("is missing".into(), |bytes| format!("has {bytes} bytes"));
             let why = format!("the file {found}, the manifest says {}", meta.file_bytes);
@@ -239,7 +252,7 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(Needless, Vec<D
     let numbers = root.iter().filter_map(|(name, _)| checkpoint::parse_name(name));
     let needless = numbers.filter(|number| *number != loaded.state.latest_file);
     let checkpoints = needless.map(checkpoint::path).collect();
-    Ok((Needless { segments, removed, checkpoints }, missing))
+    Ok((Needless { segments, aside, removed, checkpoints }, missing))
 }
 
 /// The quarantine of this open: segments that are missing, and known places that still do not verify.

@@ -25,7 +25,7 @@ use crate::options::Options;
 use crate::recovery::{BACKUP_BEGUN, BACKUP_DONE, SALVAGE_BEGUN};
 use crate::registry::log::{HEADER_BYTES as REGISTRY_HEADER_BYTES, RegistryLog};
 use crate::registry::{Change, Registry};
-use crate::segment::name::{SEGMENTS_DIR, SegmentName};
+use crate::segment::name::{ASIDE_DIR, SEGMENTS_DIR, SegmentName};
 use crate::tag::{Tag, TagAttributes, TagId, ValueType};
 use crate::time::Rfc3339;
 use crate::wal::file::{DIR as WAL_DIR, FileHeader};
@@ -33,9 +33,6 @@ use crate::wal::record::{Content, Payload};
 use crate::wal::replay::Listing;
 use crate::wal::survey::Survey;
 use crate::wal::writer::{self, WalWriter};
-
-/// Folder of damaged files that a salvage has replaced.
-const QUARANTINE_DIR: &str = "quarantine";
 
 /// What a salvage found, and did or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,7 +221,7 @@ fn plan_log(disk: &Arc<dyn Disk>, loaded: &Loaded, report: &mut SalvageReport) -
     tell_losses(&survey, &times, &placeholders, report);
     report.kept_records = survey.records.len() as u64;
     report.steps.push(format!(
-        "copy the damaged log files to {QUARANTINE_DIR}/, write a new log of the {} records that can be read, give the database a new incarnation",
+        "copy the damaged log files to {ASIDE_DIR}/, write a new log of the {} records that can be read, give the database a new incarnation",
         survey.records.len()
     ));
     Ok(LogPlan { survey, placeholders })
@@ -290,18 +287,18 @@ fn carry_out(
     log: Option<&LogPlan>,
 ) -> Result<()> {
     let io = |e| Error::io("salvage", disk.root(), e);
-    disk.create_dir(QUARANTINE_DIR).map_err(io)?;
+    disk.create_dir(ASIDE_DIR).map_err(io)?;
     let flawed = log.iter().flat_map(|plan| plan.survey.flawed().map(|file| file.path.clone()));
     let bad_manifests = loaded.files.iter().filter(|_| is_rebuilt).cloned();
     let keep: BTreeSet<String> = flawed.chain(bad_manifests).collect();
     for path in keep {
         let bytes = read_all(disk.as_ref(), &path).map_err(io)?;
         let name = path.rsplit('/').next().unwrap_or(&path);
-        put(disk, &format!("{QUARANTINE_DIR}/{name}"), &bytes)?;
+        put(disk, &format!("{ASIDE_DIR}/{name}"), &bytes)?;
     }
     let mark = b"a salvage is at work here, or was cut short: run it again\n";
     put(disk, SALVAGE_BEGUN, mark)?;
-    disk.sync_dir(QUARANTINE_DIR).and_then(|()| disk.sync_dir("")).map_err(io)?;
+    disk.sync_dir(ASIDE_DIR).and_then(|()| disk.sync_dir("")).map_err(io)?;
     if is_rebuilt && RegistryLog::load(disk, REGISTRY_HEADER_BYTES, |_| ()).is_err() {
         RegistryLog::create(disk, crate::ids::random())?;
     }

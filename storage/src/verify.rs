@@ -20,7 +20,7 @@ use crate::recovery::{BACKUP_BEGUN, BACKUP_DONE, RESTORE_BEGUN, SALVAGE_BEGUN};
 use crate::registry::Registry;
 use crate::registry::log::{PATH as REGISTRY_PATH, RegistryLog};
 use crate::segment::damage::Damage;
-use crate::segment::name::{SEGMENTS_DIR, SegmentName};
+use crate::segment::name::{ASIDE_DIR, SEGMENTS_DIR, SegmentName, TRASH_DIR};
 use crate::segment::{Segment, SegmentMeta};
 use crate::time::TimeRange;
 use crate::wal::file::{DIR as WAL_DIR, FileHeader};
@@ -334,8 +334,9 @@ impl Verifier<'_> {
                 others.push((format!("{WAL_DIR}/{name}"), bytes, "no log file"));
             }
         }
-        for dir in ["trash", "quarantine"] {
-            let kept = "kept aside: delete it when nobody needs it";
+        let left = "left by a crash: it goes when the engine has verified everything else";
+        let kept = "kept aside: delete it when nobody needs it";
+        for (dir, kept) in [(TRASH_DIR, left), (ASIDE_DIR, kept)] {
             let paths = list(dir).into_iter();
             others.extend(paths.map(|(name, bytes)| (format!("{dir}/{name}"), bytes, kept)));
         }

@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::ids::{SegmentId, Seq};
 use crate::maintenance::compact::{self, CompactionReport, Order};
 use crate::maintenance::expire::Expiry;
-use crate::maintenance::{self, Request};
+use crate::maintenance::{self, Request, trash};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::sample::{Appended, Batch, Durability};
@@ -244,7 +244,8 @@ impl Engine {
     /// Reads every byte of every live segment and hands over what does not verify: file, tags and time range. Gives the
     /// number of damaged places. The database works on meanwhile.
     ///
-    /// What it finds goes into quarantine ([`Snapshot::damage`]), and places that verify again leave it.
+    /// What it finds goes into quarantine ([`Snapshot::damage`]), and places that verify again leave it. If all is whole,
+    /// files that crashes have left in the folder `trash` are removed.
     ///
     /// # Errors
     /// None; a file that cannot be read is handed over like damage.
@@ -259,7 +260,10 @@ impl Engine {
             segment.verify_places(&mut found, &mut |_| true);
         }
         // Damage that could not be written down is met, and reported, by whoever reads it.
-        drop(self.ask(|reply| Request::Judge(suspects, reply)));
+        let judged = self.ask(|reply| Request::Judge(suspects, reply));
+        if places == 0 && judged.is_ok() {
+            trash::empty(&self.core);
+        }
         places
     }
 
@@ -296,7 +300,7 @@ impl Engine {
 
     /// Gives up for good what the damaged places of a segment held, so that scans no longer stop there: the readable
     /// rest becomes a new segment, whose id this gives, and older samples of those tags and times may be current again.
-    /// The damaged file goes to the folder `trash`.
+    /// The damaged file goes to the folder `quarantine`, and stays there.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the segment has no damaged place; [`Error::DiskFull`], [`Error::Io`], [`Error::Corrupt`]

@@ -7,18 +7,20 @@
 //! * A step that fails leaves everything as it was and is tried again later; appends go on until the head is full.
 //!
 //! # Reading order
-//! [`plan`] (what to do, pure), [`fold`], [`seal`], [`compact`], [`expire`], [`backfill`], [`quarantine`] (what cannot be
-//! read), [`scrub`] (looks for it).
+//! [`plan`] (what to do, pure), [`fold`], [`draft`] (files before their edit), [`seal`], [`compact`], [`expire`],
+//! [`backfill`], [`quarantine`] (what cannot be read), [`scrub`] (looks for it), [`trash`].
 
 pub(crate) mod backfill;
 pub(crate) mod compact;
+pub(crate) mod draft;
 pub(crate) mod expire;
 pub(crate) mod fold;
 pub(crate) mod pin;
 mod plan;
-mod quarantine;
+pub(crate) mod quarantine;
 pub(crate) mod scrub;
 pub(crate) mod seal;
+pub(crate) mod trash;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};

@@ -4,13 +4,17 @@
 //! * A place comes onto the list after it failed twice: once for whoever met it, once here, through a file opened anew.
 //! * It leaves when it verifies again (the file was put back), when its segment is gone, or when it is forgotten:
 //!   [`forget`] writes the readable rest of the segment as a new one, and the loss is then final.
+//!   The damaged file goes to the folder [`ASIDE_DIR`], durably, before an edit lets go of it.
 //! * The list is durable before a View shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
+use super::draft::Draft;
 use super::seal::{Ledger, commit};
 use crate::chunk::SeriesBuf;
+use crate::disk::Disk;
 use crate::engine::core::{Core, lock};
 use crate::error::{Error, Result};
 use crate::ids::SegmentId;
@@ -18,9 +22,10 @@ use crate::manifest::edit::{Edit, State};
 use crate::manifest::version::Version;
 use crate::scan::snapshot::View;
 use crate::segment::damage::{Damage, Quarantine, damage_in};
-use crate::segment::writer::{SegmentPlan, SegmentWriter};
+use crate::segment::name::{ASIDE_DIR, SEGMENTS_DIR, SegmentName};
+use crate::segment::writer::SegmentPlan;
 use crate::segment::{ChunkIndex, Segment, SegmentMeta};
-use crate::tag::TagId;
+use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
 /// Looks after what scans have reported, and forgets places of segments that are gone.
@@ -91,13 +96,8 @@ pub(super) fn forget(
         let why = format!("segment {segment} has no damaged place: nothing is to be forgotten");
         return Err(Error::Invalid(why));
     };
-    let rest = match write_rest(core, damaged, places) {
-        Ok(rest) => rest,
-        Err((path, error)) => {
-            remove(core, &path);
-            return Err(error);
-        }
-    };
+    let mut draft = Draft::new(&core.disk);
+    let rest = write_rest(core, damaged, places, &mut draft)?;
     let segments = view.version.segments().iter();
     let mut segments: Vec<_> =
         segments.filter(|other| other.meta().id != segment).cloned().collect();
@@ -106,24 +106,62 @@ pub(super) fn forget(
     let version = Version::new(segments);
     let others = view.quarantine.places().iter().filter(|damage| damage.segment != segment);
     let quarantine = Quarantine::new(others.cloned().collect());
-    let state = State {
-        next_segment: core.next_segment(),
-        quarantine: quarantine.places().to_vec(),
-        ..ledger.state.clone()
-    };
+    let state = State { quarantine: quarantine.places().to_vec(), ..ledger.state.clone() };
     let id = rest.as_ref().map(|meta| meta.id);
     let edit = Edit { remove: vec![segment], add: rest.into_iter().collect(), state };
-    commit(core, ledger, edit, &version)?;
+    let aside = Aside::put(&core.disk, damaged.meta())?;
+    let edited = draft.decide(commit(core, ledger, edit, &version));
+    aside.decide(edited)?;
     let mut change = |view: &mut View| {
         (view.version, view.quarantine) = (version.clone(), quarantine.clone());
         touched(view, places)
     };
     core.show(core.look_ahead(&mut change), &mut change);
-    let path = damaged.meta().path();
-    let name = path.trim_start_matches("segments/");
-    // Best effort: the next open does it too. In the trash it can be looked at by someone with better tools.
-    drop(core.disk.rename(&path, &format!("trash/{name}")));
     Ok(id)
+}
+
+/// A damaged file that is no longer a segment. It is kept where no open takes it for the rest of a crash, for someone with
+/// better tools.
+struct Aside<'a> {
+    disk: &'a Arc<dyn Disk>,
+    name: String,
+}
+
+impl<'a> Aside<'a> {
+    /// Moves the file, durably, before an edit lets go of the segment. An open that finds the edit missing moves it back
+    /// ([`take_back`]). Scans that have it open read on.
+    fn put(disk: &'a Arc<dyn Disk>, meta: &SegmentMeta) -> Result<Self> {
+        let name = SegmentName::in_path(&meta.path()).to_owned();
+        let aside = Self { disk, name };
+        let io = |e| Error::io("set the damaged file aside", meta.path(), e);
+        disk.create_dir(ASIDE_DIR).and_then(|()| disk.sync_dir("")).map_err(io)?;
+        match disk.rename(&meta.path(), &format!("{ASIDE_DIR}/{}", aside.name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(aside), // it is lost
+            moved => moved.map_err(io)?,
+        }
+        let synced = disk.sync_dir(ASIDE_DIR).and_then(|()| disk.sync_dir(SEGMENTS_DIR));
+        synced.map_err(io).inspect_err(|_| aside.undo())?;
+        Ok(aside)
+    }
+
+    /// What the edit says: if it was not made the file goes back.
+    fn decide<T>(self, edited: Result<T>) -> Result<T> {
+        if !matches!(edited, Ok(_) | Err(Error::Poisoned { .. })) {
+            self.undo();
+        }
+        edited
+    }
+
+    /// Best effort: the next open does it too.
+    fn undo(&self) {
+        drop(take_back(self.disk, &self.name));
+    }
+}
+
+/// Puts a file that was set aside back among the segments.
+pub(crate) fn take_back(disk: &Arc<dyn Disk>, name: &str) -> std::io::Result<()> {
+    disk.rename(&format!("{ASIDE_DIR}/{name}"), &format!("{SEGMENTS_DIR}/{name}"))?;
+    disk.sync_dir(SEGMENTS_DIR).and_then(|()| disk.sync_dir(ASIDE_DIR))
 }
 
 /// Tags whose latest sample may have been at these places, or hidden by them.
@@ -139,56 +177,65 @@ fn touched(view: &View, places: &[Arc<Damage>]) -> BTreeSet<TagId> {
     tags.filter(concerns).collect()
 }
 
-/// Writes the readable chunks of a segment into a new one. An error comes with the path of what was begun.
+/// Writes the readable chunks of a segment into a new one. A further place that cannot be read is reported, and ends it.
 fn write_rest(
     core: &Core,
     segment: &Arc<Segment>,
     places: &[Arc<Damage>],
-) -> Result<Option<SegmentMeta>, (String, Error)> {
-    let unmade = |error| (String::new(), error);
+    draft: &mut Draft,
+) -> Result<Option<SegmentMeta>> {
     if places.iter().any(|damage| damage.is_whole()) {
         return Ok(None);
     }
-    let (chunks, first_ns) = readable(segment, places).map_err(unmade)?;
+    let report = |damage: Option<Damage>| {
+        if let Some(damage) = damage {
+            core.view().reports.leave(damage);
+        }
+    };
+    let Readable { chunks, first_ns } = readable(segment, places, &report)?;
     if chunks.is_empty() {
         return Ok(None);
     }
     let old = segment.meta();
-    let id = core.take_segment_id();
-    let plan = SegmentPlan {
-        id,
+    let mut writer = draft.begin(SegmentPlan {
+        id: core.take_segment_id(),
         kind: old.kind,
         stage: old.stage,
         identity: crate::ids::random(),
         seqs: (old.min_seq, old.max_seq),
         first_ns,
         effort: old.stage.effort(),
-    };
-    let mut writer = SegmentWriter::create(core.disk.as_ref(), plan).map_err(unmade)?;
-    let path = SegmentMeta { id, first_ns, ..old.clone() }.path();
-    let fail = |error| (path.clone(), error);
+    })?;
     let mut cursor = segment.cursor();
     for (tag, chunks) in chunks {
         let mut rows: Option<SeriesBuf> = None;
         for (chunk, value_type) in chunks {
             let rows = rows.get_or_insert_with(|| SeriesBuf::new(tag, value_type));
-            cursor.read(chunk, tag, TimeRange::ALL, true, true, rows).map_err(fail)?;
+            let read = cursor.read(chunk, tag, TimeRange::ALL, true, true, rows);
+            read.inspect_err(|error| report(cursor.damage(chunk, error)))?;
         }
         let Some(rows) = rows else { continue };
-        writer.push(rows.as_series()).map_err(fail)?;
+        writer.push(rows.as_series())?;
     }
-    let meta = writer.finish().map_err(fail)?;
-    let synced = core.disk.sync_dir("segments");
-    synced.map_err(|e| fail(Error::io("sync folder", "segments", e)))?;
+    let meta = writer.finish()?;
+    draft.sync()?;
     Ok(Some(meta))
 }
 
-/// Chunks outside of the damaged places by tag, in time order, and the least time in them.
-#[expect(clippy::type_complexity, reason = "used once, and read right there")]
+/// What of a segment can be read.
+struct Readable {
+    /// Chunks by tag, in time order.
+    chunks: BTreeMap<TagId, Vec<(ChunkIndex, ValueType)>>,
+    /// The least time in them.
+    first_ns: i64,
+}
+
+/// Finds the chunks outside of the damaged places.
 fn readable(
     segment: &Arc<Segment>,
     places: &[Arc<Damage>],
-) -> Result<(BTreeMap<TagId, Vec<(ChunkIndex, crate::tag::ValueType)>>, i64)> {
+    report: &dyn Fn(Option<Damage>),
+) -> Result<Readable> {
     let directory = segment.directory()?;
     let (mut chunks, mut first_ns) = (BTreeMap::<TagId, Vec<_>>::new(), i64::MAX);
     let mut buffer = Vec::new();
@@ -200,20 +247,16 @@ fn readable(
         first_ns = first_ns.min(entry.first_ns);
         let mut put = |tag| chunks.entry(tag).or_default().push((index, entry.value_type));
         if entry.packed {
-            let rows = segment.read_packed(&entry, &mut buffer)?;
+            let rows = segment.read_packed(&entry, &mut buffer).inspect_err(|error| {
+                let why = damage_in(error);
+                report(why.map(|why| Damage::chunk(segment.meta().id, &entry, why)));
+            })?;
             rows.tags().iter().for_each(|tag| put(TagId(*tag)));
         } else {
             put(entry.first_tag);
         }
     }
-    Ok((chunks, first_ns))
-}
-
-/// Unlinks what no manifest names; the next open would move it to the trash.
-fn remove(core: &Core, path: &str) {
-    if !path.is_empty() {
-        drop(core.disk.remove(path));
-    }
+    Ok(Readable { chunks, first_ns })
 }
 
 fn find(version: &Version, id: SegmentId) -> Option<&Arc<Segment>> {

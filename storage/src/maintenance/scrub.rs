@@ -4,6 +4,7 @@
 //! * The least recently verified segment comes first. When each was verified is remembered in memory only: after a restart
 //!   all that is there counts as never verified, in an order of chance, so that frequent restarts starve no segment.
 //! * Reads no faster than [`crate::Options::scrub_bytes_per_s`], and nothing in the first minutes after an open.
+//! * When it has been round once and everything was whole, the trash is emptied.
 //! * What it finds goes the way of what scans meet: maintenance looks again, and puts it into quarantine.
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ pub(crate) fn run(core: &Core) {
     let started = Instant::now();
     let mut book = Book { salt: crate::ids::random(), ..Book::default() };
     book.note(ids(core), Duration::ZERO, true);
+    let mut is_round = false;
     while !core.is_closed() {
         let age = started.elapsed();
         let segments = core.view().version.segments().to_vec();
@@ -37,6 +39,10 @@ pub(crate) fn run(core: &Core) {
         };
         if scrub(core, segment) {
             book.verified.insert(segment.meta().id, Some(started.elapsed()));
+            if !is_round && book.is_round() && core.scrub.damaged.load(Ordering::Relaxed) == 0 {
+                is_round = true;
+                super::trash::empty(core);
+            }
         }
     }
 }
@@ -83,6 +89,11 @@ impl Book {
         let new = (!is_open).then_some(age);
         let known = |id: SegmentId| (id, before.get(&id).copied().unwrap_or(new));
         self.verified = live.into_iter().map(known).collect();
+    }
+
+    /// Whether each segment was verified, or written since the open.
+    fn is_round(&self) -> bool {
+        self.verified.values().all(Option::is_some)
     }
 
     /// The segment that waits longest, if it waits for a period.

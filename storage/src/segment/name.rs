@@ -8,6 +8,10 @@ use crate::time::Rfc3339;
 
 /// Folder of the segments.
 pub(crate) const SEGMENTS_DIR: &str = "segments";
+/// Folder of files that no manifest names: emptied when everything else has verified.
+pub(crate) const TRASH_DIR: &str = "trash";
+/// Folder of damaged files that are kept for people: nothing in it is ever removed.
+pub(crate) const ASIDE_DIR: &str = "quarantine";
 
 /// Names of the tiers, by number.
 const TIERS: [&str; 1] = ["raw"];
@@ -49,6 +53,11 @@ impl SegmentName {
     pub(crate) fn path(&self) -> String {
         let Self { tier, day, id } = self;
         format!("{SEGMENTS_DIR}/{}-{day}-{:016x}.seg", tier_name(*tier), id.0)
+    }
+
+    /// The name in a path, without its folder.
+    pub(crate) fn in_path(path: &str) -> &str {
+        path.rsplit('/').next().unwrap_or(path)
     }
 }
 

@@ -251,10 +251,131 @@ fn forgetting_keeps_the_readable_rest_and_lets_older_samples_be_current() {
             drop(engine);
             engine = open(&disk.restart());
         }
-        let trash: Vec<_> =
-            disk.files().into_iter().filter(|(path, _)| path.starts_with("trash/")).collect();
-        assert_eq!(trash.len(), 1, "the damaged file is kept");
+        assert_eq!(files_in(&disk, "quarantine/").len(), 1, "the damaged file is kept");
     }
+}
+
+fn files_in(disk: &SimDisk, folder: &str) -> Vec<String> {
+    let paths = disk.files().into_iter().map(|(path, _)| path);
+    paths.filter(|path| path.starts_with(folder)).collect()
+}
+
+#[test]
+fn power_cuts_while_damage_is_given_up_lose_no_file() {
+    let (disk, engine, [a, b]) = database(10);
+    let (id, file) = newer(&engine);
+    let before = rows_of(&engine, only(b), OnDamage::Fail).unwrap();
+    engine.close().unwrap();
+    let disk = disk.restart();
+    flip_first_chunk(&disk, &file);
+    let damaged = disk.bytes(&file).unwrap();
+    open(&disk).verify(&mut |_| ());
+    let disk = disk.restart();
+    let (mut kept, mut given_up) = (0, 0);
+    for at in 1.. {
+        let fork = disk.fork(at);
+        let engine = open(&fork);
+        fork.crash_after_changes(at);
+        let forgotten = engine.forget_damage(id);
+        fork.crash();
+        drop(engine);
+        let fork = fork.restart();
+        let engine = open(&fork);
+        let aside = format!("quarantine/{}", file.trim_start_matches("segments/"));
+        let places = engine.snapshot().damage();
+        if places.is_empty() {
+            assert_eq!(fork.bytes(&aside).as_ref(), Some(&damaged), "cut at change {at}");
+            assert_eq!(rows_of(&engine, only(a), OnDamage::Fail).unwrap().len(), 1_000);
+            given_up += 1;
+        } else {
+            assert!(forgotten.is_err(), "cut at change {at}");
+            assert_eq!((places.len(), places[0].is_whole()), (1, false), "cut at change {at}");
+            assert_eq!(fork.bytes(&file).as_ref(), Some(&damaged), "cut at change {at}");
+            kept += 1;
+        }
+        assert_eq!(rows_of(&engine, only(b), OnDamage::Fail).unwrap(), before);
+        if forgotten.is_ok() {
+            break;
+        }
+    }
+    println!("{kept} times the segment, {given_up} times the rest of it");
+    assert!(kept > 5 && given_up > 0);
+}
+
+#[test]
+fn damage_that_cannot_be_given_up_changes_nothing() {
+    let (disk, engine, [a, b]) = database(11);
+    let (id, file) = newer(&engine);
+    let before = rows_of(&engine, only(b), OnDamage::Fail).unwrap();
+    flip_first_chunk(&disk, &file);
+    engine.verify(&mut |_| ());
+    let segments = files_in(&disk, "segments/");
+    for (call, path) in [
+        (Call::Write, "segments/"),
+        (Call::Sync, "segments/"),
+        (Call::Rename, "segments/"),
+        (Call::Sync, "quarantine"),
+        (Call::Write, "manifest"),
+    ] {
+        let failure = if path == "manifest" { Failure::NoSpace } else { Failure::Io };
+        disk.add_fault(Fault { call, path: path.into(), after: 0, times: u64::MAX, failure });
+        let refused = engine.forget_damage(id).unwrap_err();
+        disk.clear_faults();
+        assert_eq!(files_in(&disk, "segments/"), segments, "{call:?} {path}: {refused}");
+        assert_eq!(files_in(&disk, "quarantine/"), [""; 0], "{call:?} {path}");
+        assert_eq!(engine.snapshot().damage().len(), 1);
+        assert_eq!(rows_of(&engine, only(b), OnDamage::Fail).unwrap(), before);
+    }
+    engine.forget_damage(id).unwrap();
+    assert_eq!(rows_of(&engine, only(a), OnDamage::Fail).unwrap().len(), 1_000);
+}
+
+#[test]
+fn a_further_bad_chunk_met_while_giving_up_is_listed() {
+    let (disk, engine, [a, b]) = database(12);
+    let (id, file) = newer(&engine);
+    let second = (70..).step_by(16).find(|at| {
+        disk.flip_bit(&file, at * 8);
+        engine.verify(&mut |_| ());
+        disk.flip_bit(&file, at * 8);
+        engine.snapshot().damage().iter().any(|place| place.first_tag == b)
+    });
+    assert_eq!(engine.verify(&mut |_| ()), 0);
+    flip_first_chunk(&disk, &file);
+    assert_eq!(engine.verify(&mut |_| ()), 1);
+    disk.flip_bit(&file, second.unwrap() * 8);
+    let refused = engine.forget_damage(id).unwrap_err();
+    assert!(matches!(refused, Error::Corrupt { .. }), "{refused}");
+    for _ in 0..400 {
+        if engine.snapshot().damage().len() > 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(engine.snapshot().damage().len(), 2, "the second place was not reported");
+    assert_eq!(engine.forget_damage(id).unwrap(), None, "nothing of it can be read");
+    for tag in [a, b] {
+        assert_eq!(rows_of(&engine, only(tag), OnDamage::Fail).unwrap().len(), 1_000);
+    }
+}
+
+#[test]
+fn the_rest_of_a_crash_goes_when_all_else_is_whole() {
+    let (disk, engine, _) = database(13);
+    let (_, file) = newer(&engine);
+    engine.close().unwrap();
+    let disk = disk.restart();
+    disk.replace("segments/raw-20260101-0000000000000fff.seg", b"the rest of a compaction");
+    disk.replace("trash/notes.txt", b"none of ours");
+    let engine = open(&disk);
+    let left = ["trash/notes.txt", "trash/raw-20260101-0000000000000fff.seg"];
+    assert_eq!(files_in(&disk, "trash/"), left);
+    flip_first_chunk(&disk, &file);
+    assert_eq!(engine.verify(&mut |_| ()), 1);
+    assert_eq!(files_in(&disk, "trash/"), left, "something is missing: it may be looked for there");
+    flip_first_chunk(&disk, &file);
+    assert_eq!(engine.verify(&mut |_| ()), 0);
+    assert_eq!(files_in(&disk, "trash/"), left[..1]);
 }
 
 #[test]
