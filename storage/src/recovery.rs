@@ -257,12 +257,16 @@ fn check_files(disk: &Arc<dyn Disk>, loaded: &Loaded) -> Result<(Needless, Vec<D
 
 /// The quarantine of this open: segments that are missing, and known places that still do not verify.
 fn look_again(disk: &Arc<dyn Disk>, loaded: &Loaded, missing: Vec<Damage>) -> Vec<Arc<Damage>> {
-    let still = |damage: &&Arc<Damage>| {
-        let Some(meta) = loaded.segments.get(&damage.segment) else { return false };
-        Segment::new(Arc::clone(disk), meta.clone()).verify_place(damage).is_err()
-    };
-    let known = loaded.state.quarantine.iter().filter(still).cloned();
-    Quarantine::new(missing.into_iter().map(Arc::new).chain(known).collect()).places().to_vec()
+    let mut places: Vec<Arc<Damage>> = missing.into_iter().map(Arc::new).collect();
+    let meta_of = |id| loaded.segments.get(&id);
+    let known = Quarantine::new(loaded.state.quarantine.clone());
+    for same in known.places().chunk_by(|a, b| a.segment == b.segment) {
+        let Some(meta) = meta_of(same[0].segment) else { continue };
+        let verified = Segment::new(Arc::clone(disk), meta.clone()).verify_again(same);
+        let still = same.iter().zip(verified).filter(|(_, verified)| verified.is_err());
+        places.extend(still.map(|(damage, _)| Arc::clone(damage)));
+    }
+    Quarantine::bounded(places, meta_of).places().to_vec()
 }
 
 /// Latest samples and newest sealed times, from the checkpoint or, where that does not verify, from the segments.

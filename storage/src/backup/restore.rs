@@ -80,7 +80,7 @@ pub fn restore_on(
         bring(folder, target, &checkpoint::path(state.latest_file), false)?;
     }
     let damage = bring_segments(folder, target, &loaded, accept_damage)?;
-    state.quarantine = Quarantine::new(damage).places().to_vec();
+    state.quarantine = Quarantine::bounded(damage, |id| loaded.segments.get(&id)).places().to_vec();
     target.sync_dir(SEGMENTS_DIR).map_err(fail)?;
     let incarnation = crate::ids::random();
     let header = FileHeader {

@@ -40,6 +40,13 @@ pub(super) fn tend(core: &Core, ledger: &mut Ledger) {
     drop(judge(core, ledger, reported, false));
 }
 
+/// Places of one segment.
+#[derive(Default)]
+struct Group {
+    known: Vec<Arc<Damage>>,
+    new: Vec<Arc<Damage>>,
+}
+
 /// Puts those of `suspects` on the list that still do not verify; with `again`, those that verify leave it.
 pub(super) fn judge(
     core: &Core,
@@ -48,20 +55,31 @@ pub(super) fn judge(
     again: bool,
 ) -> Result<()> {
     let view = core.view();
-    let stands = |damage: &Damage, or: bool| {
-        find(&view.version, damage.segment).is_some_and(|segment| {
-            match segment.verify_place(damage) {
-                Ok(()) => false,
-                Err(error) => damage_in(&error).is_some() || or,
-            }
-        })
-    };
     let old = view.quarantine.places();
-    let lives = |damage: &Arc<Damage>| find(&view.version, damage.segment).is_some();
-    let keep = |damage: &&Arc<Damage>| lives(damage) && (!again || stands(damage, true));
-    let kept: Vec<Arc<Damage>> = old.iter().filter(keep).cloned().collect();
-    let new = suspects.into_iter().filter(|damage| stands(damage, false)).map(Arc::new);
-    let quarantine = Quarantine::new(kept.iter().cloned().chain(new).collect());
+    let mut groups: BTreeMap<SegmentId, Group> = BTreeMap::new();
+    for damage in old {
+        groups.entry(damage.segment).or_default().known.push(Arc::clone(damage));
+    }
+    for damage in suspects {
+        groups.entry(damage.segment).or_default().new.push(Arc::new(damage));
+    }
+    let mut stand = Vec::new();
+    for (segment, Group { known, new }) in groups {
+        let Some(segment) = find(&view.version, segment) else { continue };
+        if again {
+            let verified = segment.verify_again(&known).into_iter();
+            stand.extend(known.into_iter().zip(verified).filter(|(_, v)| v.is_err()).map(|d| d.0));
+        } else {
+            stand.extend(known);
+        }
+        if !new.is_empty() {
+            let is_bad = |v: &Result<()>| v.as_ref().is_err_and(|e| damage_in(e).is_some());
+            let verified = segment.verify_again(&new).into_iter();
+            stand.extend(new.into_iter().zip(verified).filter(|(_, v)| is_bad(v)).map(|d| d.0));
+        }
+    }
+    let meta_of = |id| find(&view.version, id).map(|segment| segment.meta());
+    let quarantine = Quarantine::bounded(stand, meta_of);
     if quarantine.places() == old {
         return Ok(());
     }
@@ -241,7 +259,7 @@ fn readable(
     let mut buffer = Vec::new();
     for index in directory.indices() {
         let entry = directory.entry(index);
-        if places.iter().any(|damage| damage.covers(&entry)) {
+        if Quarantine::covering(places, &entry).is_some() {
             continue;
         }
         first_ns = first_ns.min(entry.first_ns);

@@ -99,8 +99,9 @@ impl Manifest {
         everything: &Edit,
     ) -> Result<Self> {
         let path = path(number);
+        let first = First::of(everything, &path)?;
         let file = disk.create(&path, 0).map_err(|e| Error::io("create manifest", &path, e))?;
-        Self::begin(disk, file, number, incarnation, everything)
+        Self::begin(disk, file, number, incarnation, first)
             .map_err(|error| Error::io("write manifest", &path, error))
     }
 
@@ -110,11 +111,10 @@ impl Manifest {
         file: Arc<dyn DiskFile>,
         number: u64,
         incarnation: u64,
-        everything: &Edit,
+        First { identity, frame: first }: First,
     ) -> std::io::Result<Self> {
-        let identity = crate::ids::random();
         let mut bytes = header(identity, number, incarnation).to_vec();
-        put_frame(&mut bytes, identity, 0, everything);
+        bytes.extend_from_slice(&first);
         file.write_at(0, &bytes)?;
         file.sync()?;
         disk.sync_dir("")?;
@@ -136,9 +136,10 @@ impl Manifest {
         if self.offset > FILE_BYTES_MAX {
             let (number, incarnation) = (self.number + 1, self.incarnation);
             let path = path(number);
+            let first = First::of(&everything(), &path)?;
             let file = self.disk.create(&path, 0);
             let file = file.map_err(|e| Error::io("create manifest", &path, e))?;
-            let begun = Self::begin(&self.disk, file, number, incarnation, &everything());
+            let begun = Self::begin(&self.disk, file, number, incarnation, first);
             let Ok(next) = begun else {
                 self.is_poisoned = true;
                 return Err(poisoned());
@@ -149,8 +150,8 @@ impl Manifest {
                 Ok(()) | Err(_) => Ok(()),
             };
         }
-        let mut bytes = Vec::new();
-        put_frame(&mut bytes, self.identity, self.edits, edit);
+        let bytes = frame_of(self.identity, self.edits, edit, EDIT_BYTES_MAX)
+            .map_err(|bytes| too_long(&self.path, bytes))?;
         match self.file.write_at(self.offset, &bytes) {
             Ok(()) => {}
             // Not all of it was written: what is there is no good frame, and the next edit overwrites it.
@@ -226,20 +227,42 @@ fn header(identity: u64, number: u64, incarnation: u64) -> [u8; HEADER_BYTES] {
     out
 }
 
-fn put_frame(out: &mut Vec<u8>, identity: u64, number: u64, edit: &Edit) {
-    let mut payload = Vec::new();
-    edit.encode(&mut payload);
-    let start = out.len();
-    let [crc32_of_frame, bytes, its_number] = FRAME;
-    let length = u32::try_from(payload.len()).expect("an edit is far below 4 GiB");
-    let mut header = [0; FRAME_HEADER_BYTES];
-    bytes.put(&mut header, length.into());
-    its_number.put(&mut header, number);
-    out.extend_from_slice(&header);
-    out.extend_from_slice(&payload);
-    let crc = crc32(identity, &out[start + crc32_of_frame.size..]);
-    crc32_of_frame.put(&mut out[start..], crc.into());
+/// The frame of the edit that a file begins with, and the file's identity.
+struct First {
+    identity: u64,
+    frame: Vec<u8>,
+}
+
+impl First {
+    fn of(everything: &Edit, path: &str) -> Result<Self> {
+        let identity = crate::ids::random();
+        let frame = frame_of(identity, 0, everything, EDIT_BYTES_MAX);
+        Ok(Self { identity, frame: frame.map_err(|bytes| too_long(path, bytes))? })
+    }
+}
+
+/// The frame of an edit; how many bytes it has if these are more than a reader takes. Nothing is written then: it would be
+/// read as the rest of a crash, and whatever it says would be gone.
+fn frame_of(identity: u64, number: u64, edit: &Edit, bytes_max: usize) -> Result<Vec<u8>, usize> {
+    let mut out = vec![0; FRAME_HEADER_BYTES];
+    edit.encode(&mut out);
+    let length = out.len() - FRAME_HEADER_BYTES;
+    let [crc, bytes, its_number] = FRAME;
+    let stored = u64::try_from(length).ok().filter(|_| length <= bytes_max).ok_or(length)?;
+    bytes.put(&mut out, stored);
+    its_number.put(&mut out, number);
+    let found = crc32(identity, &out[crc.size..]);
+    crc.put(&mut out, found.into());
     out.resize(out.len().next_multiple_of(8), 0);
+    Ok(out)
+}
+
+fn too_long(path: &str, bytes: usize) -> Error {
+    let why = format!(
+        "an edit of {bytes} bytes is more than {path} may hold ({EDIT_BYTES_MAX}): it lists too many segments, deletes \
+         or damaged places; compact, or give damaged segments up"
+    );
+    Error::Invalid(why)
 }
 
 /// Reads a manifest file, until two readings agree: bytes that were only misread must not pass for an edit that a crash cut

@@ -49,10 +49,14 @@ fn edits() -> [Edit; 2] {
     [first, second]
 }
 
+fn frame(number: u64, edit: &Edit) -> Vec<u8> {
+    frame_of(IDENTITY, number, edit, EDIT_BYTES_MAX).unwrap()
+}
+
 fn written() -> Vec<u8> {
     let mut bytes = header(IDENTITY, NUMBER, INCARNATION).to_vec();
     for (number, edit) in (0..).zip(&edits()) {
-        put_frame(&mut bytes, IDENTITY, number, edit);
+        bytes.extend(frame(number, edit));
     }
     bytes
 }
@@ -88,7 +92,7 @@ fn no_byte_may_change_but_those_of_the_last_edit() {
     let bytes = written();
     let last = {
         let mut before = header(IDENTITY, NUMBER, INCARNATION).to_vec();
-        put_frame(&mut before, IDENTITY, 0, &edits()[0]);
+        before.extend(frame(0, &edits()[0]));
         before.len()
     };
     let check = |result: Result<Loaded>, at: usize| match result {
@@ -104,6 +108,21 @@ fn no_byte_may_change_but_those_of_the_last_edit() {
         check(load(&changed), at);
         check(load(&bytes[..at]), at);
     }
+}
+
+/// A reader takes what a writer lets through, and no more.
+#[test]
+fn an_edit_that_no_reader_takes_is_not_written() {
+    let [edit, _] = edits();
+    let mut payload = Vec::new();
+    edit.encode(&mut payload);
+    let bytes = payload.len();
+    assert!(frame_of(IDENTITY, 0, &edit, bytes).is_ok());
+    assert_eq!(frame_of(IDENTITY, 0, &edit, bytes - 1), Err(bytes));
+    assert!(matches!(too_long("manifest", bytes), Error::Invalid(_)));
+    let mut header = [0; FRAME_HEADER_BYTES];
+    FRAME[1].put(&mut header, EDIT_BYTES_MAX as u64 + 1);
+    assert!(super::frame(&header, 0, IDENTITY).is_none());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::head::run::{Run, index};
 use crate::ids::Seq;
 use crate::planted::{self, Bug};
 use crate::segment::cursor::{PlainBuf, PlainRows};
-use crate::segment::damage::{Damage, damage_in};
+use crate::segment::damage::{Damage, Quarantine, damage_in};
 use crate::segment::directory::ChunkIndex;
 use crate::segment::{Segment, SegmentCursor};
 use crate::tag::{TagId, ValueType};
@@ -229,7 +229,7 @@ fn pieces_of_segment(
         }
     };
     let known = view.quarantine.of(meta.id);
-    if let Some(whole) = known.iter().find(|damage| damage.is_whole()) {
+    if let Some(whole) = known.first().filter(|damage| damage.is_whole()) {
         put_damaged(Arc::clone(whole), segment.damaged(whole));
         return Ok(());
     }
@@ -249,7 +249,7 @@ fn pieces_of_segment(
         if entry.packed && entry.value_type != value_type {
             continue;
         }
-        if let Some(damage) = known.iter().find(|damage| damage.covers(&entry)) {
+        if let Some(damage) = Quarantine::covering(known, &entry) {
             put_damaged(Arc::clone(damage), segment.damaged(damage));
             continue;
         }

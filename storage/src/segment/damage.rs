@@ -18,6 +18,9 @@ use crate::segment::SegmentMeta;
 use crate::tag::TagId;
 use crate::time::{Rfc3339, TimeRange};
 
+/// Most places of one segment that are listed one by one. With more of them the segment counts as damaged as a whole: the
+/// list is in every edit of the manifest.
+pub(crate) const PLACES_MAX: usize = 256;
 /// Places that may wait to be looked at: more are met again later.
 const REPORTS_MAX: usize = 1_024;
 
@@ -133,6 +136,21 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
+    /// These places, in order and each once, and of a segment with too many of them the whole.
+    pub(crate) fn bounded<'a>(
+        places: Vec<Arc<Damage>>,
+        meta_of: impl Fn(SegmentId) -> Option<&'a SegmentMeta>,
+    ) -> Self {
+        let all = Self::new(places);
+        let mut crowded = Vec::new();
+        for same in all.places.chunk_by(|a, b| a.segment == b.segment) {
+            let meta = meta_of(same[0].segment).filter(|_| same.len() > PLACES_MAX);
+            let why = || format!("{} of its chunks, or more, cannot be read", same.len());
+            crowded.extend(meta.map(|meta| Arc::new(Damage::whole(meta, why()))));
+        }
+        if crowded.is_empty() { all } else { Self::new([&crowded, &*all.places].concat()) }
+    }
+
     /// These places, in order and each once.
     pub(crate) fn new(mut places: Vec<Arc<Damage>>) -> Self {
         places.sort_by_key(|damage| (damage.segment, !damage.is_whole(), damage.place()));
@@ -159,6 +177,22 @@ impl Quarantine {
         let from = self.places.partition_point(|damage| damage.segment < segment);
         let to = self.places.partition_point(|damage| damage.segment <= segment);
         &self.places[from..to]
+    }
+
+    /// The place among those of a chunk's segment that it is, or is in.
+    pub(crate) fn covering<'a>(
+        of_segment: &'a [Arc<Damage>],
+        entry: &ChunkEntry,
+    ) -> Option<&'a Arc<Damage>> {
+        let key = (entry.first_tag, entry.last_tag, entry.first_ns, entry.last_ns);
+        let whole = of_segment.first().filter(|first| first.is_whole());
+        whole.or_else(|| {
+            let at = of_segment.binary_search_by_key(&key, |damage| {
+                let (_, first_tag, last_tag, first_ns, last_ns) = damage.place();
+                (first_tag, last_tag, first_ns, last_ns)
+            });
+            at.ok().map(|at| &of_segment[at])
+        })
     }
 
     /// Whether a place of `segment` concerns any tag of `first..=last`: then that part of it must stay where it is.
@@ -217,6 +251,24 @@ mod tests {
         assert_eq!(listed, [(2, 0), (2, 10), (3, 0)]);
         assert!(quarantine.of(SegmentId(3))[0].is_whole());
         assert!(quarantine.of(SegmentId(1)).is_empty());
+    }
+
+    #[test]
+    fn a_segment_with_too_many_places_is_listed_as_a_whole() {
+        let mut meta = crate::segment::meta::tests::example();
+        (meta.id, meta.first_ns, meta.last_ns) = (SegmentId(3), -5, 100_000);
+        let of = |segment, count: usize| {
+            (0..u32::try_from(count).unwrap()).map(move |tag| place(segment, tag, tag, 0))
+        };
+        let metas = |id| (id == SegmentId(3)).then_some(&meta);
+        let places = of(3, PLACES_MAX).chain(of(2, 1)).collect();
+        assert_eq!(Quarantine::bounded(places, metas).places().len(), PLACES_MAX + 1);
+        let places = of(3, PLACES_MAX + 1).chain(of(2, 1)).collect();
+        let quarantine = Quarantine::bounded(places, metas);
+        assert_eq!(quarantine.places().len(), 2);
+        let whole = &quarantine.of(SegmentId(3))[0];
+        assert!(whole.is_whole() && (whole.first_ns, whole.last_ns) == (-5, 100_000), "{whole}");
+        assert!(whole.why.contains("257"), "{whole}");
     }
 
     #[test]

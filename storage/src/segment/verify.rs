@@ -4,6 +4,7 @@
 //! here, not by a query.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::chunk::{ChunkEntry, SeriesBuf, Statistics, reader};
 use crate::error::{Error, Result};
@@ -55,18 +56,25 @@ impl Segment {
         }
     }
 
-    /// Verifies again, through a file opened anew, what was found damaged.
+    /// Verifies again, through one file opened anew, places that were found damaged: of the segment as a whole, all of it.
     ///
-    /// # Errors
-    /// The damage, if it is still there; [`Error::Io`] if that cannot be found out now.
-    pub(crate) fn verify_place(&self, damage: &Damage) -> Result<()> {
+    /// Gives for each the damage, if it is still there; [`Error::Io`] if that cannot be found out now.
+    pub(crate) fn verify_again(&self, places: &[Arc<Damage>]) -> Vec<Result<()>> {
         let fresh = self.reopened();
-        let directory = fresh.directory()?;
-        let chunks = directory
-            .indices()
-            .filter(|index| !damage.is_whole() && damage.covers(&directory.entry(*index)));
+        let directory = match fresh.directory() {
+            Ok(directory) => directory,
+            Err(error) => return places.iter().map(|_| Err(error.clone())).collect(),
+        };
         let mut shared = Shared::new();
-        chunks.into_iter().try_for_each(|index| fresh.verify_chunk(&directory, index, &mut shared))
+        let mut verify = |index| fresh.verify_chunk(&directory, index, &mut shared);
+        let again = |damage: &Arc<Damage>| {
+            if damage.is_whole() {
+                return directory.indices().try_for_each(&mut verify);
+            }
+            let near = directory.find(damage.first_tag, damage.range());
+            near.filter(|index| damage.covers(&directory.entry(*index))).try_for_each(&mut verify)
+        };
+        places.iter().map(again).collect()
     }
 
     /// A region that chunks share is read and decoded for the first of them.
