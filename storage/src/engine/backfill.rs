@@ -12,7 +12,7 @@ use crate::head::run::Run;
 use crate::ids::Seq;
 use crate::limits;
 use crate::maintenance::Request;
-use crate::maintenance::backfill::spill::Spill;
+use crate::maintenance::backfill::spills::Spills;
 use crate::maintenance::backfill::{self, Facts};
 use crate::sample::{Batch, Origin, Reject, TagColumn};
 
@@ -47,8 +47,8 @@ pub struct Backfill {
     failed: Option<Error>,
     runs: Vec<Run>,
     bytes: u64,
-    spilling: Option<JoinHandle<Result<Spill>>>,
-    spills: Vec<Spill>,
+    spilling: Option<JoinHandle<Result<Spills>>>,
+    spills: Spills,
 }
 
 /// What became of pushed samples.
@@ -100,7 +100,7 @@ impl Engine {
             runs: Vec::new(),
             bytes: 0,
             spilling: None,
-            spills: Vec::new(),
+            spills: Spills::default(),
         })
     }
 
@@ -191,13 +191,17 @@ impl Backfill {
         self.join_spill()?;
         let (disk, runs) = (Arc::clone(&self.core.disk), mem::take(&mut self.runs));
         self.bytes = 0;
-        self.spilling = Some(super::spawn("tagmill-spill", move || Spill::write(&disk, &runs))?);
+        let mut spills = mem::take(&mut self.spills);
+        self.spilling = Some(super::spawn("tagmill-spill", move || {
+            spills.push(&disk, &runs)?;
+            Ok(spills)
+        })?);
         Ok(())
     }
 
     fn join_spill(&mut self) -> Result<()> {
         let Some(spilling) = self.spilling.take() else { return Ok(()) };
-        self.spills.push(spilling.join().unwrap_or(Err(Error::Closed))?);
+        self.spills = spilling.join().unwrap_or(Err(Error::Closed))?;
         Ok(())
     }
 }

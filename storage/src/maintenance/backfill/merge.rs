@@ -89,13 +89,7 @@ impl Rows {
             }
             Self::Spilled(spills) => {
                 let frames = spills.iter().flat_map(|spill| &spill.frames);
-                let extent = frames.map(|frame| Extent {
-                    day: frame.day,
-                    first_tag: frame.first_tag,
-                    first_ns: frame.first_ns,
-                    rows: frame.rows,
-                });
-                let mut extents: Vec<Extent> = extent.collect();
+                let mut extents: Vec<Extent> = frames.map(|frame| frame.extent).collect();
                 extents.sort_by_key(|extent| (extent.day, extent.first_tag));
                 extents
             }
@@ -120,25 +114,33 @@ impl Rows {
                 }
                 Ok(())
             }
-            Self::Spilled(spills) => {
-                let open = |spill| SpillCursor::open(spill, day, tags);
-                let mut cursors: Vec<_> = spills.iter().map(open).collect::<Result<_>>()?;
-                while let Some((tag, value_type)) =
-                    cursors.iter().filter_map(SpillCursor::peek).min_by_key(|next| next.0)
-                {
-                    let mut rows = SeriesBuf::new(tag, value_type);
-                    for cursor in &mut cursors {
-                        while cursor.peek().is_some_and(|next| next.0 == tag) {
-                            cursor.take(&mut rows)?;
-                        }
-                    }
-                    order(&mut rows);
-                    take(rows)?;
-                }
-                Ok(())
-            }
+            Self::Spilled(spills) => for_each_spilled(spills, day, tags, take),
         }
     }
+}
+
+/// Hands over the rows of tags `tags.0..=tags.1` on `day` from all of these spills, tag by tag, each key once.
+pub(super) fn for_each_spilled(
+    spills: &[Spill],
+    day: i64,
+    tags: (TagId, TagId),
+    take: &mut dyn FnMut(SeriesBuf) -> Result<()>,
+) -> Result<()> {
+    let open = |spill| SpillCursor::open(spill, day, tags);
+    let mut cursors: Vec<_> = spills.iter().map(open).collect::<Result<_>>()?;
+    while let Some((tag, value_type)) =
+        cursors.iter().filter_map(SpillCursor::peek).min_by_key(|next| next.0)
+    {
+        let mut rows = SeriesBuf::new(tag, value_type);
+        for cursor in &mut cursors {
+            while cursor.peek().is_some_and(|next| next.0 == tag) {
+                cursor.take(&mut rows)?;
+            }
+        }
+        order(&mut rows);
+        take(rows)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -150,6 +152,7 @@ mod tests {
     use crate::disk::sim::{Random, SimDisk};
     use crate::head::run::RunBuilder;
     use crate::ids::Seq;
+    use crate::maintenance::backfill::spills::{FAN_IN, Spills};
 
     /// A run of random rows over some days; every value is new.
     fn run(random: &mut Random, number: &mut u64) -> Run {
@@ -185,6 +188,27 @@ mod tests {
             }
         }
         found
+    }
+
+    /// However many spills there were, few are left, and of a key the last push counts.
+    #[test]
+    fn many_spills_become_few() {
+        let mut random = Random::new(8);
+        let mut number = 0;
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let (mut runs, mut spills, mut most) = (Vec::new(), Spills::default(), 0);
+        // One fewer than would go up twice: the end must merge, too.
+        for _ in 0..FAN_IN * 4 - 1 {
+            runs.push(run(&mut random, &mut number));
+            spills.push(&disk, &runs[runs.len() - 1..]).unwrap();
+            most = most.max(disk.list("scratch").unwrap().len());
+        }
+        let spills = spills.finish(&disk).unwrap();
+        assert!(spills.len() <= FAN_IN && most < 2 * FAN_IN, "{} of {most}", spills.len());
+        assert_eq!(disk.list("scratch").unwrap().len(), spills.len());
+        let pieces = Piece::all_of(&runs);
+        assert_eq!(read(&Rows::Spilled(spills)), read(&Rows::Memory(runs, pieces)));
+        assert!(disk.list("scratch").unwrap().is_empty());
     }
 
     /// Rows from spills are those from memory, however the pushes were cut into spills, and the last push wins.

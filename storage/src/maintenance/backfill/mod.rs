@@ -8,10 +8,11 @@
 //! A crash before the edit leaves files that the next open moves to `trash/`, and nothing else.
 //!
 //! # Reading order
-//! [`spill`] (sorted runs on disk), [`merge`] (all rows in order), [`write`](mod@write), then this file.
+//! [`spill`] (sorted runs on disk), [`spills`] (all of them), [`merge`] (all rows in order), [`write`](mod@write), then this file.
 
 pub(crate) mod merge;
 pub(crate) mod spill;
+pub(crate) mod spills;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ use crate::segment::meta::{SegmentKind, SegmentMeta};
 use crate::tag::{Tag, TagId};
 use crate::wal::record::Content;
 use merge::{Piece, Rows};
-use spill::Spill;
+use spills::Spills;
 
 /// What is known of a backfill besides its rows.
 #[derive(Debug, Default)]
@@ -90,17 +91,17 @@ pub(crate) fn write(
     core: &Core,
     facts: Facts,
     runs: Vec<Run>,
-    mut spills: Vec<Spill>,
+    mut spills: Spills,
 ) -> Result<Prepared> {
     let rows = if spills.is_empty() {
         let pieces = Piece::all_of(&runs);
         Rows::Memory(runs, pieces)
     } else {
         if !runs.is_empty() {
-            spills.push(Spill::write(&core.disk, &runs)?);
+            spills.push(&core.disk, &runs)?;
         }
         drop(runs);
-        Rows::Spilled(spills)
+        Rows::Spilled(spills.finish(&core.disk)?)
     };
     let write::Written { metas, paths } = write::write(core, &rows)?;
     Ok(Prepared { facts, metas, paths })

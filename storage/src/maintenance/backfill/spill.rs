@@ -6,10 +6,11 @@
 //!   unlinked when the spill is dropped, and what a crash leaves is cleared away by the next open.
 //! * What is read back is verified.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::merge::{Piece, gather};
+use super::merge::{Extent, Piece, for_each_spilled, gather};
 use crate::bytes::{Malformed, Reader, put_i64, put_u32, put_u64};
 use crate::checksum::crc32;
 use crate::chunk::series::SeriesBuf;
@@ -31,11 +32,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// Rows of one day and some tags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
-    pub(super) day: i64,
-    pub(super) first_tag: TagId,
-    pub(super) last_tag: TagId,
-    pub(super) first_ns: i64,
-    pub(super) rows: usize,
+    pub(super) extent: Extent,
+    last_tag: TagId,
     offset: u64,
     bytes: usize,
     crc: u32,
@@ -72,23 +70,39 @@ impl Drop for Spill {
 impl Spill {
     /// Writes the rows of these runs; of equal keys the later run's row stays.
     pub(crate) fn write(disk: &Arc<dyn Disk>, runs: &[Run]) -> Result<Self> {
-        let io = |e| Error::io("make folder", SCRATCH_DIR, e);
-        disk.create_dir(SCRATCH_DIR).map_err(io)?;
-        let identity = crate::ids::random();
-        let path = format!("{SCRATCH_DIR}/{identity:016x}{SUFFIX}");
-        let file = disk.create(&path, 0).map_err(|e| Error::io("create spill", &path, e))?;
-        let (disk, frames) = (Arc::clone(disk), Vec::new());
-        let mut spill = Self { disk, path, file, identity, frames };
-        let mut writer = Writer { buffer: Vec::new(), written: 0, open: None, start: 0 };
+        let (mut spill, mut writer) = Self::begin(disk)?;
         let pieces = Piece::all_of(runs);
         for same in pieces.chunk_by(|a, b| (a.day, a.tag) == (b.day, b.tag)) {
             let mut rows = SeriesBuf::new(same[0].tag, same[0].value_type);
             gather(runs, same, &mut rows);
             writer.put(&mut spill, same[0].day, &rows)?;
         }
-        writer.end_frame(&mut spill);
-        writer.flush(&spill)?;
+        writer.finish(&mut spill)?;
         Ok(spill)
+    }
+
+    /// Writes the rows of these spills, oldest first, as one.
+    pub(super) fn merge(disk: &Arc<dyn Disk>, spills: &[Self]) -> Result<Self> {
+        let (mut merged, mut writer) = Self::begin(disk)?;
+        let frames = spills.iter().flat_map(|spill| &spill.frames);
+        let days: BTreeSet<i64> = frames.map(|frame| frame.extent.day).collect();
+        for day in days {
+            let tags = (TagId(0), TagId(u32::MAX));
+            for_each_spilled(spills, day, tags, &mut |rows| writer.put(&mut merged, day, &rows))?;
+        }
+        writer.finish(&mut merged)?;
+        Ok(merged)
+    }
+
+    fn begin(disk: &Arc<dyn Disk>) -> Result<(Self, Writer)> {
+        let io = |e| Error::io("make folder", SCRATCH_DIR, e);
+        disk.create_dir(SCRATCH_DIR).map_err(io)?;
+        let identity = crate::ids::random();
+        let path = format!("{SCRATCH_DIR}/{identity:016x}{SUFFIX}");
+        let file = disk.create(&path, 0).map_err(|e| Error::io("create spill", &path, e))?;
+        let (disk, frames) = (Arc::clone(disk), Vec::new());
+        let writer = Writer { buffer: Vec::new(), written: 0, open: None, start: 0 };
+        Ok((Self { disk, path, file, identity, frames }, writer))
     }
 
     fn error(&self, why: Malformed) -> Error {
@@ -109,7 +123,7 @@ impl Writer {
     fn put(&mut self, spill: &mut Spill, day: i64, rows: &SeriesBuf) -> Result<()> {
         let mut from = 0;
         while from < rows.times.len() {
-            if self.is_full() || self.open.is_some_and(|open| open.day != day) {
+            if self.is_full() || self.open.is_some_and(|open| open.extent.day != day) {
                 self.end_frame(spill);
                 if self.buffer.len() >= BUFFER_BYTES {
                     self.flush(spill)?;
@@ -119,23 +133,14 @@ impl Writer {
             if self.open.is_none() {
                 self.start = start;
             }
-            let (first_tag, first_ns) = (rows.tag, i64::MAX);
-            let (last_tag, rows_before, bytes, crc) = (rows.tag, 0, 0, 0);
-            let frame = self.open.get_or_insert(Frame {
-                day,
-                first_tag,
-                last_tag,
-                first_ns,
-                rows: rows_before,
-                offset,
-                bytes,
-                crc,
-            });
-            let to = rows.times.len().min(from + FRAME_ROWS - frame.rows);
+            let extent = Extent { day, first_tag: rows.tag, first_ns: i64::MAX, rows: 0 };
+            let (last_tag, bytes, crc) = (rows.tag, 0, 0);
+            let frame = self.open.get_or_insert(Frame { extent, last_tag, offset, bytes, crc });
+            let to = rows.times.len().min(from + FRAME_ROWS - frame.extent.rows);
             let to = from + put_rows(&mut self.buffer, rows, from..to);
             frame.last_tag = rows.tag;
-            frame.first_ns = frame.first_ns.min(rows.times[from]);
-            frame.rows += to - from;
+            frame.extent.first_ns = frame.extent.first_ns.min(rows.times[from]);
+            frame.extent.rows += to - from;
             from = to;
         }
         Ok(())
@@ -143,7 +148,7 @@ impl Writer {
 
     fn is_full(&self) -> bool {
         let bytes = self.buffer.len() - self.start;
-        self.open.is_some_and(|open| open.rows >= FRAME_ROWS || bytes >= FRAME_BYTES)
+        self.open.is_some_and(|open| open.extent.rows >= FRAME_ROWS || bytes >= FRAME_BYTES)
     }
 
     fn end_frame(&mut self, spill: &mut Spill) {
@@ -152,6 +157,11 @@ impl Writer {
         (frame.bytes, frame.crc) = (bytes.len(), crc32(spill.identity, bytes));
         spill.frames.push(frame);
         self.start = self.buffer.len();
+    }
+
+    fn finish(mut self, spill: &mut Spill) -> Result<()> {
+        self.end_frame(spill);
+        self.flush(spill)
     }
 
     fn flush(&mut self, spill: &Spill) -> Result<()> {
@@ -303,8 +313,9 @@ pub(super) struct SpillCursor<'a> {
 impl<'a> SpillCursor<'a> {
     /// At the first row of tags `tags.0..=tags.1` on `day`.
     pub(super) fn open(spill: &'a Spill, day: i64, tags: (TagId, TagId)) -> Result<Self> {
-        let from = spill.frames.partition_point(|f| (f.day, f.last_tag) < (day, tags.0));
-        let to = spill.frames.partition_point(|f| (f.day, f.first_tag) <= (day, tags.1));
+        let from = spill.frames.partition_point(|f| (f.extent.day, f.last_tag) < (day, tags.0));
+        let is_until = |f: &Frame| (f.extent.day, f.extent.first_tag) <= (day, tags.1);
+        let to = spill.frames.partition_point(is_until);
         let rest = spill.frames[from..to.max(from)].iter();
         let mut cursor = Self { spill, tags, rest, frame: Vec::new(), at: 0, next: None };
         cursor.advance()?;
