@@ -44,13 +44,11 @@ mod verify;
 mod wal;
 
 pub use backup::{BackupReport, RestoreReport, restore, restore_on};
-pub use engine::{
-    Backfill, BackfillReport, Engine, GatewayMark, Pushed, Scrubbed, Session, TagEdit,
-};
+pub use engine::{Backfill, BackfillReport, Engine, GatewayMark, Pushed, Session, TagEdit};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};
 pub use maintenance::compact::CompactionReport;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Scrubbed};
 pub use options::{Options, RetentionClass};
 pub use quality::{Quality, Severity};
 pub use registry::gateways::{Aliases, TagSets};

@@ -26,17 +26,36 @@ pub struct Metrics {
     pub compaction_read_bytes: u64,
     /// Bytes of segments that compactions wrote.
     pub compaction_written_bytes: u64,
+    /// Samples that backfills have brought, each key once.
+    pub backfill_samples: u64,
+    /// Bytes of segments that backfills wrote.
+    pub backfill_bytes: u64,
+    /// What scrubbing has done.
+    pub scrubbed: Scrubbed,
     /// Live segments.
     pub segments: u64,
     /// Bytes of live segments.
     pub segment_bytes: u64,
 }
 
+/// What scrubbing has done since the open ([`crate::Options::scrub_period`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Segments verified to their end.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Places that did not verify; those that still do not are in [`crate::Snapshot::damage`].
+    pub damaged: u64,
+}
+
 impl Metrics {
-    /// Bytes written by log, seals and compactions for each sample accepted; `None` before the first.
+    /// Bytes written by log, seals, backfills and compactions for each sample taken in; `None` before the first.
     pub fn written_bytes_per_sample(&self) -> Option<f64> {
-        let bytes = self.wal_bytes + self.seal_bytes + self.compaction_written_bytes;
-        (self.samples > 0).then(|| bytes as f64 / self.samples as f64)
+        let written =
+            [self.wal_bytes, self.seal_bytes, self.backfill_bytes, self.compaction_written_bytes];
+        let (bytes, samples) = (written.iter().sum::<u64>(), self.samples + self.backfill_samples);
+        (samples > 0).then(|| bytes as f64 / samples as f64)
     }
 }
 
@@ -50,6 +69,11 @@ pub(crate) struct Counters {
     pub(crate) compactions: AtomicU64,
     pub(crate) compaction_read_bytes: AtomicU64,
     pub(crate) compaction_written_bytes: AtomicU64,
+    pub(crate) backfill_samples: AtomicU64,
+    pub(crate) backfill_bytes: AtomicU64,
+    pub(crate) scrubbed_segments: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
+    pub(crate) scrubbed_damaged: AtomicU64,
 }
 
 /// Adds to a figure.
@@ -69,6 +93,13 @@ impl Counters {
             compactions: value(&self.compactions),
             compaction_read_bytes: value(&self.compaction_read_bytes),
             compaction_written_bytes: value(&self.compaction_written_bytes),
+            backfill_samples: value(&self.backfill_samples),
+            backfill_bytes: value(&self.backfill_bytes),
+            scrubbed: Scrubbed {
+                segments: value(&self.scrubbed_segments),
+                bytes: value(&self.scrubbed_bytes),
+                damaged: value(&self.scrubbed_damaged),
+            },
             segments: 0,
             segment_bytes: 0,
         }

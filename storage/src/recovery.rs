@@ -72,7 +72,9 @@ pub(crate) fn open(
     loaded.state.quarantine = look_again(&disk, &loaded, missing);
     let (mut view, registry_log) = read_state(&disk, &loaded, &options)?;
     let sealed_until = read_checkpoint(&disk, &loaded, &mut view)?;
-    // The whole log is read once before anything is changed: a database that is refused stays as it is.
+    // The whole log is read once before anything is changed: a database that is refused for a file that is missing, cut
+    // or rotten stays as it is. What records say is decoded once, below: a record that matches its checksum and still
+    // makes no sense is no damage of a disk, and what was changed by then is a new manifest and a seal, both right.
     Listing::read(&disk)?.replay(&disk, loaded.floor(), |_| Ok(()))?;
     needless.clear_away(&disk)?;
     if is_restored {

@@ -100,17 +100,6 @@ impl Sessions {
     }
 }
 
-/// What scrubbing has done since the open.
-#[derive(Debug, Default)]
-pub(crate) struct ScrubTally {
-    /// Segments verified to their end.
-    pub(crate) segments: AtomicU64,
-    /// Bytes read.
-    pub(crate) bytes: AtomicU64,
-    /// Places that did not verify.
-    pub(crate) damaged: AtomicU64,
-}
-
 /// Shared by the engine's threads.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -134,7 +123,6 @@ pub(crate) struct Core {
     room: Mutex<()>,
     room_made: Condvar,
     pub(crate) wal: Mutex<WalWriter>,
-    pub(crate) scrub: ScrubTally,
     /// Held until the last thread is gone.
     _directory_lock: Box<dyn Send + Sync + std::fmt::Debug>,
 }
@@ -186,7 +174,6 @@ impl Core {
             room: Mutex::default(),
             room_made: Condvar::new(),
             wal: Mutex::new(wal),
-            scrub: ScrubTally::default(),
             _directory_lock: Box::new(Held(directory_lock)),
         }
     }

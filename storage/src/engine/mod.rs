@@ -32,7 +32,6 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -44,7 +43,7 @@ use crate::ids::{SegmentId, Seq};
 use crate::maintenance::compact::{self, CompactionReport, Order};
 use crate::maintenance::expire::Expiry;
 use crate::maintenance::{self, Request, trash};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Scrubbed};
 use crate::options::Options;
 use crate::sample::{Appended, Batch, Durability};
 use crate::scan::Snapshot;
@@ -84,17 +83,6 @@ pub struct Engine {
     compactor: Option<JoinHandle<()>>,
     requests: mpsc::SyncSender<Request>,
     orders: mpsc::SyncSender<Order>,
-}
-
-/// What scrubbing has done since the open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scrubbed {
-    /// Segments verified to their end.
-    pub segments: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Places that did not verify; those that still do not are in [`Snapshot::damage`].
-    pub damaged: u64,
 }
 
 impl Engine {
@@ -292,10 +280,7 @@ impl Engine {
 
     /// What scrubbing has done since the open ([`Options::scrub_period`]).
     pub fn scrubbed(&self) -> Scrubbed {
-        let tally = &self.core.scrub;
-        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let (segments, bytes) = (read(&tally.segments), read(&tally.bytes));
-        Scrubbed { segments, bytes, damaged: read(&tally.damaged) }
+        self.core.counters.read().scrubbed
     }
 
     /// Gives up for good what the damaged places of a segment held, so that scans no longer stop there: the readable

@@ -8,11 +8,11 @@
 //! * What it finds goes the way of what scans meet: maintenance looks again, and puts it into quarantine.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::engine::core::Core;
 use crate::ids::SegmentId;
+use crate::metrics::count;
 use crate::segment::Segment;
 
 /// Peace after an open, unless the period is shorter.
@@ -39,7 +39,7 @@ pub(crate) fn run(core: &Core) {
         };
         if scrub(core, segment) {
             book.verified.insert(segment.meta().id, Some(started.elapsed()));
-            if !is_round && book.is_round() && core.scrub.damaged.load(Ordering::Relaxed) == 0 {
+            if !is_round && book.is_round() && core.counters.read().scrubbed.damaged == 0 {
                 is_round = true;
                 super::trash::empty(core);
             }
@@ -54,16 +54,16 @@ fn ids(core: &Core) -> Vec<SegmentId> {
 /// Verifies one segment at the agreed pace. Gives whether it came to the end.
 fn scrub(core: &Core, segment: &Segment) -> bool {
     let (begun, mut read) = (Instant::now(), 0_u64);
-    let tally = &core.scrub;
+    let tally = &core.counters;
     let mut found = |_error, damage| {
-        tally.damaged.fetch_add(1, Ordering::Relaxed);
+        count(&tally.scrubbed_damaged, 1);
         if let Some(damage) = damage {
             core.view().reports.leave(damage);
         }
     };
     segment.verify_places(&mut found, &mut |bytes| {
         read += bytes;
-        tally.bytes.fetch_add(bytes, Ordering::Relaxed);
+        count(&tally.scrubbed_bytes, bytes);
         let due = read.saturating_mul(1_000) / core.options.scrub_bytes_per_s.max(1);
         let due = Duration::from_millis(due);
         while begun.elapsed() < due && !core.is_closed() {
@@ -71,8 +71,9 @@ fn scrub(core: &Core, segment: &Segment) -> bool {
         }
         !core.is_closed()
     });
-    tally.segments.fetch_add(1, Ordering::Relaxed);
-    !core.is_closed()
+    let is_through = !core.is_closed();
+    count(&tally.scrubbed_segments, u64::from(is_through));
+    is_through
 }
 
 /// When each segment was verified, as an age of the engine; `None` if never.

@@ -346,7 +346,13 @@ fn segments_know_their_kind_and_marks_move() {
         }])
         .unwrap();
     assert_eq!(rejected.rejects[0].reason, RejectReason::UnknownTag);
-    assert_eq!(backfill.finish().unwrap().segments, 3);
+    let report = backfill.finish().unwrap();
+    assert_eq!(report.segments, 3);
+    let metrics = engine.metrics();
+    assert_eq!((metrics.backfill_samples, metrics.backfill_bytes), (report.rows, report.bytes));
+    let written = metrics.wal_bytes + metrics.seal_bytes + report.bytes;
+    assert_eq!(metrics.samples, 2, "those of the log");
+    assert_eq!(metrics.written_bytes_per_sample(), Some(written as f64 / (2 + report.rows) as f64));
     let segments = engine.snapshot().segments();
     let kind = |first| segments.iter().rfind(|s| s.first_ns == first).map(|s| s.kind);
     assert_eq!(kind(day(4)), Some(SegmentKind::Late));

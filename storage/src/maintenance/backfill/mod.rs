@@ -27,6 +27,7 @@ use crate::ids::Seq;
 use crate::limits::{IMPORTS_MAX, PAGE_TAGS};
 use crate::manifest::checkpoint::{self, SealedUntil, raise};
 use crate::manifest::edit::{Edit, State};
+use crate::metrics::count;
 use crate::planted::{self, Bug};
 use crate::registry::Change;
 use crate::sample::Origin;
@@ -231,6 +232,8 @@ fn put(
     let imports = Arc::new(state.imports.clone());
     let edit = Edit { remove: Vec::new(), add: metas.to_vec(), state };
     commit(core, ledger, edit, &view.version)?;
+    count(&core.counters.backfill_samples, metas.iter().map(|meta| meta.rows).sum());
+    count(&core.counters.backfill_bytes, metas.iter().map(|meta| meta.file_bytes).sum());
     ledger.sealed_until = sealed_until;
     core.show(ahead, &mut |view| {
         view.imports = Arc::clone(&imports);
