@@ -88,6 +88,14 @@ fn write(
     done.inspect_err(|_| drop(target.remove(&part)))
 }
 
+/// Whether both have one and the same file under this name.
+pub(crate) fn is_shared(source: &Arc<dyn Disk>, target: &Arc<dyn Disk>, path: &str) -> bool {
+    match (source.as_real(), target.as_real()) {
+        (Some(source), Some(target)) => source.shares(path, target).unwrap_or(false),
+        _ => false,
+    }
+}
+
 /// Whether the file could be linked.
 fn link(source: &Arc<dyn Disk>, target: &Arc<dyn Disk>, path: &str) -> bool {
     match (source.as_real(), target.as_real()) {

@@ -4,7 +4,8 @@
 //! * A backup is taken while writes go on, and holds exactly what was durable at one instant: the head is sealed first.
 //! * A new manifest is what makes it count: until that is durable, an earlier backup in the same folder is what counts.
 //!   `BACKUP.incomplete` says that one is being made, `BACKUP` that one is complete. Neither is opened as a database.
-//! * Segments that the folder has are not copied again; on one file system they are linked unless copies are asked for.
+//! * Segments that the folder has are read through, and not copied again if they are whole; on one file system they are
+//!   linked unless copies are asked for, which then share no file with the database.
 //! * A restored database holds the same, bit for bit, and has a new incarnation, so that gateways begin a new epoch.
 //!
 //! # Reading order

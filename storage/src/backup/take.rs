@@ -1,8 +1,10 @@
 //! Takes a backup of what a [`Pinned`] holds.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::copy::{Brought, bring, copy_prefix, put};
+use super::copy::{Brought, bring, copy_prefix, is_shared, put};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -11,6 +13,7 @@ use crate::manifest::{Loaded, Manifest, checkpoint};
 use crate::recovery::{BACKUP_BEGUN, BACKUP_DONE};
 use crate::registry::log::PATH as REGISTRY_PATH;
 use crate::segment::Segment;
+use crate::segment::damage::{Damage, Quarantine};
 use crate::segment::name::SEGMENTS_DIR;
 
 /// What a backup did.
@@ -24,8 +27,10 @@ pub struct BackupReport {
     pub linked: u64,
     /// Of these: copied.
     pub copied: u64,
-    /// Of these: there before.
+    /// Of these: there before, and whole.
     pub kept: u64,
+    /// Of these: there before and not whole any more, so that they were linked or copied again.
+    pub mended: u64,
     /// Segments whose file is lost or unreadable as a whole: the backup cannot have them either.
     pub missing: u64,
     /// Bytes of all its segments.
@@ -39,6 +44,8 @@ pub(crate) struct Job<'a> {
     pub(crate) target: &'a Arc<dyn Disk>,
     pub(crate) incarnation: u64,
     pub(crate) may_link: bool,
+    /// How fast that is read which is there already.
+    pub(crate) verify_bytes_per_s: u64,
 }
 
 /// Writes the backup, then makes it count.
@@ -53,10 +60,9 @@ pub(crate) fn take(job: &Job<'_>, pin: impl FnOnce() -> Result<Pinned>) -> Resul
     let pinned = pin()?;
     let state = &pinned.everything.state;
     let mut report = BackupReport { seq: state.floor, ..BackupReport::default() };
+    let quarantine = Quarantine::new(state.quarantine.clone());
     for segment in pinned.version.segments() {
-        let quarantine = state.quarantine.iter();
-        let is_lost = quarantine.clone().any(|d| d.segment == segment.meta().id && d.is_whole());
-        bring_segment(job, segment, is_lost, &mut report)?;
+        bring_segment(job, segment, quarantine.of(segment.meta().id), &mut report)?;
     }
     target.sync_dir(SEGMENTS_DIR).map_err(fail)?;
     copy_prefix(source, target, REGISTRY_PATH, state.registry_bytes)?;
@@ -112,27 +118,68 @@ fn earlier(target: &Arc<dyn Disk>, incarnation: u64) -> Result<Option<Loaded>> {
 fn bring_segment(
     job: &Job<'_>,
     segment: &Arc<Segment>,
-    is_lost: bool,
+    known: &[Arc<Damage>],
     report: &mut BackupReport,
 ) -> Result<()> {
     let meta = segment.meta();
     report.segments += 1;
-    if is_lost {
+    if known.iter().any(|damage| damage.is_whole()) {
         report.missing += 1;
         return Ok(());
     }
     report.bytes += meta.file_bytes;
-    if Segment::new(Arc::clone(job.target), meta.clone()).directory().is_ok() {
-        report.kept += 1;
-        return Ok(());
-    }
     let path = meta.path();
-    drop(job.target.remove(&path)); // the rest of a backup that was broken off
+    // A file that both share is looked after by the database; if copies are asked for, it is none.
+    let is_shared = is_shared(job.source, job.target, &path);
+    let there = if is_shared { Kept::Whole } else { look_at(job, segment, known) };
+    match there {
+        Kept::Whole if job.may_link || !is_shared => {
+            report.kept += 1;
+            return Ok(());
+        }
+        Kept::Damaged => report.mended += 1,
+        Kept::Whole | Kept::Missing => {}
+    }
+    if job.may_link {
+        drop(job.target.remove(&path)); // a link takes no other file's place
+    }
     match bring(job.source, job.target, &path, job.may_link)? {
         Brought::Linked => report.linked += 1,
         Brought::Copied => report.copied += 1,
     }
     Ok(())
+}
+
+/// What a backup has of a segment.
+enum Kept {
+    Missing,
+    Damaged,
+    Whole,
+}
+
+/// Reads what the backup has of a segment, to the end: what is kept unread for years rots unseen. Places that the database
+/// cannot read either are as good as they can be.
+fn look_at(job: &Job<'_>, segment: &Segment, known: &[Arc<Damage>]) -> Kept {
+    let kept = Segment::new(Arc::clone(job.target), segment.meta().clone());
+    if !job
+        .target
+        .open(&kept.meta().path())
+        .is_ok_and(|file| file.len().is_ok_and(|bytes| bytes > 0))
+    {
+        return Kept::Missing;
+    }
+    let (begun, mut read, is_whole) = (Instant::now(), 0_u64, Cell::new(true));
+    let mut found = |_error, damage: Option<Damage>| {
+        let is_known = |damage: &Damage| known.iter().any(|other| other.is_same_place(damage));
+        is_whole.set(is_whole.get() && damage.as_ref().is_some_and(is_known));
+    };
+    kept.verify_places(&mut found, &mut |bytes| {
+        read += bytes;
+        let due_ms = read.saturating_mul(1_000) / job.verify_bytes_per_s.max(1);
+        std::thread::sleep(Duration::from_millis(due_ms).saturating_sub(begun.elapsed()));
+        is_whole.get()
+    });
+    if is_whole.get() { Kept::Whole } else { Kept::Damaged }
 }
 
 /// Best effort: what an earlier backup had and this one has not.

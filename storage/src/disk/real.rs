@@ -71,6 +71,16 @@ impl RealDisk {
         Ok(linked?)
     }
 
+    /// Whether a name leads to one and the same file here and in another directory.
+    pub(crate) fn shares(&self, path: &str, other: &Self) -> io::Result<bool> {
+        let path = checked(path)?;
+        let stat = |disk: &Self| {
+            rustix::fs::statat(&disk.directory, path, AtFlags::SYMLINK_NOFOLLOW)
+                .map(|stat| (stat.st_dev, stat.st_ino))
+        };
+        Ok(stat(self)? == stat(other)?)
+    }
+
     fn open_folder(&self, dir: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = if dir.is_empty() { "." } else { checked(dir)? };

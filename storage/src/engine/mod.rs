@@ -256,7 +256,9 @@ impl Engine {
     }
 
     /// Takes a backup into `folder` while the database works on: one instant, everything durable now included. What an
-    /// earlier backup of this database left there is used again; on one file system segments are linked if `may_link`.
+    /// earlier backup of this database left there is read through, at [`Options::maintenance_bytes_per_s`], and used again
+    /// if it is whole. On one file system segments are linked if `may_link`; else they are copied, those too that an
+    /// earlier backup had linked.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the folder holds something else, [`Error::Locked`] if another backup is made there,
@@ -271,7 +273,8 @@ impl Engine {
     /// As [`Self::backup`].
     pub fn backup_on(&self, target: &Arc<dyn Disk>, may_link: bool) -> Result<BackupReport> {
         let (source, incarnation) = (&self.core.disk, self.core.incarnation);
-        let job = Job { source, target, incarnation, may_link };
+        let verify_bytes_per_s = self.core.options.maintenance_bytes_per_s;
+        let job = Job { source, target, incarnation, may_link, verify_bytes_per_s };
         backup::take(&job, || {
             self.sync()?;
             self.ask(Request::Pin)

@@ -1,5 +1,7 @@
 //! Backups taken beside the writers, restored, and held against what the database held at that instant.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -111,11 +113,18 @@ fn a_backup_beside_the_writers_is_one_instant() {
 
 #[test]
 fn a_crash_while_a_backup_is_made_leaves_the_source_whole() {
-    for at in 1..40 {
-        let mut harness = lived(at, 12);
+    let seeds = seeds(40);
+    println!("seeds {} ..", seeds[0]);
+    let mut during = 0;
+    for (at, seed) in (1..).zip(seeds) {
+        let _case =
+            Case::new("backup::a_crash_while_a_backup_is_made_leaves_the_source_whole", seed);
+        let mut harness = lived(seed, 12);
         harness.perform(Step::Append);
-        disk_of(&harness).crash_after_changes(at);
+        let is_up = !harness.is_down();
+        disk_of(&harness).crash_after_changes(1 + at % 20);
         let taken = harness.engine().backup_on(&shared(&SimDisk::new(at)), false);
+        during += usize::from(is_up && harness.is_down());
         if taken.is_ok() && !harness.is_down() {
             harness.settle_doubts();
         }
@@ -124,6 +133,8 @@ fn a_crash_while_a_backup_is_made_leaves_the_source_whole() {
         harness.check();
         harness.close();
     }
+    println!("{during} crashes during the backup");
+    assert!(during > 0, "every crash came after the backup");
 }
 
 #[test]
@@ -280,6 +291,41 @@ fn every_damaged_byte_of_a_backup_is_found_before_it_is_used() {
 }
 
 #[test]
+fn what_rots_in_a_backup_is_mended_by_the_next_one() {
+    let mut harness = Harness::new(16, Place::Sim(SimDisk::new(16)));
+    harness.options.background_compaction = false;
+    harness.open();
+    for _ in 0..40 {
+        harness.step();
+    }
+    harness.perform(Step::Append);
+    harness.engine().sync().unwrap();
+    let whole = digest_of(harness.engine());
+    let folder = SimDisk::new(1);
+    harness.engine().backup_on(&shared(&folder), false).unwrap();
+    let mut random = Random::new(6);
+    let mut mended = 0;
+    let files: Vec<_> =
+        folder.files().into_iter().filter(|(path, _)| path.starts_with("segments/")).collect();
+    for _ in 0..12 {
+        let (path, length) = &files[random.index(files.len())];
+        let rotten = folder.fork(random.bits());
+        rotten.flip_bit(path, random.below(length * 8));
+        restored(&rotten).unwrap_err();
+        let report = harness.engine().backup_on(&shared(&rotten), false).unwrap();
+        let now = harness.engine().snapshot().segments();
+        if now.iter().any(|segment| segment.file == *path) {
+            assert_eq!(report.mended, 1, "{path}: {report:?}");
+            mended += 1;
+        }
+        assert_eq!(digest_of(&restored(&rotten).unwrap()), whole);
+    }
+    println!("{mended} mended");
+    assert!(mended > 0);
+    harness.close();
+}
+
+#[test]
 fn segments_are_linked_or_copied_and_never_twice() {
     let scratch = tempfile::tempdir().unwrap();
     let path = |name: &str| scratch.path().join(name);
@@ -295,10 +341,26 @@ fn segments_are_linked_or_copied_and_never_twice() {
     assert_eq!((linked.linked, linked.copied), (linked.segments, 0));
     let copied = harness.engine().backup(&path("copied"), false).unwrap();
     assert_eq!((copied.linked, copied.copied), (0, copied.segments));
-    for folder in ["linked", "copied"] {
-        let again = harness.engine().backup(&path(folder), false).unwrap();
-        assert_eq!(again.kept, again.segments, "{folder}");
-        let target = path(&format!("{folder} restored"));
+    let inodes = |folder: &str| {
+        let files = std::fs::read_dir(path(folder).join("segments")).unwrap();
+        let inode =
+            |file: std::io::Result<std::fs::DirEntry>| file.unwrap().metadata().unwrap().ino();
+        files.map(inode).collect::<BTreeSet<u64>>()
+    };
+    for (folder, may_link) in
+        [("linked", true), ("copied", true), ("linked", false), ("copied", false)]
+    {
+        let is_shared = !inodes(folder).is_disjoint(&inodes("data"));
+        assert_eq!(is_shared, folder == "linked", "{folder}");
+        let again = harness.engine().backup(&path(folder), may_link).unwrap();
+        if is_shared && !may_link {
+            assert_eq!(again.copied, again.segments, "a linked file is no copy");
+            assert!(inodes(folder).is_disjoint(&inodes("data")));
+        } else {
+            assert_eq!(again.kept, again.segments, "{folder}");
+        }
+        assert_eq!(again.mended, 0);
+        let target = path(&format!("{folder} restored {may_link}"));
         let report = restore(&path(folder), &target, false).unwrap();
         assert_eq!((report.segments, report.damaged), (again.segments, 0));
         let engine = Engine::open(&target, Options::default()).unwrap();
