@@ -5,7 +5,6 @@
 //! * Each damaged place is a [`Finding`] with its file and, of samples, the tags' names and the times; what is merely odd
 //!   (the rest of a crash, files of others) is a remark. One bad file does not end the search.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use std::sync::Arc;
 use crate::disk::real::{LOCK_FILE, RealDisk};
 use crate::disk::{Disk, read_all};
 use crate::error::{Error, Result};
-use crate::ids::SegmentId;
 use crate::limits;
 use crate::manifest::{Loaded, Manifest, checkpoint};
 use crate::recovery::{BACKUP_BEGUN, BACKUP_DONE, RESTORE_BEGUN, SALVAGE_BEGUN};
@@ -247,9 +245,7 @@ impl Verifier<'_> {
 
     fn segments(&mut self, loaded: Option<&Loaded>, registry: &Registry) {
         let Some(loaded) = loaded else { return };
-        let mut known: BTreeMap<SegmentId, &SegmentMeta> = BTreeMap::new();
         for meta in loaded.segments.values() {
-            known.insert(meta.id, meta);
             self.count(meta.file_bytes);
             let path = meta.path();
             let mut findings = Vec::new();
@@ -263,7 +259,7 @@ impl Verifier<'_> {
             }
         }
         for damage in &loaded.state.quarantine {
-            let path = known.get(&damage.segment).map(|meta| meta.path());
+            let path = loaded.segments.get(&damage.segment).map(SegmentMeta::path);
             let why = format!("in quarantine: {}", damage.why);
             let (tags, range) = (Some(names_of(damage, registry)), Some(damage.range()));
             let file = path.unwrap_or_else(|| format!("segment {}", damage.segment));
@@ -320,9 +316,9 @@ impl Verifier<'_> {
         }
         let list = |dir: &str| self.disk.list(dir).unwrap_or_default();
         let is_live = |name: &str| {
-            let segments = loaded.into_iter().flat_map(|loaded| loaded.segments.values());
-            let mut paths = segments.map(SegmentMeta::path);
-            paths.any(|path| path.trim_start_matches("segments/") == name)
+            let id = SegmentName::parse(name).map(|name| name.id);
+            let meta = id.and_then(|id| loaded?.segments.get(&id));
+            meta.is_some_and(|meta| SegmentName::in_path(&meta.path()) == name)
         };
         for (name, bytes) in list(SEGMENTS_DIR).into_iter().filter(|(name, _)| !is_live(name)) {
             let is_segment = SegmentName::parse(&name).is_some();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::segment::name::{SEGMENTS_DIR, SegmentName};
+use crate::segment::name::SEGMENTS_DIR;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 
 /// Files that no manifest names yet.
@@ -31,7 +31,7 @@ impl Draft {
 
     /// Begins a segment.
     pub(crate) fn begin(&mut self, plan: SegmentPlan) -> Result<SegmentWriter> {
-        self.add(SegmentName::new(0, plan.first_ns, plan.id).path());
+        self.add(plan.path());
         SegmentWriter::create(self.disk.as_ref(), plan)
     }
 

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::draft::{Draft, unlink};
 use crate::chunk::series::SeriesBuf;
 use crate::encoding::Effort;
 use crate::engine::core::{Core, lock};
@@ -28,7 +29,6 @@ use crate::scan::merge::{copy_rows, hide, order};
 use crate::scan::snapshot::View;
 use crate::segment::Segment;
 use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
-use crate::segment::name::SegmentName;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
@@ -52,12 +52,9 @@ pub(crate) fn seal_view(core: &Core, ledger: &mut Ledger, view: &View) -> Result
     if view.durable_seq == ledger.state.floor {
         return Ok(Vec::new());
     }
-    let mut outputs = Outputs { core, base: None, late: None, paths: Vec::new() };
+    let mut outputs = Outputs { core, base: None, late: None, draft: Draft::new(&core.disk) };
     let result = write_and_commit(core, ledger, view, &mut outputs);
-    if !matches!(result, Ok(_) | Err(Error::Poisoned { .. })) {
-        outputs.discard(); // the manifest does not name them
-    }
-    let segments = result?;
+    let segments = outputs.draft.decide(result)?;
     install(core, &segments, view.durable_seq);
     Ok(segments.iter().map(|segment| segment.meta().id).collect())
 }
@@ -77,7 +74,7 @@ fn write_and_commit(
     let version = view.version.with(segments.clone());
     let old_checkpoint = ledger.state.latest_file;
     let latest_file = old_checkpoint + 1;
-    outputs.paths.push(checkpoint::path(latest_file));
+    outputs.draft.add(checkpoint::path(latest_file));
     checkpoint::write(disk, latest_file, &view.latest, &view.stale, &sealed_until)?;
     let unlogged = unlogged_through(core, view.durable_seq);
     let valid = ledger.state.registry_bytes;
@@ -101,9 +98,8 @@ fn write_and_commit(
     count(&core.counters.seal_bytes, bytes);
     count(&core.counters.seals, u64::from(bytes > 0));
     lock(&core.install).unlogged.retain(|(seq, _)| *seq > view.durable_seq);
-    outputs.paths = vec![checkpoint::path(old_checkpoint)];
     if old_checkpoint > 0 {
-        outputs.discard();
+        unlink(disk, &[checkpoint::path(old_checkpoint)]);
     }
     Ok(segments)
 }
@@ -142,7 +138,7 @@ struct Outputs<'a> {
     core: &'a Core,
     base: Option<SegmentWriter>,
     late: Option<SegmentWriter>,
-    paths: Vec<String>,
+    draft: Draft,
 }
 
 impl Outputs<'_> {
@@ -152,19 +148,9 @@ impl Outputs<'_> {
         let metas: Vec<SegmentMeta> =
             writers.into_iter().flatten().map(SegmentWriter::finish).collect::<Result<_>>()?;
         if !metas.is_empty() && !planted::is(Bug::SegmentFolderNotSynced) {
-            let synced = self.core.disk.sync_dir("segments");
-            synced.map_err(|e| Error::io("sync folder", "segments", e))?;
+            self.draft.sync()?;
         }
         Ok(metas)
-    }
-
-    /// Unlinks the files; what stays is moved to the trash by the next open.
-    fn discard(&mut self) {
-        for path in self.paths.drain(..) {
-            match self.core.disk.remove(&path) {
-                Ok(()) | Err(_) => {}
-            }
-        }
     }
 }
 
@@ -180,20 +166,16 @@ fn write_rows(
     let (first_base, first_late) = first_times(runs, &until, &|tag| view.horizon_of(tag));
     let seqs = (runs.first().map_or(Seq(0), |run| run.min_seq), view.durable_seq);
     let core = outputs.core;
-    let create = |kind, first_ns, paths: &mut Vec<String>| {
-        let id = core.take_segment_id();
-        let identity = crate::ids::random();
-        paths.push(SegmentName::new(0, first_ns, id).path());
-        let plan = SegmentPlan {
-            id,
+    let create = |kind, first_ns, draft: &mut Draft| {
+        draft.begin(SegmentPlan {
+            id: core.take_segment_id(),
             kind,
             stage: SegmentStage::Sealed,
-            identity,
+            identity: crate::ids::random(),
             seqs,
             first_ns,
             effort: Effort::Light,
-        };
-        SegmentWriter::create(core.disk.as_ref(), plan)
+        })
     };
     let mut next = vec![0; runs.len()];
     while let Some((tag, value_type)) = smallest(runs, &next) {
@@ -206,14 +188,14 @@ fn write_rows(
             if outputs.late.is_none() {
                 let is_base = planted::is(Bug::LateSealedAsBase);
                 let kind = if is_base { SegmentKind::Base } else { SegmentKind::Late };
-                outputs.late = Some(create(kind, first_late, &mut outputs.paths)?);
+                outputs.late = Some(create(kind, first_late, &mut outputs.draft)?);
             }
             let late = outputs.late.as_mut().ok_or(Error::Closed)?;
             late.push(series.slice(0..split))?;
         }
         if split < rows.times.len() {
             if outputs.base.is_none() {
-                outputs.base = Some(create(SegmentKind::Base, first_base, &mut outputs.paths)?);
+                outputs.base = Some(create(SegmentKind::Base, first_base, &mut outputs.draft)?);
             }
             let base = outputs.base.as_mut().ok_or(Error::Closed)?;
             base.push(series.slice(split..rows.times.len()))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bytes::{Malformed, Reader, put_varint, put_zigzag};
 use crate::checksum::crc32;
-use crate::disk::Disk;
+use crate::disk::{Disk, read_all};
 use crate::error::{Error, Result};
 use crate::fields::{Field, field, fill, is_clean};
 use crate::head::latest::{Entry, LatestTable};
@@ -106,17 +106,13 @@ pub(crate) fn write(
 /// Reads checkpoint `number` of a database that knows `tags` tags. It names no others, which bounds what reading it takes.
 pub(crate) fn read(disk: &Arc<dyn Disk>, checkpoint: u64, tags: usize) -> Result<Checkpoint> {
     let path = path(checkpoint);
-    let io = |e| Error::io("read checkpoint", &path, e);
-    let file = disk.open(&path).map_err(|error| match error.kind() {
+    let mut bytes = read_all(disk.as_ref(), &path).map_err(|error| match error.kind() {
         // As good as damaged: it is computed anew.
         std::io::ErrorKind::NotFound => {
             Error::corrupt("checkpoint", &path, 0, "the file is missing")
         }
-        _ => io(error),
+        _ => Error::io("read checkpoint", &path, error),
     })?;
-    let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; length];
-    file.read_at(0, &mut bytes).map_err(io)?;
     decode(&mut bytes, checkpoint, tags)
         .map_err(|why| Error::corrupt("checkpoint", &path, 0, why.0))
 }

@@ -23,6 +23,7 @@ use crate::planted::{self, Bug};
 use crate::segment::layout::{
     CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
 };
+use crate::segment::name::SegmentName;
 use crate::segment::shared::KeptTimes;
 use crate::segment::{SegmentKind, SegmentMeta, SegmentStage, directory};
 use crate::tag::{TagId, ValueType};
@@ -70,6 +71,13 @@ pub(crate) struct SegmentWriter {
     /// One per value type, in the order of the type numbers.
     packed: [PackedBuilder; ValueType::ALL.len()],
     entries: Vec<ChunkEntry>,
+}
+
+impl SegmentPlan {
+    /// Where the file will be.
+    pub(crate) fn path(&self) -> String {
+        SegmentName::new(0, self.first_ns, self.id).path()
+    }
 }
 
 impl SegmentWriter {

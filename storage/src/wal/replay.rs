@@ -299,10 +299,5 @@ fn later_frame(bytes: &[u8], start: usize, identity: u64) -> Option<Frame> {
 }
 
 fn read_all(disk: &Arc<dyn Disk>, path: &str) -> Result<Vec<u8>> {
-    let io = |e| Error::io("read log file", path, e);
-    let file = disk.open(path).map_err(io)?;
-    let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; length];
-    file.read_at(0, &mut bytes).map_err(io)?;
-    Ok(bytes)
+    crate::disk::read_all(disk.as_ref(), path).map_err(|e| Error::io("read log file", path, e))
 }

@@ -18,6 +18,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::draft::{Draft, unlink};
 use super::seal::{self, Ledger, commit};
 use crate::engine::core::{Core, lock};
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ impl Facts {
 pub(crate) struct Prepared {
     facts: Facts,
     metas: Vec<SegmentMeta>,
-    paths: Vec<String>,
+    draft: Draft,
 }
 
 /// What became of a backfill.
@@ -104,8 +105,8 @@ pub(crate) fn write(
         drop(runs);
         Rows::Spilled(spills.finish(&core.disk)?)
     };
-    let write::Written { metas, paths } = write::write(core, &rows)?;
-    Ok(Prepared { facts, metas, paths })
+    let write::Written { metas, draft } = write::write(core, &rows)?;
+    Ok(Prepared { facts, metas, draft })
 }
 
 impl Prepared {
@@ -119,37 +120,29 @@ impl Prepared {
 
 /// Takes a backfill in, whole or not at all.
 pub(crate) fn install(core: &Core, ledger: &mut Ledger, prepared: Prepared) -> Result<Installed> {
-    let Prepared { facts, mut metas, mut paths } = prepared;
-    let mut take = || {
-        if let Some(seq) = repeated(core, &facts)? {
-            write::discard(core, &paths);
-            return Ok(Installed { seq, is_repeated: true });
-        }
-        let seq = take_seq(core, &facts)?;
-        // The gateway may have come that far through the log while the place was taken.
-        if repeated(core, &facts)?.is_some() {
-            write::discard(core, &paths);
-            return Ok(Installed { seq, is_repeated: true });
-        }
-        // All that came before gets a lesser place; the record that took this one says nothing more.
-        let before = Seq(seq.0 - 1);
-        if ledger.state.floor < before {
-            seal::seal_view(core, ledger, &core.view().cut(before))?;
-        }
-        let bar_ns = bar(&ledger.sealed_until, &facts.firsts);
-        for meta in &mut metas {
-            let is_newer = meta.first_ns > bar_ns;
-            meta.kind = if is_newer { SegmentKind::Base } else { SegmentKind::Late };
-            (meta.min_seq, meta.max_seq) = (seq, seq);
-        }
-        put(core, ledger, &facts, &metas, (seq, &mut paths))?;
-        Ok(Installed { seq, is_repeated: false })
-    };
-    let taken = take();
-    if !matches!(taken, Ok(_) | Err(Error::Poisoned { .. })) {
-        write::discard(core, &paths); // the manifest does not name them
+    let Prepared { facts, mut metas, mut draft } = prepared;
+    if let Some(seq) = repeated(core, &facts)? {
+        return Ok(Installed { seq, is_repeated: true });
     }
-    taken
+    let seq = take_seq(core, &facts)?;
+    // The gateway may have come that far through the log while the place was taken.
+    if repeated(core, &facts)?.is_some() {
+        return Ok(Installed { seq, is_repeated: true });
+    }
+    // All that came before gets a lesser place; the record that took this one says nothing more.
+    let before = Seq(seq.0 - 1);
+    if ledger.state.floor < before {
+        seal::seal_view(core, ledger, &core.view().cut(before))?;
+    }
+    let bar_ns = bar(&ledger.sealed_until, &facts.firsts);
+    for meta in &mut metas {
+        let is_newer = meta.first_ns > bar_ns;
+        meta.kind = if is_newer { SegmentKind::Base } else { SegmentKind::Late };
+        (meta.min_seq, meta.max_seq) = (seq, seq);
+    }
+    let taken = put(core, ledger, &facts, &metas, (seq, &mut draft));
+    draft.decide(taken)?;
+    Ok(Installed { seq, is_repeated: false })
 }
 
 /// The place of this backfill if it was taken in before.
@@ -194,7 +187,7 @@ fn put(
     ledger: &mut Ledger,
     facts: &Facts,
     metas: &[SegmentMeta],
-    (seq, paths): (Seq, &mut Vec<String>),
+    (seq, draft): (Seq, &mut Draft),
 ) -> Result<()> {
     let disk = &core.disk;
     let open = |meta: &SegmentMeta| Arc::new(Segment::new(Arc::clone(disk), meta.clone()));
@@ -214,7 +207,7 @@ fn put(
     }
     let old_checkpoint = ledger.state.latest_file;
     let latest_file = old_checkpoint + 1;
-    paths.push(checkpoint::path(latest_file));
+    draft.add(checkpoint::path(latest_file));
     checkpoint::write(disk, latest_file, &view.latest, &view.stale, &sealed_until)?;
     disk.sync_dir("").map_err(|e| Error::io("sync database folder", disk.root(), e))?;
     let state = State {
@@ -240,7 +233,7 @@ fn put(
         change(view)
     });
     if old_checkpoint > 0 {
-        write::discard(core, &[checkpoint::path(old_checkpoint)]);
+        unlink(disk, &[checkpoint::path(old_checkpoint)]);
     }
     Ok(())
 }

@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::merge::{Extent, Rows};
 use crate::encoding::Effort;
-use crate::engine::core::Core;
+use crate::engine::core::{Core, lock};
 use crate::error::{Error, Result};
+use crate::maintenance::draft::Draft;
 use crate::scan::merge::hide;
 use crate::scan::snapshot::View;
 use crate::segment::layout::UNPLACED;
 use crate::segment::meta::{SegmentMeta, SegmentStage};
-use crate::segment::name::SegmentName;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::TagId;
 use crate::time::TimeRange;
@@ -32,11 +32,10 @@ struct Job {
 }
 
 /// The segments of a backfill, complete and synced. Their place in the order only the manifest will know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Written {
     pub(super) metas: Vec<SegmentMeta>,
-    /// Every file that was begun.
-    pub(super) paths: Vec<String>,
+    pub(super) draft: Draft,
 }
 
 /// What the writing threads share.
@@ -46,10 +45,6 @@ struct Shared {
     has_failed: AtomicBool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Writes all rows. After an error nothing of it remains, as far as the disk lets go of it.
 pub(super) fn write(core: &Core, rows: &Rows) -> Result<Written> {
     let jobs = jobs(&rows.extents(), SEGMENT_ROWS);
@@ -57,7 +52,7 @@ pub(super) fn write(core: &Core, rows: &Rows) -> Result<Written> {
     let threads = threads.min(jobs.len()).min(THREADS_MAX);
     let shared = Shared {
         jobs: Mutex::new(jobs.into()),
-        written: Mutex::default(),
+        written: Mutex::new(Written { metas: Vec::new(), draft: Draft::new(&core.disk) }),
         has_failed: AtomicBool::new(false),
     };
     let view = core.view();
@@ -69,26 +64,9 @@ pub(super) fn write(core: &Core, rows: &Rows) -> Result<Written> {
         std::iter::once(mine).chain(joined).collect()
     });
     let written = shared.written.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let synced = || {
-        let synced = core.disk.sync_dir("segments");
-        synced.map_err(|e| Error::io("sync folder", "segments", e))
-    };
-    match results.into_iter().collect::<Result<()>>().and_then(|()| synced()) {
-        Ok(()) => Ok(written),
-        Err(error) => {
-            discard(core, &written.paths);
-            Err(error)
-        }
-    }
-}
-
-/// Unlinks files; what stays is moved to the trash by the next open.
-pub(super) fn discard(core: &Core, paths: &[String]) {
-    for path in paths {
-        match core.disk.remove(path) {
-            Ok(()) | Err(_) => {}
-        }
-    }
+    results.into_iter().collect::<Result<()>>()?;
+    written.draft.sync()?;
+    Ok(written)
 }
 
 fn work(core: &Core, view: &View, rows: &Rows, shared: &Shared) -> Result<()> {
@@ -121,17 +99,16 @@ fn write_segment(
             return Ok(());
         }
         if writer.is_none() {
-            let (id, identity) = (core.take_segment_id(), crate::ids::random());
-            lock(&shared.written).paths.push(SegmentName::new(0, job.first_ns, id).path());
             let plan = SegmentPlan {
-                id,
+                id: core.take_segment_id(),
                 kind: UNPLACED.0,
                 stage: SegmentStage::Sealed,
-                identity,
+                identity: crate::ids::random(),
                 seqs: (UNPLACED.1, UNPLACED.1),
                 first_ns: job.first_ns,
                 effort: Effort::Light,
             };
+            lock(&shared.written).draft.add(plan.path());
             writer = Some(SegmentWriter::create(core.disk.as_ref(), plan)?);
         }
         writer.as_mut().map_or(Ok(()), |writer| writer.push(rows.as_series()))
