@@ -275,6 +275,9 @@ impl Harness {
     }
 
     /// Closes the engine; all it has taken must then be durable.
+    ///
+    /// # Panics
+    /// If that is not known though the disk is well.
     pub fn close(&mut self) {
         self.check_held();
         self.held.clear();
@@ -283,7 +286,10 @@ impl Harness {
         self.trace(|| "close".to_owned());
         match engine.close() {
             Ok(()) => self.settle_doubts(),
-            Err(error) => assert_eq!(error.outcome(), Outcome::Unknown, "close: {error}"),
+            Err(error) => {
+                assert_eq!(error.outcome(), Outcome::Unknown, "close: {error}");
+                assert!(self.may_fail(), "close: {error}: a healthy disk, and {:?}", self.place);
+            }
         }
     }
 

@@ -363,4 +363,5 @@ fn verify_finds_what_an_open_or_a_read_would_find() {
         }
     }
     println!("{counts:?} (true: read as if nothing had happened)");
+    assert_eq!(counts.len(), 2, "one of the two never came about");
 }
