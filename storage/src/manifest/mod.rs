@@ -154,8 +154,13 @@ impl Manifest {
             .map_err(|bytes| too_long(&self.path, bytes))?;
         match self.file.write_at(self.offset, &bytes) {
             Ok(()) => {}
-            // Not all of it was written: what is there is no good frame, and the next edit overwrites it.
+            // How much of it was written is not known, and all of it would count: what is there goes.
             Err(full) if full.kind() == std::io::ErrorKind::StorageFull => {
+                let cut = self.file.truncate(self.offset).and_then(|()| self.file.sync());
+                if cut.is_err() {
+                    self.is_poisoned = true;
+                    return Err(poisoned());
+                }
                 return Err(Error::io("append to manifest", &self.path, full));
             }
             Err(_unknown) => {

@@ -11,7 +11,7 @@ use tagmill_storage::{
 };
 
 use crate::harness::{Answer, Harness, Place};
-use crate::model::{Change, Judged, difference, pairs};
+use crate::model::{Change, Judged, difference, digest, pairs};
 use crate::watch::Watch;
 use crate::workload;
 
@@ -281,6 +281,12 @@ impl Harness {
             return; // nothing was written
         }
         let is_done = loaded.is_ok();
+        if is_done && self.keeps_history {
+            // Its seq is taken before its rows are shown: until then a reader sees what was there before.
+            self.settle_doubts();
+            let before = (self.engine().snapshot().seq(), digest(&self.settled.rows));
+            self.history.push(before);
+        }
         if let Ok(report) = &loaded {
             let keys: BTreeSet<_> = judged.taken.iter().map(|(key, _)| key).collect();
             assert_eq!((report.rows, report.already_done), (keys.len() as u64, false), "{id}");
