@@ -294,7 +294,9 @@ fn times_of_sources(n: &mut Noise, rows: usize) -> Vec<(&'static str, Vec<Column
             1..=28 => 2 + n.below(3),
             _ => 1,
         };
-        *time += cycles.cast_signed() * 104_857_600;
+        // The scanner's own clock ticks, now a little sooner, now later.
+        let ticks = cycles * 960_307 + n.below(4) * n.below(4) * 1_003;
+        *time += ticks.cast_signed() * 1_000;
         Some(*time)
     });
     let missed = times(missed);

@@ -3,7 +3,7 @@
 //! # Contract
 //! * Distances that occur often are listed once, and each row has the place of its own in a byte; zstd then gives the
 //!   frequent ones few bits. Rare distances stand beside, in order.
-//! * A third of the bytes that packing to one width takes, at a third of its speed: for times only, which are few where
+//! * A third of the bytes that packing to one width takes, at a quarter of its speed: for times only, which are few where
 //!   tags share them.
 //! * Times are sums, so a part is decoded by decoding everything before it.
 //!

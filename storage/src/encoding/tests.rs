@@ -394,6 +394,25 @@ proptest! {
     }
 
     #[test]
+    fn times_of_few_steps_round_trip(
+        common in prop::collection::vec(1_i64..1 << 44, 1..300),
+        choices in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..100), 0..2_200),
+        from in any::<prop::sample::Index>(),
+    ) {
+        let mut time = -7_i64;
+        let times = choices.iter().enumerate().map(|(row, (choice, luck))| {
+            let strays = if *luck == 0 { row as i64 } else { 0 };
+            time += common[choice.index(common.len())] + strays;
+            time
+        });
+        let column = Column::Times(times.collect());
+        let bytes = check(&column);
+        let from = from.index(column.len() + 1);
+        let rows = from..column.len().min(from + 700);
+        prop_assert_eq!(column.decode(&bytes, rows.clone()), Ok(column.slice(rows)));
+    }
+
+    #[test]
     fn any_texts_round_trip(
         all in prop::collection::vec("[a-c]{0,3}|\\PC{0,20}", 0..300),
     ) {

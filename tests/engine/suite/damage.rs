@@ -56,9 +56,10 @@ fn newer(engine: &Engine) -> (SegmentId, String) {
     (newer.id, newer.file.clone())
 }
 
-/// Turns a bit over in the first chunk of a file: the chunk of tag `a`.
+/// Turns a bit over in the values of the first chunk of a file: the chunk of tag `a`. The times before them, in the
+/// twelve bytes behind the header, are those of tag `b` too.
 fn flip_first_chunk(disk: &SimDisk, file: &str) {
-    disk.flip_bit(file, 8 * 70);
+    disk.flip_bit(file, 8 * 90);
 }
 
 fn request(tags: TagSelection, damage: OnDamage) -> ScanRequest {
