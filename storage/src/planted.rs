@@ -55,6 +55,8 @@ pub enum Bug {
     LogTrimmedBeforeEdit,
     /// A manifest file is unlinked before the next one is durable.
     ManifestRemovedEarly,
+    /// An open unlinks what an edit let go of before it knows that edit to be durable.
+    FilesLetGoEarly,
     /// What a crashed append left in the registry file is read as valid.
     RegistryLengthIgnored,
     /// A seal forgets how far each gateway got.
@@ -113,6 +115,7 @@ impl Bug {
         Self::FloorTooHigh,
         Self::LogTrimmedBeforeEdit,
         Self::ManifestRemovedEarly,
+        Self::FilesLetGoEarly,
         Self::RegistryLengthIgnored,
         Self::MarksForgotten,
         Self::RepeatedBatchTaken,

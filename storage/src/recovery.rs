@@ -76,7 +76,7 @@ pub(crate) fn open(
     // or rotten stays as it is. What records say is decoded once, below: a record that matches its checksum and still
     // makes no sense is no damage of a disk, and what was changed by then is a new manifest and a seal, both right.
     Listing::read(&disk)?.replay(&disk, loaded.floor(), |_| Ok(()))?;
-    needless.clear_away(&disk)?;
+    needless.put_back(&disk)?;
     if is_restored {
         remove_all(&disk, [RESTORE_BEGUN.to_owned()].iter());
     }
@@ -84,9 +84,15 @@ pub(crate) fn open(
     if planted::is(Bug::ManifestRemovedEarly) {
         remove_all(&disk, loaded.files.iter());
     }
+    if planted::is(Bug::FilesLetGoEarly) {
+        remove_all(&disk, needless.removed.iter());
+    }
     let everything = snapshot_edit(&view.version, &loaded.state);
     let manifest = Manifest::create(&disk, number, incarnation, &everything)?;
     remove_all(&disk, loaded.files.iter());
+    // Not before: the last edits of the manifest that was read may never have been synced, and without them it names files
+    // that these edits let go of.
+    needless.clear_away(&disk)?;
     let ledger = Ledger { manifest, registry_log, sealed_until, state: loaded.state };
 
     let listing = Listing::read(&disk)?;
@@ -199,12 +205,16 @@ struct Needless {
 }
 
 impl Needless {
-    /// Puts back what was set aside, unlinks what an edit let go of, moves other segments to the trash and unlinks
-    /// checkpoints.
-    fn clear_away(self, disk: &Arc<dyn Disk>) -> Result<()> {
+    /// Puts back what was set aside and is named after all.
+    fn put_back(&self, disk: &Arc<dyn Disk>) -> Result<()> {
         for name in &self.aside {
             quarantine::take_back(disk, name).map_err(|e| Error::io("put back", name, e))?;
         }
+        Ok(())
+    }
+
+    /// Unlinks what an edit let go of, moves other segments to the trash and unlinks checkpoints.
+    fn clear_away(self, disk: &Arc<dyn Disk>) -> Result<()> {
         for name in &self.segments {
             let moved =
                 disk.rename(&format!("{SEGMENTS_DIR}/{name}"), &format!("{TRASH_DIR}/{name}"));

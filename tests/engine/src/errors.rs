@@ -92,6 +92,45 @@ pub fn at_every_call_of_scripts(test: &'static str, seeds: &[u64], tally: &Tally
     });
 }
 
+/// A compaction whose edit may not be durable, an open that fails to write all of it anew, and a power cut that takes the edit:
+/// the files that it let go of are needed again.
+pub fn at_an_edit_in_doubt(test: &'static str, seeds: &[u64], tally: &Tally) {
+    share(seeds, |seed| {
+        let _case = Case::new(test, seed);
+        tally.seed();
+        let mut harness = quiet(seed, &SimDisk::new(seed));
+        harness.open();
+        play(
+            &mut harness,
+            &[Step::Define, Step::Append, Step::Seal, Step::Append, Step::Delete, Step::Seal],
+        );
+        harness.close();
+        harness.kill();
+        let mut sound = harness.fork(seed);
+        sound.open();
+        let before = sound.disk().calls(Call::Sync);
+        play(&mut sound, &[Step::Compact]);
+        // How many syncs the compaction makes is not known here: the last of some number of them is the edit's.
+        for after in 0..sound.disk().calls(Call::Sync) - before {
+            let mut harness = harness.fork(seed ^ after);
+            harness.open();
+            harness.is_faulty = true;
+            let failing = Fault::lasting(Call::Sync, Failure::Io);
+            harness.disk().add_fault(Fault { after, ..failing.clone() });
+            play(&mut harness, &[Step::Compact]);
+            harness.kill();
+            harness.disk().add_fault(failing);
+            assert!(harness.try_open().is_err(), "an open writes a manifest and syncs it");
+            harness.disk().clear_faults();
+            harness.crash();
+            harness.is_faulty = false;
+            harness.open();
+            harness.check();
+            tally.add(1);
+        }
+    });
+}
+
 /// Every call of the recovery after each script.
 pub fn at_every_call_of_recovery(test: &'static str, seeds: &[u64], tally: &Tally) {
     share(&scripts(seeds), |(seed, script, mut random)| {

@@ -11,6 +11,12 @@ fn errors_at_every_call_of_scripts() {
 }
 
 #[test]
+fn an_edit_in_doubt_costs_no_file() {
+    let tally = Tally::new("an_edit_in_doubt_costs_no_file");
+    errors::at_an_edit_in_doubt("faults::an_edit_in_doubt_costs_no_file", &seeds(40), &tally);
+}
+
+#[test]
 fn errors_at_every_call_of_recovery() {
     let tally = Tally::new("errors_at_every_call_of_recovery");
     let test = "faults::errors_at_every_call_of_recovery";

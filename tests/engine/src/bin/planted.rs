@@ -86,6 +86,9 @@ fn hunt() {
     round("errors_at_every_call_of_scripts", &|tally| {
         errors::at_every_call_of_scripts(test, &seeds(1), tally);
     });
+    round("an_edit_in_doubt_costs_no_file", &|tally| {
+        errors::at_an_edit_in_doubt(test, &seeds(20), tally);
+    });
     round("errors_at_every_call_of_recovery", &|tally| {
         errors::at_every_call_of_recovery(test, &seeds(1), tally);
     });
