@@ -1,6 +1,7 @@
 //! What holds for every encoding: values come back bit for bit, part of a column is that part of
 //! the whole, and no bytes make a decoder panic. Golden columns pin the bytes themselves.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -479,6 +480,24 @@ fn golden_columns_decode_and_are_written_again() {
         );
         assert_eq!(written, bytes, "{signal} is written otherwise than before");
     }
+}
+
+/// A code without a golden column could change its meaning and nobody would notice.
+#[test]
+fn every_code_has_a_golden_column() {
+    let golden = encoded(1_100).into_iter().map(|(signal, ..)| {
+        let hex = std::fs::read_to_string(golden(signal)).unwrap();
+        from_hex(&hex)[0]
+    });
+    assert_eq!(golden.collect::<BTreeSet<u8>>(), BTreeSet::from(CODES));
+}
+
+#[test]
+fn the_format_page_lists_every_code() {
+    let known = (0..=u8::MAX).map(|code| (code, name(code).to_owned()));
+    let known: Vec<_> = known.filter(|(_, name)| name != "unknown").collect();
+    assert_eq!(crate::fields::tests::numbered("encoding", "Codes"), known);
+    assert!(known.iter().map(|(code, _)| *code).eq(CODES));
 }
 
 /// Lines of 32 bytes.

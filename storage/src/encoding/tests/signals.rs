@@ -90,6 +90,11 @@ pub(super) fn dense_signals(rows: usize) -> Vec<Signal> {
             0x4044_5566_7788_99AA_u64.wrapping_add_signed(step * 0x0100_0010_0003 + i * 31),
         )
     });
+    let fine = sums.iter().map(|sum| {
+        let count = 32_000 + sum * 23 + noise.below(23).cast_signed();
+        narrow(count as f64 * (150.0 / 65_535.0) - 20.0)
+    });
+    let fine = singles(fine);
     let late = (0..).zip(&steps).map(|(i, step)| START_NS + i * SECOND_NS + step.abs() * 1_000_000);
     vec![
         (
@@ -101,6 +106,7 @@ pub(super) fn dense_signals(rows: usize) -> Vec<Signal> {
         ("dense_decimals_f32", "decimal+pco", singles(sums.iter().map(|sum| narrow(cents(sum))))),
         ("dense_converter", "ranks+pco", singles(counts)),
         ("dense_bits", "raw+pco", doubles(bits)),
+        ("dense_lattice", "lattice+pco", fine),
         ("dense_times", "delta+pco", Column::Times(late.collect())),
     ]
 }
