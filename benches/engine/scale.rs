@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tagmill_engine_benches::plant::START_NS;
-use tagmill_engine_benches::process::memory_bytes;
+use tagmill_engine_benches::process::{memory_bytes, processor_seconds};
 use tagmill_storage::{
     Batch, Engine, Options, Qualities, SECOND_NS, ScanRequest, TagAttributes, TagColumn,
     TagDefinition, TagId, TagSelection, TimeRange, ValueType, Values,
@@ -249,6 +249,7 @@ fn replay(path: &Path) -> Outcome {
     let start = Instant::now();
     let engine = Engine::open(path, roomy())?;
     say("recovery of 128 M samples", &format!("{:.2} s", start.elapsed().as_secs_f64()));
+    say("processor time of it", &format!("{:.2} s", processor_seconds()));
     let (_, most) = memory_bytes();
     say("memory of recovery, at most", &gib(most));
     let snapshot = engine.snapshot();
