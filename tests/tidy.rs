@@ -76,7 +76,9 @@ const STORAGE_ORDER: &[&[&str]] = &[
     &["bytes", "checksum", "fields", "disk"],
     &["encoding"],
     &["chunk"],
-    &["registry", "head", "segment", "wal", "manifest", "tier"],
+    // A segment is written together with the rollups of its rows.
+    &["tier"],
+    &["registry", "head", "segment", "wal", "manifest"],
     &["scan"],
     // What the engine's threads share. They get it handed in, so it stands before them.
     &["engine::core"],

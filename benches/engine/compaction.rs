@@ -20,8 +20,8 @@ use std::time::Instant;
 use tagmill_engine_benches::feed::feed;
 use tagmill_engine_benches::plant::{Noise, Plant};
 use tagmill_storage::{
-    Engine, Options, Qualities, ScanRequest, Severity, Snapshot, TagColumn, TagId, TagSelection,
-    TimeRange, Value, Values, WindowRequest,
+    Engine, Options, Qualities, RollupRequest, ScanRequest, Severity, Snapshot, TagColumn, TagId,
+    TagSelection, Tiers, TimeRange, Value, Values,
 };
 
 /// Seconds of each batch.
@@ -179,11 +179,14 @@ fn read(snapshot: &Snapshot, model: &[TagColumn], expected: &[Window]) -> Outcom
     let rate = |start: Instant| samples as f64 / start.elapsed().as_secs_f64() / 1e6;
     let scan = || snapshot.scan(ScanRequest::new(TagSelection::All, TimeRange::ALL));
     compare(scan(), model)?;
-    let request = || WindowRequest::new(TagSelection::All, TimeRange::ALL, WINDOW_NS);
+    let request = || {
+        let request = RollupRequest::new(TagSelection::All, TimeRange::ALL, WINDOW_NS);
+        RollupRequest { tiers: Tiers::Off, ..request }
+    };
     let mut found = Vec::with_capacity(expected.len());
-    for part in snapshot.windows(request()) {
+    for part in snapshot.rollups(request()) {
         let part = part?;
-        found.extend(part.windows.iter().map(|window| Window {
+        found.extend(part.rollups.iter().map(|window| Window {
             tag: part.tag,
             start_ns: window.start_ns,
             counts: [window.good, window.uncertain, window.bad],
@@ -197,8 +200,8 @@ fn read(snapshot: &Snapshot, model: &[TagColumn], expected: &[Window]) -> Outcom
         return Err(format!("{} windows, {} expected", found.len(), expected.len()).into());
     }
     let (start, mut windows) = (Instant::now(), 0);
-    for part in snapshot.windows(request()) {
-        windows += part?.windows.len();
+    for part in snapshot.rollups(request()) {
+        windows += part?.rollups.len();
     }
     let window_rate = rate(start);
     let (start, mut rows) = (Instant::now(), 0);
@@ -247,7 +250,7 @@ struct Window {
     sum: u64,
 }
 
-/// The windows of the model, sums as [`tagmill_storage::Window::sum`] says.
+/// The windows of the model, sums as [`tagmill_storage::Rollup::sum`] says.
 fn recount(model: &[TagColumn]) -> Vec<Window> {
     let mut windows: Vec<Window> = Vec::new();
     for column in model {
@@ -261,7 +264,7 @@ fn recount(model: &[TagColumn]) -> Vec<Window> {
             for row in rows.clone() {
                 let severity = column.qualities.at(row).severity();
                 counts[severity as usize] += 1;
-                let value = column.values.get(row).filter(|_| severity == Severity::Good);
+                let value = column.values.get(row).filter(|_| severity != Severity::Bad);
                 match value {
                     Some(Value::F64(value)) if value.is_finite() => {
                         lanes[finite % 8] += value;

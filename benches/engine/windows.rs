@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::io::{self, Write};
 
 use tagmill_storage::{
-    Batch, Engine, Options, Qualities, SECOND_NS, ScanRequest, TagColumn, TagDefinition, TagId,
-    TagSelection, TimeRange, Value, ValueType, Values, WindowRequest,
+    Batch, Engine, Options, Qualities, RollupRequest, SECOND_NS, ScanRequest, TagColumn,
+    TagDefinition, TagId, TagSelection, Tiers, TimeRange, Value, ValueType, Values,
 };
 
 use tagmill_engine_benches::plant::Noise;
@@ -114,8 +114,9 @@ fn measure(case: &Case) -> String {
     });
     let windows = |width_ns| {
         rate(rows, || {
-            let request = WindowRequest::new(TagSelection::All, TimeRange::ALL, width_ns);
-            for part in snapshot.windows(request) {
+            let request = RollupRequest::new(TagSelection::All, TimeRange::ALL, width_ns);
+            let request = RollupRequest { tiers: Tiers::Off, ..request };
+            for part in snapshot.rollups(request) {
                 black_box(part.expect("the segment is whole"));
             }
         })

@@ -8,7 +8,7 @@
 //!
 //! # Reading order
 //! `engine` knows the whole flow. Then, from the disk up: `disk`, `encoding`, `chunk`, `segment`, `wal`, `head`,
-//! `registry`, `manifest`, `scan`, `maintenance`, `recovery`. The bytes of every file: `docs/format/`.
+//! `registry`, `manifest`, `tier`, `scan`, `maintenance`, `recovery`. The bytes of every file: `docs/format/`.
 
 mod backup;
 mod bytes;
@@ -39,6 +39,7 @@ mod sample;
 mod scan;
 mod segment;
 mod tag;
+mod tier;
 mod time;
 mod verify;
 mod wal;
@@ -59,10 +60,16 @@ pub use sample::{
     Appended, Batch, Durability, Origin, Qualities, Reject, RejectReason, ScanBlock, TagColumn,
     Value, Values,
 };
+pub use scan::neighbours::{Before, Neighbours, Next};
+pub use scan::rollups::{
+    ROLLUPS_MAX, RollupRequest, RollupWindows, Rollups, Served, TagRollups, Tiers,
+};
 pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary};
-pub use scan::window::{Point, TagWindows, WINDOWS_MAX, Window, WindowRequest, Windows};
 pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::{SegmentKind, SegmentStage};
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
+pub use tier::rollup::{Needs, Point, Rollup};
+pub use tier::rule::Rule;
+pub use tier::usable::Usable;
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};
 pub use verify::{Finding, VerifyReport, verify, verify_on};

@@ -112,6 +112,19 @@ impl TagReader {
         (self.tag, self.value_type)
     }
 
+    /// Leaves out clusters ahead whose spans nobody wants.
+    pub(super) fn skip_outside(&mut self, is_wanted: &mut dyn FnMut(i64, i64) -> bool) {
+        while let Some(cluster) = self.clusters.front() {
+            let first_ns = cluster.iter().map(|piece| piece.first_ns).min();
+            let last_ns = cluster.iter().map(|piece| piece.last_ns).max();
+            if first_ns.zip(last_ns).is_none_or(|(first_ns, last_ns)| is_wanted(first_ns, last_ns))
+            {
+                break;
+            }
+            self.clusters.pop_front();
+        }
+    }
+
     /// Decodes the next cluster into `buffer` if it is a plain chunk that no tombstone may touch and can be read.
     /// Otherwise it is left for [`Self::next`], which also knows what to say of damage.
     pub(super) fn fold_lone_chunk(

@@ -6,13 +6,14 @@
 //! * Chunks outside the asked range are not read; memory is bounded by the rows of one tag that overlap in time.
 //!
 //! # Reading order
-//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`window`] (aggregates of windows),
+//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows),
 //! [`newest`] (samples).
 
 pub(crate) mod merge;
+pub(crate) mod neighbours;
 pub(crate) mod newest;
+pub(crate) mod rollups;
 pub(crate) mod snapshot;
-pub(crate) mod window;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Windows are what a scan gives, grouped: whatever was written, corrected, deleted and sealed.
+//! Rollups are what a scan gives, grouped: whatever was written, corrected, deleted and sealed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +8,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::disk::sim::{Random, SimDisk};
-use crate::sample::f32_of;
+use crate::scan::neighbours::{Before, Next};
+use crate::tier::rollup::Point;
+use crate::tier::tests::{self as book, Row};
 use crate::{
-    Batch, Clock, Engine, Options, Qualities, Quality, SECOND_NS, Severity, TagColumn,
+    Batch, Clock, Engine, Options, Qualities, Quality, SECOND_NS, TagAttributes, TagColumn,
     TagDefinition, Values,
 };
 
@@ -35,7 +37,10 @@ fn engine() -> (Engine, Vec<TagId>) {
     let disk = Arc::new(SimDisk::new(1));
     let engine = Engine::open_on(disk, Arc::new(clock), Options::default()).unwrap();
     // Two tags of each type, so that some share their times.
-    let names = (0..2 * TYPES.len()).map(|i| TagDefinition::new(format!("t{i}"), TYPES[i / 2]));
+    let names = (0..2 * TYPES.len()).map(|i| {
+        let attributes = attributes(i);
+        TagDefinition { attributes, ..TagDefinition::new(format!("t{i}"), TYPES[i / 2]) }
+    });
     let tags = engine.define(&names.collect::<Vec<_>>()).unwrap();
     (engine, tags)
 }
@@ -151,10 +156,10 @@ fn apply(engine: &Engine, tags: &[TagId], step: &Step, noise: &mut Noise) {
     }
 }
 
-/// The plain way: every sample of a scan into a map of windows.
-fn grouped(snapshot: &Snapshot, request: &WindowRequest) -> BTreeMap<(TagId, i64), Vec<Row>> {
-    let mut groups: BTreeMap<(TagId, i64), Vec<Row>> = BTreeMap::new();
-    for batch in snapshot.scan(ScanRequest::new(request.tags.clone(), request.range)) {
+/// Every sample of a tag.
+fn rows_of(snapshot: &Snapshot, tag: TagId, range: TimeRange) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for batch in snapshot.scan(ScanRequest::new(TagSelection::Only(Arc::from([tag])), range)) {
         let batch = batch.unwrap();
         let words: Vec<u64> = match &batch.values {
             Values::F64(values) => values.iter().map(|value| value.to_bits()).collect(),
@@ -169,96 +174,106 @@ fn grouped(snapshot: &Snapshot, request: &WindowRequest) -> BTreeMap<(TagId, i64
                 Qualities::Uniform(quality) => *quality,
                 Qualities::Each(each) => each[row],
             };
-            let window = (time_ns - request.origin_ns).div_euclid(request.width_ns);
-            let start_ns = request.origin_ns + window * request.width_ns;
-            let group = groups.entry((batch.tag, start_ns)).or_default();
-            group.push(Row { time_ns, word, severity: quality.severity() });
+            rows.push(Row { time_ns, word, quality });
+        }
+    }
+    rows
+}
+
+/// The plain way: every sample of a scan into a map of windows.
+fn grouped(
+    snapshot: &Snapshot,
+    tags: &[TagId],
+    windows: &RollupWindows,
+) -> BTreeMap<(TagId, i64), Vec<Row>> {
+    let mut groups: BTreeMap<(TagId, i64), Vec<Row>> = BTreeMap::new();
+    for tag in tags {
+        for row in rows_of(snapshot, *tag, windows.hull()) {
+            let start_ns = match windows {
+                RollupWindows::Even { origin_ns, width_ns, .. } => {
+                    let window = (row.time_ns - origin_ns).div_euclid(*width_ns);
+                    origin_ns + window * width_ns
+                }
+                RollupWindows::Each(windows) => {
+                    match windows.iter().find(|window| window.contains(row.time_ns)) {
+                        Some(window) => window.start_ns,
+                        None => continue,
+                    }
+                }
+            };
+            groups.entry((*tag, start_ns)).or_default().push(row);
         }
     }
     groups
 }
 
-struct Row {
-    time_ns: i64,
-    word: u64,
-    severity: Severity,
-}
-
-/// What is known of the rows of one window, computed one row at a time.
-fn window_of(value_type: ValueType, start_ns: i64, rows: &[Row]) -> Window {
-    let count = |severity| rows.iter().filter(|row| row.severity == severity).count() as u64;
-    let value = |word: u64| match value_type {
-        ValueType::F64 => f64::from_bits(word),
-        ValueType::F32 => f64::from(f32_of(word)),
-        _ => 0.0,
-    };
-    let is_float = matches!(value_type, ValueType::F64 | ValueType::F32);
-    let is_less = |a: u64, b: u64| {
-        if is_float { value(a) < value(b) } else { a.cast_signed() < b.cast_signed() }
-    };
-    let good = rows.iter().filter(|row| row.severity == Severity::Good);
-    let points: Vec<Point> = good
-        .filter(|row| value_type != ValueType::Text && value(row.word).is_finite())
-        .map(|row| Point { time_ns: row.time_ns, word: row.word })
-        .collect();
-    let (mut min, mut max) = (points.first().copied(), points.first().copied());
-    let mut sums = [-0.0; 8];
-    for (number, point) in points.iter().enumerate() {
-        min = min.map(|min| if is_less(point.word, min.word) { *point } else { min });
-        max = max.map(|max| if is_less(max.word, point.word) { *point } else { max });
-        sums[number % 8] += value(point.word);
-    }
-    let floats =
-        ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-    let exact: i128 = points.iter().map(|point| i128::from(point.word.cast_signed())).sum();
-    Window {
-        start_ns,
-        good: count(Severity::Good),
-        uncertain: count(Severity::Uncertain),
-        bad: count(Severity::Bad),
-        finite: points.len() as u64,
-        sum: if points.is_empty() {
-            0.0
-        } else if is_float {
-            floats
-        } else {
-            exact as f64
-        },
-        min,
-        max,
-        first: points.first().copied(),
-        last: points.last().copied(),
-    }
-}
-
-/// Equal to the bit: a sum may be NaN, and zero has a sign.
-fn bits(window: &Window) -> (u64, Window) {
-    (window.sum.to_bits(), Window { sum: 0.0, ..window.clone() })
-}
-
-fn check(snapshot: &Snapshot, request: &WindowRequest) {
-    let mut want = grouped(snapshot, request);
+fn check(snapshot: &Snapshot, tags: &[TagId], request: &RollupRequest) {
+    let mut want = grouped(snapshot, tags, &request.windows);
     let mut last = None;
-    for part in snapshot.windows(request.clone()) {
+    for part in snapshot.rollups(request.clone()) {
         let part = part.unwrap();
-        assert!(!part.windows.is_empty() && part.windows.len() <= WINDOWS_MAX + 65_536);
-        for window in &part.windows {
-            let key = (part.tag, window.start_ns);
+        let rule = Rule::of(snapshot.registry().get(part.tag).unwrap());
+        assert!(!part.rollups.is_empty() && part.rollups.len() <= ROLLUPS_MAX + 65_536);
+        for rollup in &part.rollups {
+            let key = (part.tag, rollup.start_ns);
             assert!(last.is_none_or(|last| last < key), "{key:?} comes after {last:?}");
             last = Some(key);
             let rows = want.remove(&key).unwrap_or_else(|| panic!("{key:?} has no samples"));
-            let expected = window_of(part.value_type, window.start_ns, &rows);
-            assert_eq!(bits(window), bits(&expected), "{key:?} of {} rows", rows.len());
+            book::check(rollup, request.needs, part.value_type, &rule, &rows);
         }
     }
     assert!(want.is_empty(), "{} windows are missing", want.len());
 }
 
+/// Compares what lies around an instant with all there is.
+fn check_neighbours(snapshot: &Snapshot, tags: &[TagId], at_ns: i64) {
+    let mut neighbours = snapshot.neighbours(OnDamage::Fail);
+    for tag in tags {
+        let known = snapshot.registry().get(*tag).unwrap();
+        let rule = Rule::of(known);
+        let is_usable = |row: &&Row| rule.is_usable(known.value_type, row.word, row.quality);
+        let rows = rows_of(snapshot, *tag, TimeRange::ALL);
+        let split = rows.partition_point(|row| row.time_ns < at_ns);
+        let usable = rows[..split].iter().rev().find(is_usable);
+        let after_ns = usable.map_or(i64::MIN, |row| row.time_ns);
+        let mut later = rows[..split].iter().filter(|row| row.time_ns > after_ns);
+        let want = Before {
+            usable: usable.map(|row| Point { time_ns: row.time_ns, word: row.word }),
+            break_ns: later.next().map(|row| row.time_ns),
+            last_ns: rows[..split].last().map(|row| row.time_ns),
+        };
+        assert_eq!(neighbours.before(*tag, at_ns, &rule).unwrap(), want, "before {at_ns}");
+        let next = rows.get(split).map(|row| Next {
+            time_ns: row.time_ns,
+            word: row.word,
+            quality: row.quality,
+        });
+        assert_eq!(neighbours.after(*tag, at_ns).unwrap(), next, "after {at_ns}");
+    }
+}
+
+/// Every second tag has attributes that matter.
+fn attributes(number: usize) -> TagAttributes {
+    if number.is_multiple_of(2) {
+        return TagAttributes::default();
+    }
+    TagAttributes {
+        stepped: Some(number.is_multiple_of(3)),
+        uncertain_usable: Some(number.is_multiple_of(4)),
+        max_gap_ns: Some(SECOND_NS / 2),
+        jitter: number.is_multiple_of(5).then_some(3.0),
+        rollover: number.is_multiple_of(3).then_some(100.0),
+        ..TagAttributes::default()
+    }
+}
+
+const NEEDS: [Needs; 4] = [Needs::Sql, Needs::SqlMoments, Needs::Weighted, Needs::Interval];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn windows_are_a_scan_grouped(
+    fn rollups_are_a_scan_grouped(
         steps in prop::collection::vec(any_step(), 1..10),
         seed: u64,
         width_ns in prop::sample::select(vec![
@@ -266,6 +281,8 @@ proptest! {
         ]),
         origin_ns in prop::sample::select(vec![0, START_NS + 1, -5, START_NS + 9_000 * SECOND_NS]),
         range in (0_i64..5_000, 0_i64..5_000),
+        mut bounds in prop::collection::vec(0_i64..5_000, 0..9),
+        needs in prop::sample::select(NEEDS.to_vec()),
     ) {
         let (engine, tags) = engine();
         let mut noise = Noise(Random::new(seed));
@@ -273,11 +290,20 @@ proptest! {
             apply(&engine, &tags, step, &mut noise);
         }
         let snapshot = engine.snapshot();
-        let part = TimeRange::new(START_NS + range.0 * SECOND_NS, START_NS + range.1 * SECOND_NS);
+        let at = |second: i64| START_NS + second * SECOND_NS;
+        let part = TimeRange::new(at(range.0), at(range.1));
+        let request = RollupRequest { needs, ..RollupRequest::new(TagSelection::All, part, 1) };
         for range in [TimeRange::ALL, part] {
-            let request = WindowRequest::new(TagSelection::All, range, width_ns);
-            check(&snapshot, &WindowRequest { origin_ns, ..request });
+            let windows = RollupWindows::Even { range, origin_ns, width_ns };
+            check(&snapshot, &tags, &RollupRequest { windows, ..request.clone() });
         }
+        bounds.sort_unstable();
+        bounds.dedup();
+        let each = bounds.windows(2).enumerate().filter(|(number, _)| number % 3 != 1);
+        let each = each.map(|(_, pair)| TimeRange::new(at(pair[0]), at(pair[1]))).collect();
+        check(&snapshot, &tags, &RollupRequest { windows: RollupWindows::Each(each), ..request });
+        check_neighbours(&snapshot, &tags, at(range.0));
+        check_neighbours(&snapshot, &tags, at(range.1) + 1);
     }
 }
 
@@ -296,11 +322,12 @@ fn a_sum_does_not_depend_on_how_rows_are_stored() {
         write(from, rows, &mut noise);
     }
     let only = TagSelection::Only(Arc::from(tags));
-    let request = WindowRequest::new(only, TimeRange::ALL, 100_000 * SECOND_NS);
+    let request = RollupRequest::new(only, TimeRange::ALL, 100_000 * SECOND_NS);
     let sums = |engine: &Engine| {
-        let parts: Vec<TagWindows> =
-            engine.snapshot().windows(request.clone()).map(Result::unwrap).collect();
-        parts.iter().flat_map(|part| &part.windows).map(|w| w.sum.to_bits()).collect::<Vec<_>>()
+        let request = RollupRequest { tiers: Tiers::Off, ..request.clone() };
+        let parts: Vec<TagRollups> =
+            engine.snapshot().rollups(request).map(Result::unwrap).collect();
+        parts.iter().flat_map(|part| &part.rollups).map(|w| w.sum.to_bits()).collect::<Vec<_>>()
     };
     let in_head = sums(&engine);
     engine.seal().unwrap();
@@ -312,6 +339,8 @@ fn a_sum_does_not_depend_on_how_rows_are_stored() {
 fn nothing_is_asked_for_and_nothing_comes() {
     let (engine, _) = engine();
     let empty = TimeRange::new(5, 5);
-    let request = WindowRequest::new(TagSelection::All, empty, 1);
-    assert_eq!(engine.snapshot().windows(request).count(), 0);
+    let request = RollupRequest::new(TagSelection::All, empty, 1);
+    assert_eq!(engine.snapshot().rollups(request.clone()).count(), 0);
+    let windows = RollupWindows::Each(Arc::from([]));
+    assert_eq!(engine.snapshot().rollups(RollupRequest { windows, ..request }).count(), 0);
 }
