@@ -87,6 +87,12 @@ pub enum Bug {
     LatestNotRenewed,
     /// What was appended while a seal ran leaves the head with the sealed rows.
     HeadDroppedWithSeal,
+    /// Where parts of a window meet, the stretch between them is forgotten.
+    SeamForgotten,
+    /// A chunk that stands alone is folded with the rows that were deleted.
+    FoldForgetsTombstones,
+    /// The search for what lies before an instant takes no sample that is not usable for a break.
+    BreakForgotten,
 }
 
 impl Bug {
@@ -131,6 +137,9 @@ impl Bug {
         Self::ShownBeforeSync,
         Self::LatestNotRenewed,
         Self::HeadDroppedWithSeal,
+        Self::SeamForgotten,
+        Self::FoldForgetsTombstones,
+        Self::BreakForgotten,
     ];
 }
 

@@ -13,6 +13,7 @@ use super::snapshot::{DamagedPlace, Snapshot};
 use super::{OnDamage, ScanRequest, TagSelection};
 use crate::chunk::series::SeriesBuf;
 use crate::error::Result;
+use crate::planted::{self, Bug};
 use crate::quality::Quality;
 use crate::tag::{TagId, ValueType};
 use crate::tier::rollup::Point;
@@ -94,7 +95,9 @@ impl Neighbours {
                     before.usable = Some(Point { time_ns, word: sample.word });
                     return true;
                 }
-                before.break_ns = Some(time_ns);
+                if !planted::is(Bug::BreakForgotten) {
+                    before.break_ns = Some(time_ns);
+                }
             }
             false
         })?;

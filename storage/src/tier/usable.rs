@@ -5,6 +5,7 @@
 //!   than the rule's `max_gap` is no data.
 //! * [`Usable::join`] of two neighbours adds the piece between them, the change of value and the counter's step.
 
+use crate::planted::{self, Bug};
 use crate::quality::Quality;
 use crate::tag::ValueType;
 use crate::tier::rollup::{Needs, Point, Rollup};
@@ -139,7 +140,8 @@ impl Usable {
         }
         let distance_ns = apart(last.time_ns, first.time_ns);
         self.gap_ns = self.gap_ns.max(distance_ns).max(later.gap_ns);
-        if let (true, true, Some(from)) = (last.is_usable, rule.bridges(distance_ns), self.last) {
+        let is_bridged = rule.bridges(distance_ns) && !planted::is(Bug::SeamForgotten);
+        if let (true, true, Some(from)) = (last.is_usable, is_bridged, self.last) {
             let value = from.value(value_type);
             let next = later.first.filter(|_| first.is_usable && !rule.stepped);
             let mean = next.map_or(value, |next| middle(value, next.value(value_type)));

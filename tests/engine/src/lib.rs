@@ -5,7 +5,7 @@
 //!
 //! # Reading order
 //! [`model`] (what ought to be), [`workload`] (what is written), [`observe`] (what the engine shows), [`harness`] and [`steps`] (the two side
-//! by side), [`seeds`] (how a failure is repeated), [`clock`], [`watch`] (readers beside the writers), [`fuzz`] (bodies of the fuzz targets).
+//! by side), [`seeds`] (how a failure is repeated), [`clock`], [`watch`] (readers beside the writers), [`rollups`] (windows against the rule book), [`fuzz`] (bodies of the fuzz targets).
 
 #![expect(
     clippy::missing_panics_doc,
@@ -23,6 +23,7 @@ pub mod harness;
 pub mod model;
 pub mod mutation;
 pub mod observe;
+pub mod rollups;
 pub mod scripts;
 pub mod seeds;
 pub mod steps;

@@ -16,4 +16,5 @@ mod model;
 mod mutation;
 mod planted;
 mod retention;
+mod rollups;
 mod salvage;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tagmill_engine_tests::seeds::seeds;
 use tagmill_engine_tests::tally::Tally;
-use tagmill_engine_tests::{cuts, errors, expiry, mutation};
+use tagmill_engine_tests::{cuts, errors, expiry, mutation, rollups};
 use tagmill_storage::planted::{Bug, plant};
 
 /// A process that takes longer hangs.
@@ -82,6 +82,9 @@ fn hunt() {
     let test = "planted";
     round("samples_end_at_the_horizon", &|tally| expiry::at_the_horizon(test, &seeds(4), tally));
     round("random_operations", &|tally| cuts::random_operations(test, &seeds(12), tally));
+    round("rollups_equal_the_rule_book", &|tally| {
+        rollups::equal_the_rule_book(test, &seeds(30), tally);
+    });
     round("errors_at_random", &|tally| errors::at_random(test, &seeds(60), tally));
     round("power_cuts_at_random_moments", &|tally| {
         cuts::at_random_moments(test, &seeds(20), tally);

@@ -1,0 +1,126 @@
+//! Claims defended, with a plant of 500 tags at 1 Hz for a day, 43.2 M samples, in sealed and compacted segments:
+//! * counts, sums, extremes and ends of every tag by minute in 150 ms or less from raw samples, on one core;
+//! * the same of one tag in 2 ms or less.
+//!
+//! Files are in the page cache. Each figure is the median of [`ROUNDS`] rounds, after one that does not count.
+//!
+//! `cargo bench -p tagmill-engine-benches --bench rollups` takes some 2 GB of memory; `-- --tags 100 --hours 2` less.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tagmill_engine_benches::feed::feed;
+use tagmill_engine_benches::plant::Plant;
+use tagmill_storage::{
+    DAY_NS, Engine, Needs, OnDamage, Options, RollupRequest, Rule, SECOND_NS, Snapshot, TagId,
+    TagSelection, TimeRange,
+};
+
+/// Seconds of each batch.
+const BATCH_SECONDS: usize = 20;
+const SEED: u64 = 20_260_101;
+const ROUNDS: usize = 7;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (tags, seconds) = size()?;
+    let folder = tempfile::tempdir()?;
+    let engine = Engine::open(&folder.path().join("data"), Options::default())?;
+    let mut plant = Plant::new(tags, SEED);
+    let ids = engine.define(&plant.definitions())?;
+    let starts = (0..seconds).step_by(BATCH_SECONDS);
+    let batches =
+        starts.map(|start| plant.next(&ids, BATCH_SECONDS.min(seconds - start))).collect();
+    feed(&engine, batches)?;
+    engine.seal()?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{tags} tags, {seconds} s at 1 Hz: {} samples", tags * seconds)?;
+    measure(&engine.snapshot(), &ids, &mut out, "sealed")?;
+    engine.compact()?;
+    measure(&engine.snapshot(), &ids, &mut out, "compacted")?;
+    Ok(())
+}
+
+fn size() -> Result<(usize, usize), Box<dyn Error>> {
+    let (mut tags, mut seconds) = (500, 86_400_usize);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--tags" => tags = value()?.parse()?,
+            "--hours" => seconds = value()?.parse::<usize>()? * 3_600,
+            _ => {} // what cargo adds
+        }
+    }
+    Ok((tags, seconds))
+}
+
+fn measure(
+    snapshot: &Snapshot,
+    ids: &[TagId],
+    out: &mut impl Write,
+    state: &str,
+) -> Result<(), Box<dyn Error>> {
+    let segments = snapshot.segments();
+    let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
+    writeln!(
+        out,
+        "\n{state}: {} segments, {:.3} B/sample",
+        segments.len(),
+        bytes as f64 / rows as f64
+    )?;
+    let one = || TagSelection::Only(Arc::from([ids[ids.len() / 2]]));
+    let questions = [
+        ("every tag by 1 min", TagSelection::All, 60_i64),
+        ("every tag by 1 h", TagSelection::All, 3_600),
+        ("one tag by 1 min", one(), 60),
+    ];
+    for (name, tags, width_s) in questions {
+        let needs = [
+            ("sql", Needs::Sql),
+            ("moments", Needs::SqlMoments),
+            ("weighted", Needs::Weighted),
+            ("interval", Needs::Interval),
+        ];
+        write!(out, "{name:<20}")?;
+        for (what, needs) in needs {
+            let width_ns = width_s * SECOND_NS;
+            let request = RollupRequest::new(tags.clone(), TimeRange::ALL, width_ns);
+            let request = RollupRequest { needs, ..request };
+            let took_ms = median(|| {
+                for part in snapshot.rollups(request.clone()) {
+                    black_box(part.expect("the segments are whole"));
+                }
+            });
+            write!(out, " {what} {took_ms:>8.2} ms")?;
+        }
+        writeln!(out)?;
+    }
+    let at_ns = segments.iter().map(|segment| segment.last_ns).max().unwrap_or(0) - DAY_NS / 48;
+    let took_ms = median(|| {
+        let mut neighbours = snapshot.neighbours(OnDamage::Fail);
+        for tag in ids {
+            let rule = Rule::of(snapshot.registry().get(*tag).expect("the tag is defined"));
+            black_box(neighbours.before(*tag, at_ns, &rule).expect("the segments are whole"));
+        }
+    });
+    writeln!(out, "what lies before an instant, every tag {took_ms:>8.2} ms")?;
+    Ok(())
+}
+
+/// Milliseconds that it takes.
+fn median(mut work: impl FnMut()) -> f64 {
+    work();
+    let mut took: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    took[ROUNDS / 2]
+}
