@@ -124,7 +124,7 @@ impl Compactor<'_> {
         }
         let view = self.core.view();
         let now_day = plan::day_of(self.core.clock.wall_ns());
-        let Some(task) = plan::plan(&self.known(&view, now), now_day, None) else { return false };
+        let Some(task) = plan::plan(&self.known(&view, now), now_day) else { return false };
         let mut pace = Pace::new(self.core, Some(self.core.options.maintenance_bytes_per_s));
         match self.perform(&view, &task, &mut pace) {
             Ok(_) => {
@@ -151,18 +151,24 @@ impl Compactor<'_> {
         let mut report = CompactionReport::default();
         let mut first_error = None;
         loop {
-            let view = self.core.view();
-            let segments = self.known(&view, Instant::now());
-            let Some(task) = plan::plan(&segments, i64::MAX, Some(through)) else { break };
-            match self.perform(&view, &task, &mut Pace::new(self.core, None)) {
-                Ok(done) => report.add(&done),
-                Err(Failed::Damaged(damage, error)) => {
-                    self.leave(&view, *damage);
-                    first_error.get_or_insert(error);
+            let segments = self.known(&self.core.view(), Instant::now());
+            let tasks = plan::plan_the_end(&segments, through);
+            if tasks.is_empty() {
+                break;
+            }
+            for task in tasks {
+                let view = self.core.view();
+                match self.perform(&view, &task, &mut Pace::new(self.core, None)) {
+                    Ok(done) => report.add(&done),
+                    Err(Failed::Damaged(damage, error)) => {
+                        self.leave(&view, *damage);
+                        first_error.get_or_insert(error);
+                    }
+                    Err(Failed::Disk(error)) => return Err(error),
+                    Err(Failed::Stopped) if self.core.is_closed() => return Err(Error::Closed),
+                    // An input is gone: what is there now is planned anew.
+                    Err(Failed::Stopped) => {}
                 }
-                Err(Failed::Disk(error)) => return Err(error),
-                Err(Failed::Stopped) if self.core.is_closed() => return Err(Error::Closed),
-                Err(Failed::Stopped) => {}
             }
         }
         first_error.map_or(Ok(report), Err)

@@ -116,21 +116,30 @@ pub(super) struct Task {
     pub(super) stage: SegmentStage,
 }
 
-/// The next task; `None` if there is nothing to do. `force` asks for all days with samples up to that seq to be ended now.
-pub(super) fn plan(segments: &[Known], now_day: i64, force: Option<Seq>) -> Option<Task> {
+/// The next task; `None` if there is nothing to do.
+pub(super) fn plan(segments: &[Known], now_day: i64) -> Option<Task> {
+    let ordered = in_order(segments);
+    let days = days_of(&ordered);
+    let merge = || days.iter().find_map(Day::merge);
+    let is_due = |day: &&Day<'_>| day.number + 2 <= now_day && day.is_due();
+    let split = split_wide(&ordered, false).or_else(merge);
+    split.or_else(|| days.iter().find(is_due).map(Day::end))
+}
+
+/// The next tasks that end all days with samples up to `through`, none with an input of another; empty when all have ended.
+pub(super) fn plan_the_end(segments: &[Known], through: Seq) -> Vec<Task> {
+    let ordered = in_order(segments);
+    if let Some(task) = split_wide(&ordered, true) {
+        return vec![task];
+    }
+    let days = days_of(&ordered);
+    days.iter().filter(|day| day.is_due_by_force(through)).map(Day::end).collect()
+}
+
+fn in_order(segments: &[Known]) -> Vec<&Known> {
     let mut ordered: Vec<&Known> = segments.iter().collect();
     ordered.sort_by_key(|known| order(known));
-    let days = days_of(&ordered);
-    if let Some(task) = split_wide(&ordered, force.is_some()) {
-        return Some(task);
-    }
-    if let Some(through) = force {
-        let is_due = |day: &&Day<'_>| day.is_due_by_force(through);
-        return days.iter().find(is_due).map(Day::end);
-    }
-    let merge = days.iter().find_map(Day::merge);
-    let is_due = |day: &&Day<'_>| day.number + 2 <= now_day && day.is_due();
-    merge.or_else(|| days.iter().find(is_due).map(Day::end))
+    ordered
 }
 
 /// Base by the order in which it was sealed, late by precedence: neighbours in this order may merge.
