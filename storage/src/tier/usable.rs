@@ -7,10 +7,14 @@
 
 use crate::planted::{self, Bug};
 use crate::quality::Quality;
+use crate::sample::f32_of;
 use crate::tag::ValueType;
 use crate::tier::rollup::{Needs, Point, Rollup};
 use crate::tier::rows::{RowQualities, Rows, Times};
-use crate::tier::rule::{Amount, Rule, differs, is_float, value_of};
+use crate::tier::rule::{Amount, Rule, differs, is_float};
+
+/// Sums of values on a grid that are kept side by side.
+const LANES: usize = 8;
 
 /// What is known of the samples of a window that are usable by the tag's [`Rule`].
 ///
@@ -206,33 +210,35 @@ impl Usable {
         usable.unwrap_or_else(|| Self::one_by_one(rows, rule, needs))
     }
 
-    /// Of rows that are all usable; `None` if they are not, or not close enough together.
+    /// Of rows of a quality that is usable; `None` if a value is not finite, or two are not close enough together.
     fn of_clean(rows: &Rows<'_>, rule: &Rule, needs: Needs) -> Option<Self> {
+        match rows.value_type {
+            ValueType::F64 => Self::of_values(rows, rule, needs, f64::from_bits),
+            ValueType::F32 => Self::of_values(rows, rule, needs, |w| f64::from(f32_of(w))),
+            ValueType::Text => Self::of_values(rows, rule, needs, |_| 0.0),
+            _ => Self::of_values(rows, rule, needs, |word| word as i64 as f64),
+        }
+    }
+
+    fn of_values(
+        rows: &Rows<'_>,
+        rule: &Rule,
+        needs: Needs,
+        value: impl Fn(u64) -> f64 + Copy,
+    ) -> Option<Self> {
         let last_row = rows.count.checked_sub(1)?;
         let (first_ns, last_ns) = (rows.times.at(0), rows.times.at(last_row));
-        let (gap_ns, integral) = match rows.times {
-            Times::Step(_, step_ns) => {
-                let weight = step_ns as f64;
-                let mut sum = 0.0;
-                let value = |row| value_of(rows.value_type, rows.word(row));
-                for row in 0..last_row {
-                    sum += value(row);
-                }
-                let (first, last) = (value(0), value(last_row));
-                if !rule.stepped {
-                    sum += (last - first) / 2.0;
-                }
-                let gap_ns = if last_row == 0 { 0 } else { step_ns };
-                // If it is not finite some value is not, or the sum of finite ones is beyond what a float holds.
-                (gap_ns, if last.is_finite() { sum * weight } else { f64::NAN })
-            }
-            Times::Each(times) => of_times(times, rows, rule),
+        let covered_ns = apart(first_ns, last_ns);
+        let weights = match rows.times {
+            _ if rows.words.is_empty() => Weights::of_text(&rows.times, rows.count),
+            Times::Step(_, step_ns) => Weights::on_grid(step_ns, rows.words, rule, value),
+            Times::Each(times) => Weights::of_times(times, rows.words, rule, value),
         };
+        let Weights { gap_ns, integral, zero_ns } = weights;
         if !integral.is_finite() || !rule.bridges(gap_ns) {
             return None;
         }
         let point = |row: usize| Point { time_ns: rows.times.at(row), word: rows.word(row) };
-        let covered_ns = apart(first_ns, last_ns);
         let mut usable = Self {
             count: rows.count as u64,
             first: Some(point(0)),
@@ -240,37 +246,58 @@ impl Usable {
             covered_ns,
             integral,
             gap_ns,
-            nonzero_ns: covered_ns,
+            nonzero_ns: covered_ns - zero_ns,
             reference: Some(rows.word(last_row)),
             ..Self::EMPTY
         };
-        for row in 0..last_row {
-            if is_zero(value_of(rows.value_type, rows.word(row))) {
-                usable.nonzero_ns -= apart(rows.times.at(row), rows.times.at(row + 1));
-            }
-        }
-        if needs == Needs::Interval {
-            usable.add_chain(rows, rule);
+        if rows.words.is_empty() {
+            usable.nonzero_ns = 0;
+        } else if needs == Needs::Interval {
+            usable.add_chain(rows, rule, value);
         }
         Some(usable)
     }
 
     /// Transitions and increase of rows that are all usable and close together.
-    fn add_chain(&mut self, rows: &Rows<'_>, rule: &Rule) {
+    fn add_chain(&mut self, rows: &Rows<'_>, rule: &Rule, value: impl Fn(u64) -> f64) {
         let value_type = rows.value_type;
         let Some((first, rest)) = rows.words.split_first() else { return };
-        let (mut before, mut reference, mut sum) = (*first, *first, Amount::default());
-        for &word in rest {
-            self.transitions += u64::from(differs(value_type, before, word));
-            if let Some(by) = rule.step(value_type, reference, word) {
-                sum = sum.plus(by);
-                reference = word;
-            }
-            before = word;
+        let is_exact = !is_float(value_type);
+        let (mut changes, mut falls) = (0_u64, 0_u64);
+        for [before, after] in rows.words.array_windows() {
+            let (a, b) = (value(*before), value(*after));
+            // Integers beyond what a float holds may look equal.
+            let (less, more) = if is_exact {
+                ((*after as i64) < (*before as i64), (*before as i64) < (*after as i64))
+            } else {
+                (b < a, a < b)
+            };
+            falls += u64::from(less);
+            changes += u64::from(less | more);
         }
+        self.transitions = changes;
+        self.lead = lead_of(rows.words, rule, value_type);
+        if falls == 0 {
+            // Rising all the way: the steps add up to the distance of the ends.
+            let last = rest.last().unwrap_or(first);
+            if let Some(by) = rule.step(value_type, *first, *last) {
+                self.add(by, value_type);
+            }
+            return;
+        }
+        let (sum, reference) = if !is_exact && rule.rollover.is_none() && rule.jitter <= 0.0 {
+            // Whatever falls is a reset: no row depends on more than the one before.
+            let step = |[before, after]: &[u64; 2]| {
+                let (a, b) = (value(*before), value(*after));
+                if b >= a { b - a } else { b - rule.reset_value }
+            };
+            let float = rows.words.array_windows().map(step).sum();
+            (Amount { float, int: 0 }, *rest.last().unwrap_or(first))
+        } else {
+            walk(*first, rest, rule, value_type)
+        };
         self.reference = Some(reference);
         self.add(sum, value_type);
-        self.lead = lead_of(rows.words, rule, value_type);
     }
 
     fn one_by_one(rows: &Rows<'_>, rule: &Rule, needs: Needs) -> Self {
@@ -304,20 +331,79 @@ impl Usable {
     }
 }
 
-/// The longest distance and the integral of usable rows whose times are written out.
-fn of_times(times: &[i64], rows: &Rows<'_>, rule: &Rule) -> (i64, f64) {
-    let (mut gap_ns, mut integral) = (0, 0.0);
-    let mut value = value_of(rows.value_type, rows.word(0));
-    for (row, pair) in times.array_windows::<2>().enumerate() {
-        let distance_ns = apart(pair[0], pair[1]);
-        gap_ns = gap_ns.max(distance_ns);
-        let next = value_of(rows.value_type, rows.word(row + 1));
-        let mean = if rule.stepped { value } else { middle(value, next) };
-        integral += mean * distance_ns as f64;
-        value = next;
+/// What rows that are all usable weigh. The integral is not finite if a value is not, or the sum of finite ones is beyond
+/// what a float holds.
+struct Weights {
+    gap_ns: i64,
+    integral: f64,
+    /// Nanoseconds with the value 0.
+    zero_ns: i64,
+}
+
+impl Weights {
+    /// On a grid every value weighs the same.
+    fn on_grid(
+        step_ns: i64,
+        words: &[u64],
+        rule: &Rule,
+        value: impl Fn(u64) -> f64 + Copy,
+    ) -> Self {
+        let Some((last, held)) = words.split_last() else {
+            return Self { gap_ns: 0, integral: 0.0, zero_ns: 0 };
+        };
+        let (blocks, tail) = held.as_chunks::<LANES>();
+        let (mut sums, mut zeros) = ([0.0; LANES], [0_i64; LANES]);
+        for block in blocks {
+            for lane in 0..LANES {
+                let value = value(block[lane]);
+                sums[lane] += value;
+                zeros[lane] += i64::from(is_zero(value));
+            }
+        }
+        let mut sum: f64 = sums.iter().sum();
+        let mut zeros: i64 = zeros.iter().sum();
+        for word in tail {
+            sum += value(*word);
+            zeros += i64::from(is_zero(value(*word)));
+        }
+        let last = value(*last);
+        if !rule.stepped {
+            sum += (last - words.first().map_or(0.0, |first| value(*first))) / 2.0;
+        }
+        let gap_ns = if held.is_empty() { 0 } else { step_ns };
+        let integral = if last.is_finite() { sum * step_ns as f64 } else { f64::NAN };
+        Self { gap_ns, integral, zero_ns: zeros.saturating_mul(gap_ns) }
     }
-    // The last value counts for nothing, but must be usable.
-    (gap_ns, if value.is_finite() { integral } else { f64::NAN })
+
+    /// With times that are written out.
+    fn of_times(times: &[i64], words: &[u64], rule: &Rule, value: impl Fn(u64) -> f64) -> Self {
+        let (mut gap_ns, mut zero_ns, mut integral) = (0, 0, 0.0);
+        let mut held = words.first().map_or(0.0, |word| value(*word));
+        for ([from_ns, to_ns], word) in times.array_windows().zip(words.iter().skip(1)) {
+            let distance_ns = apart(*from_ns, *to_ns);
+            gap_ns = gap_ns.max(distance_ns);
+            zero_ns += if is_zero(held) { distance_ns } else { 0 };
+            let next = value(*word);
+            let mean = if rule.stepped { held } else { middle(held, next) };
+            integral += mean * distance_ns as f64;
+            held = next;
+        }
+        // The last value counts for nothing, but must be usable.
+        let integral = if held.is_finite() { integral } else { f64::NAN };
+        Self { gap_ns, integral, zero_ns }
+    }
+
+    /// Without values.
+    fn of_text(times: &Times<'_>, count: usize) -> Self {
+        let gap_ns = match times {
+            Times::Step(_, step_ns) if count > 1 => *step_ns,
+            Times::Step(..) => 0,
+            Times::Each(times) => {
+                times.array_windows().map(|[a, b]| apart(*a, *b)).max().unwrap_or(0)
+            }
+        };
+        Self { gap_ns, integral: 0.0, zero_ns: 0 }
+    }
 }
 
 /// What a counter adds on its way through these values, and what the next is compared with.
