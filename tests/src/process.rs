@@ -39,6 +39,42 @@ impl Server {
         server
     }
 
+    /// Starts `program` under `strace`, with this fate of these system calls in `strace`'s words, and waits until it has ended,
+    /// did enough, or `patience` is over; then it is killed. Gives whether it had ended by itself. It may do so at any
+    /// moment, its start included.
+    ///
+    /// # Panics
+    /// If there is no `strace`, or the program panicked.
+    pub fn run_injected(
+        program: &str,
+        data: &Path,
+        address: &str,
+        (calls, fate): (&str, &str),
+        did_enough: impl Fn() -> bool,
+        patience: Duration,
+    ) -> bool {
+        let log = data.with_extension("log");
+        let file = File::create(&log).expect("a file beside the data");
+        let mut command = Command::new("strace");
+        // The tracer is a grandchild: the child is the program itself.
+        command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
+        command.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fate}")]);
+        command.arg(program);
+        let child = serve(&mut command, data, address, file.into());
+        let mut server = Self { child, address: address.to_owned(), log };
+        let started = Instant::now();
+        let mut ended = None;
+        while ended.is_none() && !did_enough() && started.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(2));
+            ended = server.child.try_wait().expect("the server is a child of this process");
+        }
+        server.child.kill().ok();
+        server.child.wait().expect("a killed child ends");
+        let said = fs::read_to_string(&server.log).unwrap_or_default();
+        assert!(!said.contains("panicked"), "{said}");
+        ended.is_some()
+    }
+
     async fn answers(&self) -> bool {
         let Ok(mut query) = Query::connect(&self.address).await else { return false };
         query.execute("SELECT 1", std::collections::HashMap::new()).await.is_ok()
@@ -80,10 +116,13 @@ pub fn refused(program: &str, data: &Path, address: &str) -> (ExitStatus, String
 }
 
 fn spawn(program: &str, data: &Path, address: &str, stderr: Stdio) -> Child {
-    let mut command = Command::new(program);
+    serve(&mut Command::new(program), data, address, stderr)
+}
+
+fn serve(command: &mut Command, data: &Path, address: &str, stderr: Stdio) -> Child {
     command.args(["serve", "--listen", address, "--data"]).arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    command.spawn().unwrap_or_else(|error| panic!("{program} starts: {error}"))
+    command.spawn().unwrap_or_else(|error| panic!("{command:?} starts: {error}"))
 }
 
 /// A loopback address that nobody uses now. Below the range from which the system takes ports for outgoing connections, so

@@ -1,5 +1,6 @@
 //! `kill -9` in the middle of ingest: a real server, real gateways that stream, reconnect and resume, and a log of
-//! acknowledgements that the gateways keep. After each kill every acknowledged batch is there, and none in part.
+//! acknowledgements that the gateways keep. After each kill every acknowledged batch is there, and none in part. The kills
+//! come at any moment, or, by `strace`, at a system call that also may fail instead.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,6 +16,7 @@ use tagmill_client::{
 };
 use tagmill_engine_tests::observe;
 use tagmill_engine_tests::seeds::{Case, seeds};
+use tagmill_engine_tests::tally::Tally;
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{DAY_NS, Engine, Options, SECOND_NS, Snapshot, Value};
 use tagmill_tests::process::{Server, free_address, refused};
@@ -23,6 +25,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tagmill-under-test");
 const GATEWAYS: usize = 3;
 const TAGS: usize = 8;
 const KILLS: usize = 50;
+/// Servers that are killed at a system call, or that meet a failing one.
+const POINTS: u64 = 60;
+/// Batches after which one of them has done enough, and how long it may take.
+const ENOUGH: u64 = 200;
+const PATIENCE: Duration = Duration::from_secs(3);
 const BASE_NS: i64 = 1_767_225_600 * SECOND_NS;
 const STEP_NS: i64 = 10_000_000;
 
@@ -84,6 +91,55 @@ async fn stream(gateway: Arc<Gateway>, number: usize, aliases: Vec<u32>, stop: A
         if stop.load(Ordering::SeqCst) {
             return;
         }
+    }
+}
+
+/// Gateways that stream until they are closed, through every end of the server.
+struct Fleet {
+    stop: Arc<AtomicBool>,
+    gateways: Vec<Arc<Gateway>>,
+    senders: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Fleet {
+    async fn connect(address: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut gateways, mut senders) = (Vec::new(), Vec::new());
+        for number in 0..GATEWAYS {
+            let options = GatewayOptions {
+                retry_min: Duration::from_millis(2),
+                retry_max: Duration::from_millis(20),
+                ..GatewayOptions::new(format!("gateway {number}"))
+            };
+            let gateway = Arc::new(Gateway::connect(address, options).await.unwrap());
+            let tags: Vec<_> =
+                (0..TAGS).map(|tag| TagDef::new(name(number, tag), ValueType::F64)).collect();
+            let aliases = gateway.define(&tags).await.unwrap();
+            let sending = stream(Arc::clone(&gateway), number, aliases, Arc::clone(&stop));
+            senders.push(tokio::spawn(sending));
+            gateways.push(gateway);
+        }
+        Self { stop, gateways, senders }
+    }
+
+    /// Batches that each of them knows to be durable.
+    fn acked(&self) -> Vec<u64> {
+        self.gateways.iter().map(|gateway| gateway.acked().0).collect()
+    }
+
+    /// Sends what is left. Gives how many batches each has sent.
+    async fn close(self) -> Vec<u64> {
+        self.stop.store(true, Ordering::SeqCst);
+        for sender in self.senders {
+            sender.await.unwrap();
+        }
+        let mut acked = Vec::new();
+        for gateway in self.gateways {
+            let summary = Arc::into_inner(gateway).unwrap().close().await.unwrap();
+            assert_eq!(summary.rejected_samples, 0, "{:?}", summary.rejects);
+            acked.push(summary.acked.0);
+        }
+        acked
     }
 }
 
@@ -210,23 +266,7 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let data = folder.path().join("data");
     let address = free_address(random.bits());
     let mut server = Server::start(PROGRAM, &data, &address).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut gateways = Vec::new();
-    let mut senders = Vec::new();
-    for number in 0..GATEWAYS {
-        let options = GatewayOptions {
-            retry_min: Duration::from_millis(2),
-            retry_max: Duration::from_millis(20),
-            ..GatewayOptions::new(format!("gateway {number}"))
-        };
-        let gateway = Arc::new(Gateway::connect(&address, options).await.unwrap());
-        let tags: Vec<_> =
-            (0..TAGS).map(|tag| TagDef::new(name(number, tag), ValueType::F64)).collect();
-        let aliases = gateway.define(&tags).await.unwrap();
-        let sending = stream(Arc::clone(&gateway), number, aliases, Arc::clone(&stop));
-        senders.push(tokio::spawn(sending));
-        gateways.push(gateway);
-    }
+    let fleet = Fleet::connect(&address).await;
     let mut written: Vec<Written> = (0..GATEWAYS).map(|_| Written::default()).collect();
     let started = Instant::now();
     for kill in 0..KILLS {
@@ -242,7 +282,7 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
             });
         }
         tokio::time::sleep(Duration::from_micros(random.below(120_000))).await;
-        let acked: Vec<u64> = gateways.iter().map(|gateway| gateway.acked().0).collect();
+        let acked = fleet.acked();
         server.kill();
         if kill % 2 == 0 {
             check_directory(&data, &mut written, &acked);
@@ -250,16 +290,7 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
         server = Server::start(PROGRAM, &data, &address).await;
         check_server(&address, &mut written, &acked).await;
     }
-    stop.store(true, Ordering::SeqCst);
-    for sender in senders {
-        sender.await.unwrap();
-    }
-    let mut acked = Vec::new();
-    for gateway in gateways {
-        let summary = Arc::into_inner(gateway).unwrap().close().await.unwrap();
-        assert_eq!(summary.rejected_samples, 0, "{:?}", summary.rejects);
-        acked.push(summary.acked.0);
-    }
+    let acked = fleet.close().await;
     check_server(&address, &mut written, &acked).await;
     check_all_by_sql(&address, &written).await;
     server.kill();
@@ -267,6 +298,73 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let batches: Vec<u64> = written.iter().map(|written| written.batches).collect();
     assert_eq!(batches, acked, "what was sent last");
     println!("{KILLS} kills, {batches:?} batches in {:?}", started.elapsed());
+}
+
+/// A kind of system calls of the server, and what becomes of which of them.
+fn injection(random: &mut Random) -> (&'static str, String) {
+    const CALLS: [(&str, u64); 7] = [
+        ("fdatasync", 40),
+        ("fsync", 8),
+        ("pwrite64", 60),
+        ("openat", 60),
+        ("unlink,unlinkat", 4),
+        ("fallocate", 3),
+        ("pread64", 8),
+    ];
+    let (calls, most) = CALLS[random.index(CALLS.len())];
+    let nth = 1 + random.below(most);
+    let fate = match random.below(5) {
+        0 | 1 => "signal=KILL",
+        2 => "error=EIO",
+        3 => "error=ENOSPC",
+        // Not for ever: a loop that tries an interrupted call again would never end.
+        _ => return (calls, format!("error=EINTR:when={nth}")),
+    };
+    let often = if random.once_in(2) { "" } else { "+" };
+    (calls, format!("{fate}:when={nth}{often}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_and_errors_at_system_calls_lose_nothing_that_was_acknowledged() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        println!("SKIPPED kills at system calls: there is no strace");
+        return;
+    }
+    let tally = Tally::new("server_at_system_calls");
+    tally.seed();
+    let seed = seeds(1)[0];
+    let test = "kill::kills_and_errors_at_system_calls_lose_nothing_that_was_acknowledged";
+    let _case = Case::of("tagmill-tests", test, seed);
+    let mut random = Random::new(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let address = free_address(random.bits());
+    let server = Server::start(PROGRAM, &data, &address).await;
+    let fleet = Fleet::connect(&address).await;
+    server.kill();
+    let mut written: Vec<Written> = (0..GATEWAYS).map(|_| Written::default()).collect();
+    let mut ended = 0;
+    for point in 0..POINTS {
+        let (calls, fate) = injection(&mut random);
+        println!("point {point}: {calls} {fate}");
+        let (at, of, gateways) = (data.clone(), address.clone(), fleet.gateways.clone());
+        let acked = move || gateways.iter().map(|gateway| gateway.acked().0).sum::<u64>();
+        let enough = acked() + ENOUGH;
+        let run = move || {
+            let did_enough = || acked() >= enough;
+            Server::run_injected(PROGRAM, &at, &of, (calls, &fate), did_enough, PATIENCE)
+        };
+        ended += u64::from(tokio::task::spawn_blocking(run).await.unwrap());
+        check_directory(&data, &mut written, &fleet.acked());
+        tally.add(1);
+    }
+    tally.note("ended", ended);
+    let server = Server::start(PROGRAM, &data, &address).await;
+    let acked = fleet.close().await;
+    check_server(&address, &mut written, &acked).await;
+    check_all_by_sql(&address, &written).await;
+    server.kill();
+    assert!(ended > POINTS / 10, "only {ended} of {POINTS} points were met");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
