@@ -26,6 +26,7 @@ use crate::durations::DurationsByLength;
 use crate::error::{Error, Result};
 use crate::functions;
 use crate::limits::{BATCH_ROWS, MEMORY_BYTES, SORT_AHEAD_BYTES, SPILL_BYTES};
+use crate::planner::Planner;
 use crate::session::Session;
 
 /// How a database is opened.
@@ -193,6 +194,7 @@ fn base_state(options: Options) -> Result<SessionState> {
         .with_runtime_env(Arc::new(runtime(options)?))
         .with_default_features()
         .with_analyzer_rules(rules)
+        .with_query_planner(Arc::new(Planner))
         .with_physical_optimizer_rule(Arc::new(InterruptibleJoins))
         .build();
     for function in functions::scalars() {

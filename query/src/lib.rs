@@ -6,8 +6,8 @@
 //! # Reading order
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
-//! and [`hints`] (the scan), [`durations`] and
-//! [`cooperation`] (rules of planning), [`functions`], [`settings`], [`error`], [`limits`].
+//! and [`hints`] (the scan), [`planner`], [`durations`] and
+//! [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`], [`error`], [`limits`].
 
 mod catalog;
 mod cooperation;
@@ -18,6 +18,7 @@ mod functions;
 mod hints;
 pub mod limits;
 mod near;
+mod planner;
 mod pushdown;
 mod relations;
 mod selection;
@@ -25,6 +26,7 @@ mod session;
 mod settings;
 mod source;
 mod statement;
+mod table_functions;
 
 pub use datafusion::arrow;
 pub use datafusion::execution::SendableRecordBatchStream;

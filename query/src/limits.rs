@@ -23,6 +23,13 @@ pub const SCAN_TAGS: usize = 512;
 /// A scan that is estimated to hold fewer rows runs in one partition.
 pub const PARTITION_ROWS_MIN: u64 = 4 * BATCH_ROWS as u64;
 
+/// Tags that one `grid` has columns for.
+pub const GRID_TAGS_MAX: usize = 1_000;
+/// Cells of a `grid` that are worked on at once.
+pub const GRID_CELLS: usize = 1 << 20;
+/// Pixels of one `m4`, and points of one `lttb`.
+pub const CHART_POINTS_MAX: i64 = 1_000_000;
+
 /// Unknown tag names that one statement reports.
 pub const NOTICES_MAX: usize = 8;
 /// Names offered for one unknown tag name.

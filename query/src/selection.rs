@@ -138,7 +138,8 @@ fn named_tags(
     named
 }
 
-fn unknown(registry: &Registry, name: &str) -> String {
+/// The notice for a name that no tag has.
+pub(crate) fn unknown(registry: &Registry, name: &str) -> String {
     let near = nearest(name, registry.iter().map(|tag| tag.name.as_ref()), NEAR_NAMES_MAX);
     if near.is_empty() {
         return format!("no tag is named '{name}'; SELECT tag FROM tags lists them");

@@ -27,12 +27,14 @@ use crate::catalog::catalogs;
 use crate::database::Database;
 use crate::error::{Error, Result, into_datafusion};
 use crate::functions::label::Label;
+use crate::functions::value_at::ValueAt;
 use crate::limits::{BATCHES_AHEAD, PLAN_STACK_BYTES};
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
 use crate::selection::Notices;
 use crate::settings::Settings;
 use crate::statement::{Request, check_depth, check_reads, request_of};
+use crate::table_functions;
 
 /// Settings and the database they apply to. Cheap to make; one per connection.
 #[derive(Clone, Debug)]
@@ -171,12 +173,15 @@ impl Session {
         let options = config.options_mut();
         options.execution.target_partitions = self.settings.partitions().get();
         options.execution.time_zone = Some(self.settings.time_zone().name().to_owned());
-        let mut state = SessionStateBuilder::new_from_existing(base.clone())
+        let state = SessionStateBuilder::new_from_existing(base.clone())
             .with_config(config)
-            .with_catalog_list(catalogs(scope))
-            .build();
-        state.register_udf(Arc::new(ScalarUDF::from(Label::new(scope.snapshot.clone()))))?;
+            .with_catalog_list(catalogs(scope));
+        let mut state = table_functions::register(state, scope).build();
         state.mark_start_execution();
+        let now = state.execution_props().query_execution_start_time;
+        let now_ns = now.and_then(|now| now.timestamp_nanos_opt()).unwrap_or_default();
+        state.register_udf(Arc::new(ScalarUDF::from(Label::new(scope.snapshot.clone()))))?;
+        state.register_udf(Arc::new(ScalarUDF::from(ValueAt::new(scope.clone(), now_ns))))?;
         Ok(state)
     }
 }
@@ -261,4 +266,59 @@ fn within_limits(
         Some((Ok(batch), Some((stream, rows))))
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, limited))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, Options, Qualities, TagColumn, TagDefinition, ValueType, Values};
+    use datafusion::arrow::array::AsArray;
+    use datafusion::arrow::datatypes::{Float64Type, Int64Type};
+    use datafusion::common::ScalarValue;
+
+    /// Plans a statement once, as a client that prepares does, and runs it with two sets of parameters.
+    #[tokio::test]
+    async fn table_functions_take_parameters_when_they_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(directory.path(), Options::default()).unwrap();
+        let tags = database.define(&[TagDefinition::new("T", ValueType::F64)]).unwrap();
+        let column = TagColumn {
+            tag: tags[0],
+            times: vec![0, 10],
+            values: Values::F64(vec![1.0, 2.0]),
+            qualities: Qualities::GOOD,
+        };
+        let batch = Batch { columns: vec![column], ..Batch::default() };
+        database.append(batch).unwrap();
+        let session = database.session();
+        let scope = Scope {
+            snapshot: database.engine().snapshot(),
+            notices: Notices::default(),
+            settings: session.settings.clone(),
+        };
+        let state = session.state(&scope).unwrap();
+        let sql = "SELECT count(*), sum(\"T\") FROM grid('T', $1, end => $2, step => $3) \
+                   WHERE \"T\" IS NOT NULL AND value_at($4, ts) > 0";
+        let plan = state.create_logical_plan(sql).await.unwrap();
+        let types = plan.get_parameter_types().unwrap();
+        assert_eq!(types["$1"].as_ref(), Some(&crate::relations::utc_time()));
+        for (end_ns, count, sum) in [(10, 2, 2.5), (11, 3, 4.5)] {
+            let time = |ns| ScalarValue::TimestampNanosecond(Some(ns), Some(Arc::from("UTC")));
+            let values = vec![
+                time(0),
+                time(end_ns),
+                ScalarValue::Utf8(Some("5 ns".to_owned())),
+                ScalarValue::Utf8View(Some("T".to_owned())),
+            ];
+            let bound = plan.clone().with_param_values(values).unwrap();
+            let physical = state.create_physical_plan(&bound).await.unwrap();
+            let stream = execute_stream(physical, state.task_ctx()).unwrap();
+            let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+            assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), count);
+            let total = batches[0].column(1).as_primitive::<Float64Type>().value(0);
+            assert!((total - sum).abs() < 1e-9, "{total} is not {sum}");
+        }
+        let missing = state.create_physical_plan(&plan).await;
+        assert!(missing.unwrap_err().to_string().contains("grid: start: parameter $1"));
+    }
 }

@@ -357,8 +357,8 @@ struct PartRead {
 }
 
 /// Whether the reader wants more.
-#[derive(PartialEq)]
-enum Flow {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
     Continue,
     Stop,
 }
@@ -410,7 +410,7 @@ impl PartRead {
             let timer = self.baseline.elapsed_compute().timer();
             let next = scan.next().transpose();
             let next = next.map_err(|error| crate::error::into_datafusion(error.into()))?;
-            self.check_skipped(&scan)?;
+            check_skipped(&self.snapshot, &scan)?;
             let Some(batch) = next else { return Ok(Flow::Continue) };
             timer.done();
             let count = batch.times.len();
@@ -445,22 +445,6 @@ impl PartRead {
         }
     }
 
-    /// Nothing is left out that was not announced when the statement was planned.
-    fn check_skipped(&self, scan: &Scan) -> Result<()> {
-        if !scan.has_skipped() {
-            return Ok(());
-        }
-        let known = self.snapshot.damage();
-        let Some(new) = scan.skipped().into_iter().find(|place| !known.contains(place)) else {
-            return Ok(());
-        };
-        let why = format!(
-            "{} turned out to be damaged while it was read ({}): run the statement again, it then says what is left out",
-            new.file, new.why
-        );
-        Err(crate::error::into_datafusion(crate::Error::Execution(why)))
-    }
-
     fn send(
         &mut self,
         rows: &mut RowBuilder,
@@ -471,4 +455,20 @@ impl PartRead {
         let sent = sender.blocking_send(Ok(batch));
         Ok(if sent.is_ok() { Flow::Continue } else { Flow::Stop })
     }
+}
+
+/// Nothing is left out that was not announced when the statement was planned.
+pub(crate) fn check_skipped(snapshot: &Snapshot, scan: &Scan) -> Result<()> {
+    if !scan.has_skipped() {
+        return Ok(());
+    }
+    let known = snapshot.damage();
+    let Some(new) = scan.skipped().into_iter().find(|place| !known.contains(place)) else {
+        return Ok(());
+    };
+    let why = format!(
+        "{} turned out to be damaged while it was read ({}): run the statement again, it then says what is left out",
+        new.file, new.why
+    );
+    Err(crate::error::into_datafusion(crate::Error::Execution(why)))
 }

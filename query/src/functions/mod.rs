@@ -1,8 +1,8 @@
 //! The SQL functions of Tagmill that need no plan of their own.
 //!
 //! Reading order: [`width`] and [`bucket`] (what a bucket is), [`time_bucket`], [`extreme`] (`first`, `last`,
-//! `min_time`, `max_time`), [`quality`] (`severity`, `quality_name`), [`epoch_ns`], [`label`] (the only one that
-//! depends on the snapshot a statement reads).
+//! `min_time`, `max_time`), [`quality`] (`severity`, `quality_name`), [`epoch_ns`], [`label`] and [`value_at`]
+//! (the ones that depend on the snapshot a statement reads).
 
 pub(crate) mod bucket;
 mod epoch_ns;
@@ -10,6 +10,7 @@ mod extreme;
 pub(crate) mod label;
 mod quality;
 mod time_bucket;
+pub(crate) mod value_at;
 pub(crate) mod width;
 
 use std::sync::Arc;

@@ -75,7 +75,7 @@ impl TableProvider for Samples {
         }
         let damage = self.scope.settings.damaged();
         if damage == OnDamage::Skip {
-            announce(&self.scope, &tags, pushed.range);
+            announce(&self.scope, &TagSelection::Only(tags.as_slice().into()), pushed.range);
         }
         let rows = estimate(snapshot, &tags, pushed.range);
         let wanted =
@@ -92,8 +92,8 @@ impl TableProvider for Samples {
 }
 
 /// Says which places are left out.
-fn announce(scope: &Scope, tags: &[TagId], range: TimeRange) {
-    for place in scope.snapshot.damage_in(&TagSelection::Only(tags.into()), range) {
+pub(crate) fn announce(scope: &Scope, tags: &TagSelection, range: TimeRange) {
+    for place in scope.snapshot.damage_in(tags, range) {
         let name = |tag| {
             let known = scope.snapshot.registry().get(tag);
             known.map_or_else(|| tag.to_string(), |tag| format!("'{}'", tag.name))
