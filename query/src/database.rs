@@ -28,6 +28,7 @@ use crate::functions;
 use crate::limits::{BATCH_ROWS, MEMORY_BYTES, SORT_AHEAD_BYTES, SPILL_BYTES};
 use crate::planner::Planner;
 use crate::session::Session;
+use crate::windowed::analyze::IntervalFunctions;
 
 /// How a database is opened.
 #[derive(Clone, Debug)]
@@ -187,8 +188,9 @@ impl Database {
 
 /// DataFusion as every statement uses it: our functions, bounded memory, no way to a file or a network.
 fn base_state(options: Options) -> Result<SessionState> {
-    let rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        std::iter::once(Arc::new(DurationsByLength) as _).chain(Analyzer::new().rules).collect();
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = Analyzer::new().rules;
+    rules.insert(0, Arc::new(DurationsByLength));
+    rules.push(Arc::new(IntervalFunctions));
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_runtime_env(Arc::new(runtime(options)?))

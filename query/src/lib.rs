@@ -6,7 +6,7 @@
 //! # Reading order
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
-//! and [`hints`] (the scan), [`planner`], [`durations`] and
+//! and [`hints`] (the scan), [`windowed`] (interval functions and gap filling), [`planner`], [`durations`] and
 //! [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`], [`error`], [`limits`].
 
 mod catalog;
@@ -27,6 +27,7 @@ mod settings;
 mod source;
 mod statement;
 mod table_functions;
+mod windowed;
 
 pub use datafusion::arrow;
 pub use datafusion::execution::SendableRecordBatchStream;

@@ -30,6 +30,9 @@ pub const GRID_CELLS: usize = 1 << 20;
 /// Pixels of one `m4`, and points of one `lttb`.
 pub const CHART_POINTS_MAX: i64 = 1_000_000;
 
+/// Buckets of a range that are listed once for all tags; more are computed tag by tag.
+pub const CELLS_LISTED_MAX: usize = 65_536;
+
 /// Unknown tag names that one statement reports.
 pub const NOTICES_MAX: usize = 8;
 /// Names offered for one unknown tag name.

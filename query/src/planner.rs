@@ -8,9 +8,10 @@ use datafusion::common::Result;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::table_functions::planner::NodePlanner;
+use crate::windowed::plan::WindowedPlanner;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ impl QueryPlanner for Planner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(NodePlanner)]);
+        let nodes: Vec<Arc<dyn ExtensionPlanner + Send + Sync>> =
+            vec![Arc::new(NodePlanner), Arc::new(WindowedPlanner)];
+        let planner = DefaultPhysicalPlanner::with_extension_planners(nodes);
         planner.create_physical_plan(plan, session).await
     }
 }

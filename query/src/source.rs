@@ -320,7 +320,7 @@ impl DataSource for SampleSource {
 }
 
 /// A range with open ends left out.
-struct ShortRange(TimeRange);
+pub(crate) struct ShortRange(pub(crate) TimeRange);
 
 impl fmt::Display for ShortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,8 @@ const SECOND_NS: i64 = 1_000_000_000;
 const HOUR_NS: i64 = 3_600 * SECOND_NS;
 
 /// Every fixture's name.
-pub const NAMES: [&str; 5] = ["empty", "plant_small", "exact", "clock_change", "many_rows"];
+pub const NAMES: [&str; 6] =
+    ["empty", "plant_small", "exact", "clock_change", "many_rows", "intervals"];
 
 /// Builds a fixture in an empty directory; `sealed` has its samples in segments instead of the head.
 ///
@@ -32,6 +33,7 @@ pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
         "exact" => exact(engine),
         "clock_change" => clock_change(engine),
         "many_rows" => many_rows(engine),
+        "intervals" => intervals(engine),
         _ => panic!("no fixture named {name}: there are {}", NAMES.join(", ")),
     }
     if sealed {
@@ -173,6 +175,96 @@ fn many_rows(engine: &Engine) {
         qualities: Qualities::GOOD,
     });
     append(engine, columns.collect());
+}
+
+/// What holds between samples, one case a tag. Times in seconds after [`START_NS`].
+///
+/// | tag | type | samples |
+/// |---|---|---|
+/// | LINE | f64 | 0: 0, 100: 10, 200: 0 |
+/// | STEP | i64 | 0: 1, 50: 3 |
+/// | BAD | f64 | 0: 4, 40: 5 Bad, 80: 6 |
+/// | GAP | f64, at most 60 s | 0: 1, 60: 2, 200: 5 |
+/// | ONE | f64 | 130: 7 |
+/// | SILENT | f64 | a week before: 42 |
+/// | METER | i64, rollover 10,000 | 0: 9990, 60: 9998, 120: 4, 180: 10 |
+/// | NOISE | f64, jitter 0.5 | 0: 10, 60: 11, 120: 10.75, 180: 11.5 |
+/// | RESET | i64, reset to 2 | 0: 100, 60: 130, 120: 12 |
+/// | BIG | i64 | 0: 2^53 + 1, 60: 2^53 + 2, 120: 2^53 + 4 |
+/// | MOTOR | state | 0: STOP, 60: RUN, 120: FAULT Bad, 180: RUN |
+/// | ORDER | text | 0: A, 90: B, 150: B |
+/// | FLAG | bool | 0: false, 30: true, 90: false |
+/// | EMPTY | f64 | |
+fn intervals(engine: &Engine) {
+    let tag = |name: &str, value_type, area: &str| TagDefinition {
+        name: name.to_owned(),
+        value_type,
+        attributes: TagAttributes {
+            labels: Labels::from([("kind", area)]),
+            ..TagAttributes::default()
+        },
+    };
+    let mut tags = vec![
+        tag("LINE", ValueType::F64, "drawn"),
+        tag("STEP", ValueType::I64, "held"),
+        tag("BAD", ValueType::F64, "drawn"),
+        tag("GAP", ValueType::F64, "drawn"),
+        tag("ONE", ValueType::F64, "drawn"),
+        tag("SILENT", ValueType::F64, "drawn"),
+        tag("METER", ValueType::I64, "counter"),
+        tag("NOISE", ValueType::F64, "counter"),
+        tag("RESET", ValueType::I64, "counter"),
+        tag("BIG", ValueType::I64, "counter"),
+        tag("MOTOR", ValueType::State, "held"),
+        tag("ORDER", ValueType::Text, "held"),
+        tag("FLAG", ValueType::Bool, "held"),
+        tag("EMPTY", ValueType::F64, "drawn"),
+    ];
+    tags[3].attributes.max_gap_ns = Some(60 * SECOND_NS);
+    tags[6].attributes.rollover = Some(10_000.0);
+    tags[7].attributes.jitter = Some(0.5);
+    tags[8].attributes.reset_value = Some(2.0);
+    tags[10].attributes.state_set = Some("motor".to_owned());
+    let ids = engine.define(&tags).expect("tags are new");
+    let labels = ["STOP", "RUN", "FAULT"].map(String::from);
+    engine.grow_states("motor", &labels).expect("labels are new");
+    let big = |more: i64| (1 << 53) + more;
+    let good = Quality::GOOD;
+    let one_bad = |bad: usize, count: usize| {
+        (0..count).map(move |at| if at == bad { Quality::BAD } else { good })
+    };
+    let texts = ["A", "B", "B"].map(Arc::from).to_vec();
+    let columns = vec![
+        column(ids[0], &[0, 100, 200], Values::F64(vec![0.0, 10.0, 0.0]), Qualities::GOOD),
+        column(ids[1], &[0, 50], Values::I64(vec![1, 3]), Qualities::GOOD),
+        column(
+            ids[2],
+            &[0, 40, 80],
+            Values::F64(vec![4.0, 5.0, 6.0]),
+            Qualities::Each(one_bad(1, 3).collect()),
+        ),
+        column(ids[3], &[0, 60, 200], Values::F64(vec![1.0, 2.0, 5.0]), Qualities::GOOD),
+        column(ids[4], &[130], Values::F64(vec![7.0]), Qualities::GOOD),
+        column(ids[5], &[-7 * 86_400], Values::F64(vec![42.0]), Qualities::GOOD),
+        column(ids[6], &[0, 60, 120, 180], Values::I64(vec![9_990, 9_998, 4, 10]), Qualities::GOOD),
+        column(
+            ids[7],
+            &[0, 60, 120, 180],
+            Values::F64(vec![10.0, 11.0, 10.75, 11.5]),
+            Qualities::GOOD,
+        ),
+        column(ids[8], &[0, 60, 120], Values::I64(vec![100, 130, 12]), Qualities::GOOD),
+        column(ids[9], &[0, 60, 120], Values::I64([1, 2, 4].map(big).to_vec()), Qualities::GOOD),
+        column(
+            ids[10],
+            &[0, 60, 120, 180],
+            Values::State(vec![0, 1, 2, 1]),
+            Qualities::Each(one_bad(2, 4).collect()),
+        ),
+        column(ids[11], &[0, 90, 150], Values::Text(texts), Qualities::GOOD),
+        column(ids[12], &[0, 30, 90], Values::Bool(vec![false, true, false]), Qualities::GOOD),
+    ];
+    append(engine, columns);
 }
 
 fn define(engine: &Engine, tags: &[(&str, ValueType)]) -> Vec<TagId> {

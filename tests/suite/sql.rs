@@ -20,7 +20,8 @@ use tagmill_tests::fixture;
 use tokio::runtime::Runtime;
 
 /// What is shown of a plan.
-const PLAN_NODES: [&str; 4] = ["FilterExec", "SortExec", "EmptyExec", "TagmillScan"];
+const PLAN_NODES: [&str; 5] =
+    ["FilterExec", "SortExec", "EmptyExec", "TagmillScan", "WindowedAggregate:"];
 
 /// One session, as the runner sees it.
 struct Client {

@@ -152,7 +152,7 @@ fn constant(argument: &ColumnarValue) -> Result<ScalarValue> {
 }
 
 /// The rule that width, zone or origin, and offset describe.
-fn buckets_of(constants: &[ScalarValue]) -> Result<Buckets> {
+pub(crate) fn buckets_of(constants: &[ScalarValue]) -> Result<Buckets> {
     let named = |why: String| datafusion::common::exec_datafusion_err!("time_bucket: {why}");
     let [width, rest @ ..] = constants else { return exec_err!("{USAGE}") };
     let (months, nanos) = parts_of(width).map_err(named)?;
@@ -179,7 +179,7 @@ fn buckets_of(constants: &[ScalarValue]) -> Result<Buckets> {
 }
 
 /// Months and nanoseconds of a width given as text or interval. A day has 24 hours here; zones know better later.
-fn parts_of(value: &ScalarValue) -> Result<(i64, i64), String> {
+pub(crate) fn parts_of(value: &ScalarValue) -> Result<(i64, i64), String> {
     match value {
         ScalarValue::Utf8(Some(text)) => parse_parts(text),
         ScalarValue::IntervalMonthDayNano(Some(interval)) => {

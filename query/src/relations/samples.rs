@@ -36,6 +36,11 @@ impl Samples {
     pub(crate) fn new(scope: Scope) -> Self {
         Self { scope, schema: schema_of(&RowColumn::SAMPLES) }
     }
+
+    /// What the statement reads.
+    pub(crate) const fn scope(&self) -> &Scope {
+        &self.scope
+    }
 }
 
 #[async_trait]
