@@ -9,6 +9,7 @@ use datafusion::common::Result;
 
 use crate::relations::Scope;
 use crate::relations::latest::Latest;
+use crate::relations::rollups::{ROLLUPS, rollup};
 use crate::relations::samples::Samples;
 use crate::relations::system::{System, SystemRelation};
 use crate::relations::tags::Tags;
@@ -20,8 +21,12 @@ pub(crate) const PUBLIC: &str = "public";
 /// The schema of what the database says of itself.
 const SYSTEM: &str = "system";
 /// Every relation, as a statement would name it.
-pub(crate) const RELATIONS: [&str; 7] = [
+pub(crate) const RELATIONS: [&str; 11] = [
     "latest",
+    "rollup_15m",
+    "rollup_1d",
+    "rollup_1h",
+    "rollup_1m",
     "samples",
     "system.damage",
     "system.retention",
@@ -42,8 +47,8 @@ pub(crate) fn catalogs(scope: &Scope) -> Arc<dyn CatalogProviderList> {
         (relation.name(), table)
     });
     let schemas = BTreeMap::from([
-        (PUBLIC, Arc::new(Relations(public.into_iter().collect()))),
-        (SYSTEM, Arc::new(Relations(system.into_iter().collect()))),
+        (PUBLIC, Arc::new(Relations::new(public, Some(scope.clone())))),
+        (SYSTEM, Arc::new(Relations::new(system, None))),
     ]);
     Arc::new(Catalogs(Arc::new(Catalog(schemas))))
 }
@@ -83,19 +88,40 @@ impl CatalogProvider for Catalog {
 }
 
 #[derive(Debug)]
-struct Relations(BTreeMap<&'static str, Arc<dyn TableProvider>>);
+struct Relations {
+    tables: BTreeMap<&'static str, Arc<dyn TableProvider>>,
+    /// Of which rollups are here too: plans, made when they are asked for.
+    rollups: Option<Scope>,
+}
+
+impl Relations {
+    fn new(
+        tables: impl IntoIterator<Item = (&'static str, Arc<dyn TableProvider>)>,
+        rollups: Option<Scope>,
+    ) -> Self {
+        Self { tables: tables.into_iter().collect(), rollups }
+    }
+
+    fn rollup_names(&self) -> impl Iterator<Item = &'static str> {
+        let names = ROLLUPS.iter().map(|(name, _)| *name);
+        names.filter(|_| self.rollups.is_some())
+    }
+}
 
 #[async_trait]
 impl SchemaProvider for Relations {
     fn table_names(&self) -> Vec<String> {
-        self.0.keys().map(ToString::to_string).collect()
+        self.tables.keys().copied().chain(self.rollup_names()).map(str::to_owned).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        Ok(self.0.get(name).map(Arc::clone))
+        if let Some(table) = self.tables.get(name) {
+            return Ok(Some(Arc::clone(table)));
+        }
+        self.rollups.as_ref().map_or(Ok(None), |scope| rollup(name, scope))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.tables.contains_key(name) || self.rollup_names().any(|known| known == name)
     }
 }

@@ -17,8 +17,11 @@ use datafusion::execution::object_store::{
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use tagmill_storage::{Appended, Batch, Engine, Seq, TagDefinition, TagId};
 
+use crate::aggregate_pushdown::TierAggregates;
 use crate::arrow::array::RecordBatch;
 use crate::catalog::{CATALOG, PUBLIC};
 use crate::cooperation::InterruptibleJoins;
@@ -191,12 +194,15 @@ fn base_state(options: Options) -> Result<SessionState> {
     let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = Analyzer::new().rules;
     rules.insert(0, Arc::new(DurationsByLength));
     rules.push(Arc::new(IntervalFunctions));
+    let first: Arc<dyn PhysicalOptimizerRule + Send + Sync> = Arc::new(TierAggregates);
+    let plans = std::iter::once(first).chain(PhysicalOptimizer::new().rules).collect();
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_runtime_env(Arc::new(runtime(options)?))
         .with_default_features()
         .with_analyzer_rules(rules)
         .with_query_planner(Arc::new(Planner))
+        .with_physical_optimizer_rules(plans)
         .with_physical_optimizer_rule(Arc::new(InterruptibleJoins))
         .build();
     for function in functions::scalars() {

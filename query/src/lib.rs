@@ -9,6 +9,7 @@
 //! and [`hints`] (the scan), [`windowed`] (interval functions and gap filling), [`planner`], [`durations`] and
 //! [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`], [`error`], [`limits`].
 
+mod aggregate_pushdown;
 mod catalog;
 mod cooperation;
 mod database;

@@ -22,6 +22,8 @@ pub const BATCHES_AHEAD: usize = 2;
 pub const SCAN_TAGS: usize = 512;
 /// A scan that is estimated to hold fewer rows runs in one partition.
 pub const PARTITION_ROWS_MIN: u64 = 4 * BATCH_ROWS as u64;
+/// Windows of local time that one statement lists to have them from tiers; with more it reads samples.
+pub const WINDOWS_LISTED_MAX: usize = 100_000;
 
 /// Tags that one `grid` has columns for.
 pub const GRID_TAGS_MAX: usize = 1_000;

@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use chrono_tz::Tz;
-use tagmill_storage::OnDamage;
+use tagmill_storage::{OnDamage, Tiers};
 
 use crate::error::{Error, Result};
 use crate::functions::width::Width;
@@ -22,6 +22,7 @@ pub struct Settings {
     max_rows: Option<u64>,
     partitions: NonZeroUsize,
     damaged: OnDamage,
+    tiers: Tiers,
 }
 
 /// One line of SHOW ALL.
@@ -37,7 +38,7 @@ pub struct Setting {
     pub description: &'static str,
 }
 
-const NAMES: [(&str, &str); 5] = [
+const NAMES: [(&str, &str); 6] = [
     (
         "statement_timeout",
         "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds",
@@ -51,6 +52,10 @@ const NAMES: [(&str, &str); 5] = [
         "A statement with more rows in its answer is ended with an error; 0 is no limit",
     ),
     ("tagmill.partitions", "How many parts of a scan one statement reads at once"),
+    (
+        "tagmill.tiers",
+        "Whether aggregates may be answered from tiers: 'auto', or 'off' to compute them from samples",
+    ),
     ("timezone", "Zone of timestamps written without one, as in TIMESTAMPTZ '2026-03-01 06:00'"),
 ];
 
@@ -62,6 +67,7 @@ impl Default for Settings {
             max_rows: None,
             partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             damaged: OnDamage::Fail,
+            tiers: Tiers::Auto,
         }
     }
 }
@@ -90,6 +96,11 @@ impl Settings {
     /// What a statement does about samples that cannot be read.
     pub fn damaged(&self) -> OnDamage {
         self.damaged
+    }
+
+    /// Whether aggregates may be answered from tiers.
+    pub fn tiers(&self) -> Tiers {
+        self.tiers
     }
 
     /// Every setting with its value.
@@ -146,6 +157,13 @@ impl Settings {
                 let rows = u64::from_str(value).map_err(|_| refused("a number of rows"))?;
                 self.max_rows = Some(rows).filter(|&rows| rows > 0);
             }
+            "tagmill.tiers" => {
+                self.tiers = match value.to_ascii_lowercase().as_str() {
+                    "auto" => Tiers::Auto,
+                    "off" => Tiers::Off,
+                    _ => return Err(refused("'auto' or 'off'")),
+                };
+            }
             _ => {
                 let parts = usize::from_str(value).ok().filter(|&parts| parts <= 1_024);
                 self.partitions = parts
@@ -171,6 +189,7 @@ impl Settings {
             "statement_timeout" => self.statement_timeout = defaults.statement_timeout,
             "tagmill.damaged" => self.damaged = defaults.damaged,
             "tagmill.max_rows" => self.max_rows = defaults.max_rows,
+            "tagmill.tiers" => self.tiers = defaults.tiers,
             _ => self.partitions = defaults.partitions,
         }
         Ok(())
@@ -188,6 +207,10 @@ impl Settings {
                 OnDamage::Skip => "skip".to_owned(),
             },
             "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
+            "tagmill.tiers" => match self.tiers {
+                Tiers::Auto => "auto".to_owned(),
+                Tiers::Off => "off".to_owned(),
+            },
             _ => self.partitions.to_string(),
         }
     }
@@ -241,6 +264,7 @@ mod tests {
             ("tagmill.partitions", "0"),
             ("tagmill.max_rows", "-1"),
             ("tagmill.damaged", "maybe"),
+            ("tagmill.tiers", "on"),
             ("datafusion.execution.batch_size", "1"),
         ] {
             assert!(settings.set(name, value).is_err(), "{name} took {value}");

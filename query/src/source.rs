@@ -34,7 +34,8 @@ use datafusion::physical_plan::stream::{
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 use futures::StreamExt;
 use tagmill_storage::{
-    OnDamage, Rfc3339, Scan, ScanRequest, Snapshot, TagId, TagSelection, TimeRange,
+    DamagedPlace, OnDamage, Rfc3339, Scan, ScanRequest, Snapshot, TagId, TagSelection, Tiers,
+    TimeRange,
 };
 use tokio::sync::mpsc::Sender;
 
@@ -56,7 +57,19 @@ pub(crate) struct SampleSource {
     hints: Vec<Arc<dyn PhysicalExpr>>,
     rows_estimate: u64,
     damage: OnDamage,
+    tiers: Tiers,
     metrics: ExecutionPlanMetricsSet,
+}
+
+/// What a scan reads that nothing but its tags and its range restrict.
+#[derive(Clone, Debug)]
+pub(crate) struct PlainScan {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) columns: Vec<RowColumn>,
+    /// Tags of each partition, ascending over all. At least one partition.
+    pub(crate) parts: Vec<Arc<[TagId]>>,
+    pub(crate) range: TimeRange,
+    pub(crate) damage: OnDamage,
 }
 
 impl SampleSource {
@@ -81,6 +94,7 @@ impl SampleSource {
             hints: Vec::new(),
             rows_estimate,
             damage: OnDamage::Fail,
+            tiers: Tiers::Auto,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -88,6 +102,23 @@ impl SampleSource {
     /// The same, that does this about samples that cannot be read.
     pub(crate) fn with_damage(self, damage: OnDamage) -> Self {
         Self { damage, ..self }
+    }
+
+    /// The same, whose aggregates may be answered from tiers or not.
+    pub(crate) fn with_tiers(self, tiers: Tiers) -> Self {
+        Self { tiers, ..self }
+    }
+
+    /// What is read, if aggregates of it may be answered from tiers.
+    pub(crate) fn plain(&self) -> Option<PlainScan> {
+        let plain = self.fetch.is_none() && self.hints.is_empty() && self.tiers == Tiers::Auto;
+        plain.then(|| PlainScan {
+            snapshot: self.snapshot.clone(),
+            columns: self.columns.clone(),
+            parts: self.parts.clone(),
+            range: self.range,
+            damage: self.damage,
+        })
     }
 
     fn tag_count(&self) -> usize {
@@ -459,11 +490,13 @@ impl PartRead {
 
 /// Nothing is left out that was not announced when the statement was planned.
 pub(crate) fn check_skipped(snapshot: &Snapshot, scan: &Scan) -> Result<()> {
-    if !scan.has_skipped() {
-        return Ok(());
-    }
+    if scan.has_skipped() { check_announced(snapshot, &scan.skipped()) } else { Ok(()) }
+}
+
+/// The same of a list of places.
+pub(crate) fn check_announced(snapshot: &Snapshot, skipped: &[DamagedPlace]) -> Result<()> {
     let known = snapshot.damage();
-    let Some(new) = scan.skipped().into_iter().find(|place| !known.contains(place)) else {
+    let Some(new) = skipped.iter().find(|place| !known.contains(place)) else {
         return Ok(());
     };
     let why = format!(

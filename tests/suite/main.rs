@@ -11,3 +11,4 @@ mod import;
 mod kill;
 mod model;
 mod sql;
+mod tiers;

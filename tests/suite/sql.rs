@@ -20,8 +20,14 @@ use tagmill_tests::fixture;
 use tokio::runtime::Runtime;
 
 /// What is shown of a plan.
-const PLAN_NODES: [&str; 5] =
-    ["FilterExec", "SortExec", "EmptyExec", "TagmillScan", "WindowedAggregate:"];
+const PLAN_NODES: [&str; 6] = [
+    "FilterExec",
+    "SortExec",
+    "EmptyExec",
+    "TagmillScan",
+    "TagmillAggregate",
+    "WindowedAggregate:",
+];
 
 /// One session, as the runner sees it.
 struct Client {

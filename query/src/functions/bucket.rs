@@ -16,7 +16,7 @@ const HOUR_NS: i64 = 3_600 * SECOND_NS;
 const MONDAY: i64 = 4;
 
 /// How time is cut into buckets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Buckets {
     /// Equal lengths counted from an instant.
     Steps { width_ns: i64, origin_ns: i64 },
@@ -25,7 +25,7 @@ pub(crate) enum Buckets {
 }
 
 /// What the local wall clock is cut into.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Equal parts of a day, the last one cut short where they do not fill it.
     OfDay(i64),

@@ -56,6 +56,14 @@ impl Pick {
         matches!(self, Self::MinTime | Self::MaxTime)
     }
 
+    /// How two values compare: zeros of either sign are one value, unless the sign would be shown.
+    fn compare<N: ArrowNativeTypeOp>(self, value: N, other: N) -> Ordering {
+        if self.shows_time() {
+            return value.add_wrapping(N::ZERO).compare(other.add_wrapping(N::ZERO));
+        }
+        value.compare(other)
+    }
+
     /// Whether a sample is picked over another, given how its value and its time compare with the other's.
     fn prefers(self, value: Ordering, time: Ordering) -> bool {
         match self {
@@ -78,6 +86,11 @@ impl Extreme {
     /// The function that picks so.
     pub(crate) fn new(pick: Pick) -> Self {
         Self { pick, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    /// Which sample it picks.
+    pub(crate) const fn pick(&self) -> Pick {
+        self.pick
     }
 }
 
@@ -201,7 +214,10 @@ impl<T: ArrowPrimitiveType> Picked<T> {
             let group = group_of(row);
             let better = match self.times[group] {
                 None => true,
-                Some(best) => self.pick.prefers(value.compare(self.values[group]), time.cmp(&best)),
+                Some(best) => {
+                    let by_value = self.pick.compare(value, self.values[group]);
+                    self.pick.prefers(by_value, time.cmp(&best))
+                }
             };
             if better {
                 self.values[group] = value;

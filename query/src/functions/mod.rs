@@ -7,11 +7,11 @@
 
 pub(crate) mod bucket;
 mod epoch_ns;
-mod extreme;
+pub(crate) mod extreme;
 pub(crate) mod gapfill;
 pub(crate) mod interval;
 pub(crate) mod label;
-mod quality;
+pub(crate) mod quality;
 pub(crate) mod time_bucket;
 pub(crate) mod value_at;
 pub(crate) mod width;

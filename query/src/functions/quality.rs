@@ -109,6 +109,11 @@ impl QualityFunction {
     pub(crate) fn new(text: QualityText) -> Self {
         Self { text, signature: Signature::user_defined(Volatility::Immutable) }
     }
+
+    /// What it gives.
+    pub(crate) const fn text(&self) -> QualityText {
+        self.text
+    }
 }
 
 impl ScalarUDFImpl for QualityFunction {

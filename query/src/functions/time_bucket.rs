@@ -37,6 +37,15 @@ impl Default for TimeBucket {
     }
 }
 
+impl TimeBucket {
+    /// The buckets that a call with these constants makes: the width, and what comes after the time. `None` if the call
+    /// is an error.
+    pub(crate) fn buckets(width: ScalarValue, rest: Vec<ScalarValue>) -> Option<Buckets> {
+        let constants: Vec<ScalarValue> = std::iter::once(width).chain(rest).collect();
+        buckets_of(&constants).ok()
+    }
+}
+
 impl ScalarUDFImpl for TimeBucket {
     fn name(&self) -> &'static str {
         "time_bucket"

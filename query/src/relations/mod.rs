@@ -1,9 +1,11 @@
-//! What can be selected from: `samples`, `tags`, `latest`, and the schema `system`.
+//! What can be selected from: `samples`, `tags`, `latest`, `rollup_1m` to `rollup_1d`, and the schema `system`.
 //!
 //! Every relation of a statement reads the same snapshot. Reading order: [`rows`] (how samples become columns and what
-//! is null), [`samples`] (plans a scan; [`crate::source`] runs it), [`latest`], [`tags`], [`system`].
+//! is null), [`samples`] (plans a scan; [`crate::source`] runs it), [`latest`], [`tags`],
+//! [`rollups`] (views), [`system`].
 
 pub(crate) mod latest;
+pub(crate) mod rollups;
 pub(crate) mod rows;
 pub(crate) mod samples;
 pub(crate) mod system;

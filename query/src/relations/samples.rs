@@ -87,7 +87,7 @@ impl TableProvider for Samples {
             if rows < PARTITION_ROWS_MIN { 1 } else { session.config().target_partitions() };
         let parts = cut(snapshot, &tags, pushed.range, wanted.clamp(1, tags.len().max(1)));
         let source = SampleSource::new(snapshot.clone(), columns, parts, pushed.range, rows);
-        let source = source.with_damage(damage);
+        let source = source.with_damage(damage).with_tiers(self.scope.settings.tiers());
         let plan = DataSourceExec::from_data_source(source);
         Ok(match limit {
             Some(_) => plan.with_fetch(limit).unwrap_or(plan),
