@@ -32,7 +32,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tagmill-engine-tests", &["tagmill-storage"]),
     ("tagmill-fault-tests", &["tagmill-storage", "tagmill-engine-tests"]),
     ("tagmill-tests", &EVERYTHING),
-    ("tagmill-benches", &EVERYTHING),
+    (
+        "tagmill-benches",
+        &[
+            "tagmill",
+            "tagmill-storage",
+            "tagmill-client",
+            "tagmill-server",
+            "tagmill-engine-benches",
+        ],
+    ),
     ("tagmill-engine-benches", &["tagmill-storage"]),
 ];
 const EVERYTHING: [&str; 7] = [
