@@ -382,7 +382,7 @@ mod tests {
         Meaning { value_type: ValueType::F64, rule, states: vec![State::Number(2.0)] }
     }
 
-    fn folded(rule: Rule, samples: &[Sample], bounds: &[i64]) -> Vec<Share> {
+    fn folded(rule: &Rule, samples: &[Sample], bounds: &[i64]) -> Vec<Share> {
         let (start_ns, end_ns) = (bounds[0], bounds[bounds.len() - 1]);
         let cells = bounds.windows(2).map(|pair| Cell {
             label_ns: pair[0],
@@ -401,10 +401,11 @@ mod tests {
         }
         let word = |value: Option<f64>| value.map(f64::to_bits);
         let mut shares = Vec::new();
-        let mut fold = Fold::new(meaning(rule), carried, cells, |_: &Cell, share: &Share| {
-            shares.push(share.clone());
-            ControlFlow::Continue(())
-        });
+        let mut fold =
+            Fold::new(meaning(rule.clone()), carried, cells, |_: &Cell, share: &Share| {
+                shares.push(share.clone());
+                ControlFlow::Continue(())
+            });
         for &(time, value) in samples.iter().filter(|(at, _)| start_ns <= *at && *at < end_ns) {
             assert!(fold.meet(time, word(value)).is_continue());
         }
@@ -414,7 +415,8 @@ mod tests {
     }
 
     /// The same, said unit by unit of time and sample by sample.
-    fn expected(rule: Rule, samples: &[Sample], start: i64, end: i64) -> Share {
+    #[expect(clippy::float_cmp, reason = "small whole numbers are exact")]
+    fn expected(rule: &Rule, samples: &[Sample], start: i64, end: i64) -> Share {
         let mut share = Share { length_ns: i128::from(end - start), ..Share::default() };
         share.in_state_ns = vec![0];
         for unit in start..end {
@@ -467,7 +469,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(rule: Rule, samples: &[Sample], bounds: &[i64]) {
+    fn check(rule: &Rule, samples: &[Sample], bounds: &[i64]) {
         let found = folded(rule, samples, bounds);
         assert_eq!(found.len(), bounds.len() - 1, "{samples:?} {bounds:?}");
         for (share, pair) in found.iter().zip(bounds.windows(2)) {
@@ -512,33 +514,33 @@ mod tests {
                 bounds.push(bounds[bounds.len() - 1] + 1 + signed(9));
             }
             let max_gap_ns = (signed(2) == 0).then(|| 1 + signed(8));
-            check(Rule { max_gap_ns, ..SLOPED }, &samples, &bounds);
-            check(Rule { max_gap_ns, ..STEPPED }, &samples, &bounds);
+            check(&Rule { max_gap_ns, ..SLOPED }, &samples, &bounds);
+            check(&Rule { max_gap_ns, ..STEPPED }, &samples, &bounds);
         }
     }
 
     #[test]
     fn gaps_bounds_and_single_samples_by_hand() {
-        let of = |rule: Rule, samples: &[Sample], start: i64, end: i64| {
+        let of = |rule: &Rule, samples: &[Sample], start: i64, end: i64| {
             let shares = folded(rule, samples, &[start, end]);
             (shares[0].covered_ns, shares[0].integral)
         };
         let line = [(0, Some(0.0)), (10, Some(10.0))];
         // A line across the bound: from 4 to 6 its mean is 5.
-        assert_eq!(of(SLOPED, &line, 4, 6), (2, 10.0));
-        assert_eq!(of(STEPPED, &line, 4, 6), (2, 0.0));
+        assert_eq!(of(&SLOPED, &line, 4, 6), (2, 10.0));
+        assert_eq!(of(&STEPPED, &line, 4, 6), (2, 0.0));
         // The last value is held: 10 from 10 on.
-        assert_eq!(of(SLOPED, &line, 8, 12), (4, 18.0 + 20.0));
+        assert_eq!(of(&SLOPED, &line, 8, 12), (4, 18.0 + 20.0));
         // One sample gives its value.
-        assert_eq!(of(SLOPED, &[(3, Some(7.0))], 0, 10), (7, 49.0));
+        assert_eq!(of(&SLOPED, &[(3, Some(7.0))], 0, 10), (7, 49.0));
         // Held up to the bad sample, then nothing.
         let bad = [(0, Some(4.0)), (4, None), (8, Some(6.0))];
-        assert_eq!(of(SLOPED, &bad, 0, 10), (6, 16.0 + 12.0));
-        assert_eq!(of(SLOPED, &bad, 5, 7), (0, 0.0));
+        assert_eq!(of(&SLOPED, &bad, 0, 10), (6, 16.0 + 12.0));
+        assert_eq!(of(&SLOPED, &bad, 5, 7), (0, 0.0));
         // Six units apart, four at most: no data between, four held at the end.
         let gap = Rule { max_gap_ns: Some(4), ..STEPPED };
-        assert_eq!(of(gap, &[(0, Some(1.0)), (6, Some(2.0))], 0, 20), (4, 8.0));
+        assert_eq!(of(&gap, &[(0, Some(1.0)), (6, Some(2.0))], 0, 20), (4, 8.0));
         // Nothing before the first sample, all of the length known to be asked for.
-        assert_eq!(folded(STEPPED, &[(9, Some(1.0))], &[0, 5, 10])[0].length_ns, 5);
+        assert_eq!(folded(&STEPPED, &[(9, Some(1.0))], &[0, 5, 10])[0].length_ns, 5);
     }
 }
