@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
-use tagmill_storage::{Needs, OnDamage, SECOND_NS, TagSelection, Tiers, TimeRange};
+use tagmill_storage::{Needs, OnDamage, SECOND_NS, TagSelection, TimeRange};
 
 use super::axis::Axis;
 use super::exec::WindowedAggregateExec;
@@ -81,7 +81,7 @@ impl ExtensionPlanner for WindowedPlanner {
             axis: Arc::new(axis),
             detail: detail_of(&node.calls),
             targets: targets.into(),
-            tiers: Tiers::Auto,
+            tiers: node.scope.settings.tiers(),
             damage,
         };
         let schema = Arc::clone(node.schema.inner());
