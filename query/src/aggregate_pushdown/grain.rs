@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn listed_windows_are_cut_by_the_range_and_remember_their_bucket() {
         // Winter in Berlin: days begin at 23:00 UTC.
-        let midnight_ns = 20_000 * DAY_NS;
+        let midnight_ns = 20_100 * DAY_NS;
         let range = TimeRange::new(midnight_ns, midnight_ns + 2 * DAY_NS);
         let windows = berlin("1 day").windows(range).unwrap();
         let RollupWindows::Each(each) = &windows.asked else { panic!("not listed") };
@@ -318,7 +318,7 @@ mod tests {
     fn what_cannot_be_listed_or_represented_is_not_served() {
         assert!(berlin("90 min").windows(TimeRange::ALL).is_none(), "a list too long");
         assert!(
-            utc("800 days").windows(TimeRange::ALL).is_none(),
+            utc("50000 days").windows(TimeRange::ALL).is_none(),
             "a bucket beyond the end of time"
         );
         assert!(utc("1 d").windows(TimeRange::ALL).is_some());
