@@ -4,6 +4,7 @@
 //! it is asked at many instants, and so are `value_at`, `grid`, `history`, `windows` and `asof_join`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tagmill::arrow::array::{Array, AsArray, Float64Array};
 use tagmill::arrow::compute::concat_batches;
@@ -115,7 +116,7 @@ impl Asked<'_> {
     fn rows(&self, sql: &str) -> RecordBatch {
         let answer = async {
             let answer = self.database.session().execute(sql).await.unwrap();
-            let schema = answer.schema.clone();
+            let schema = Arc::clone(&answer.schema);
             concat_batches(&schema, &answer.collect().await.unwrap()).unwrap()
         };
         self.runtime.block_on(answer)
