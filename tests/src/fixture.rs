@@ -17,8 +17,8 @@ const SECOND_NS: i64 = 1_000_000_000;
 const HOUR_NS: i64 = 3_600 * SECOND_NS;
 
 /// Every fixture's name.
-pub const NAMES: [&str; 6] =
-    ["empty", "plant_small", "exact", "clock_change", "many_rows", "intervals"];
+pub const NAMES: [&str; 7] =
+    ["empty", "plant_small", "exact", "clock_change", "many_rows", "intervals", "two_shifts"];
 
 /// Builds a fixture in an empty directory; `sealed` has its samples in segments instead of the head.
 ///
@@ -34,6 +34,7 @@ pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
         "clock_change" => clock_change(engine),
         "many_rows" => many_rows(engine),
         "intervals" => intervals(engine),
+        "two_shifts" => two_shifts(engine),
         _ => panic!("no fixture named {name}: there are {}", NAMES.join(", ")),
     }
     if sealed {
@@ -265,6 +266,88 @@ fn intervals(engine: &Engine) {
         column(ids[12], &[0, 30, 90], Values::Bool(vec![false, true, false]), Qualities::GOOD),
     ];
     append(engine, columns);
+}
+
+/// Two lines of a plant through an early and a late shift, 06:00 to 22:00 in Berlin. Times in hours after 05:00 UTC.
+///
+/// | tag | type | samples |
+/// |---|---|---|
+/// | L1/TI-1 | f64, °C | 0: 60, 2: 100, 4: 60, 5: 70 Bad, 6: 60, 8: 80, 12: 80, 16: 80 |
+/// | L1/STATE | state | 0: RUN, 6: STOP, 7: RUN, 14: STOP |
+/// | L1/COUNT | i64, pieces, rolls over at 1000 | 0: 900, 7: 380, 15: 700 |
+/// | L1/POWER | f64 stepped, kW | 0: 10, 8: 20, 14: 0 |
+/// | L1/ENERGY | i64, kWh, rolls over at 1000 | 0: 960, 8: 40, 14: 160 |
+/// | L1/BATCH | text | 1: B-1, 3: B-2, 5: none |
+/// | L1/LAB | f64 stepped | 2.5: 4.2, 3.5: 4.4 |
+/// | L2/TI-2 | f64, °C | 0: 60, 1: 60, 3: 100, 5: 60, 6: 60, 9: 80, 12: 80, 16: 80 |
+/// | L2/PI-1 | f64, bar | 5.0 each hour, 0 to 15 |
+/// | L2/PI-2 | f64, bar | 0: 5.0, 1: 5.1 |
+fn two_shifts(engine: &Engine) {
+    let of_line = |line: &str, unit: &str| TagAttributes {
+        unit: Some(unit.to_owned()),
+        labels: Labels::from([("area", line)]),
+        ..TagAttributes::default()
+    };
+    let counter = |unit: &str| TagAttributes { rollover: Some(1_000.0), ..of_line("L1", unit) };
+    let stepped = |unit: &str| TagAttributes { stepped: Some(true), ..of_line("L1", unit) };
+    let state = TagAttributes { state_set: Some("line".to_owned()), ..of_line("L1", "") };
+    let tag = |name: &str, value_type, attributes| TagDefinition {
+        name: name.to_owned(),
+        value_type,
+        attributes,
+    };
+    let ids = engine
+        .define(&[
+            tag("L1/TI-1", ValueType::F64, of_line("L1", "°C")),
+            tag("L1/STATE", ValueType::State, state),
+            tag("L1/COUNT", ValueType::I64, counter("pieces")),
+            tag("L1/POWER", ValueType::F64, stepped("kW")),
+            tag("L1/ENERGY", ValueType::I64, counter("kWh")),
+            tag("L1/BATCH", ValueType::Text, of_line("L1", "")),
+            tag("L1/LAB", ValueType::F64, stepped("%")),
+            tag("L2/TI-2", ValueType::F64, of_line("L2", "°C")),
+            tag("L2/PI-1", ValueType::F64, of_line("L2", "bar")),
+            tag("L2/PI-2", ValueType::F64, of_line("L2", "bar")),
+        ])
+        .expect("tags are new");
+    engine.grow_states("line", &["STOP", "RUN"].map(String::from)).expect("labels are new");
+    let at = |tag: usize, hours: &[f64], values: Values| {
+        let seconds: Vec<i64> = hours.iter().map(|hours| 5 * 3_600 + seconds_of(*hours)).collect();
+        column(ids[tag], &seconds, values, Qualities::GOOD)
+    };
+    let mut first = at(
+        0,
+        &[0.0, 2.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0],
+        Values::F64(vec![60.0, 100.0, 60.0, 70.0, 60.0, 80.0, 80.0, 80.0]),
+    );
+    let mut qualities = vec![Quality::GOOD; 8];
+    qualities[3] = Quality::BAD;
+    first.qualities = Qualities::Each(qualities);
+    let batches = ["B-1", "B-2", "none"].map(Arc::from).to_vec();
+    let hourly: Vec<f64> = (0..16).map(f64::from).collect();
+    let columns = vec![
+        first,
+        at(1, &[0.0, 6.0, 7.0, 14.0], Values::State(vec![1, 0, 1, 0])),
+        at(2, &[0.0, 7.0, 15.0], Values::I64(vec![900, 380, 700])),
+        at(3, &[0.0, 8.0, 14.0], Values::F64(vec![10.0, 20.0, 0.0])),
+        at(4, &[0.0, 8.0, 14.0], Values::I64(vec![960, 40, 160])),
+        at(5, &[1.0, 3.0, 5.0], Values::Text(batches)),
+        at(6, &[2.5, 3.5], Values::F64(vec![4.2, 4.4])),
+        at(
+            7,
+            &[0.0, 1.0, 3.0, 5.0, 6.0, 9.0, 12.0, 16.0],
+            Values::F64(vec![60.0, 60.0, 100.0, 60.0, 60.0, 80.0, 80.0, 80.0]),
+        ),
+        at(8, &hourly, Values::F64(vec![5.0; 16])),
+        at(9, &[0.0, 1.0], Values::F64(vec![5.0, 5.1])),
+    ];
+    append(engine, columns);
+}
+
+/// Whole seconds of some hours.
+#[expect(clippy::cast_possible_truncation, reason = "hours of a fixture are few")]
+fn seconds_of(hours: f64) -> i64 {
+    (hours * 3_600.0).round() as i64
 }
 
 fn define(engine: &Engine, tags: &[(&str, ValueType)]) -> Vec<TagId> {
