@@ -1,4 +1,4 @@
-//! What is mounted and attached for a test, and taken away again: [`Mount`], [`attach`], [`enter_namespace`].
+//! What is mounted for a test, and taken away again: [`Mount`], [`enter_namespace`].
 //!
 //! # Contract
 //! * Guards unmount what they mounted, by its path, and nothing else.

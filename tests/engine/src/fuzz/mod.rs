@@ -8,7 +8,7 @@
 //! * Checksums are renewed before reading where the input asks for it, so that they do not end the search.
 //!
 //! # Reading order
-//! [`column`], [`segment`] (chunks, whole files), [`log`], [`books`] (manifest, registry, checkpoint), [`database`] (one
+//! [`mod@column`], [`segment`] (chunks, whole files), [`log`], [`books`] (manifest, registry, checkpoint), [`database`] (one
 //! file of a whole database), [`steps`] (the engine against its model).
 
 pub mod books;
