@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tagmill_client::Query;
@@ -125,13 +126,20 @@ fn serve(command: &mut Command, data: &Path, address: &str, stderr: Stdio) -> Ch
     command.spawn().unwrap_or_else(|error| panic!("{command:?} starts: {error}"))
 }
 
-/// A loopback address that nobody uses now. Below the range from which the system takes ports for outgoing connections, so
-/// that it stays free while the server is down.
+/// A loopback address that nobody uses now, and that no other call in this process gets. Below the range from which the
+/// system takes ports for outgoing connections, so that it stays free while the server is down.
 ///
 /// # Panics
 /// If there is none.
-pub fn free_address(seed: u64) -> String {
-    let first = 20_000 + seed % 10_000;
-    let mut addresses = (first..30_000).map(|port| format!("127.0.0.1:{port}"));
+pub fn free_address() -> String {
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 10_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Test processes at the same time start far apart.
+    let start = std::process::id().wrapping_mul(997);
+    let mut addresses = (0..PORTS).map(|_| {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        format!("127.0.0.1:{}", FIRST + start.wrapping_add(tried) % PORTS)
+    });
     addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }

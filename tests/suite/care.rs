@@ -115,7 +115,7 @@ fn a_log_with_a_bad_middle_is_salvaged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_backed_up_only_where_it_was_allowed() {
     let scratch = tempfile::tempdir().unwrap();
-    let (data, address) = (scratch.path().join("data"), free_address(7));
+    let (data, address) = (scratch.path().join("data"), free_address());
     write(text(&data), 1);
     let server = Server::start(PROGRAM, &data, &address).await;
     let refused = badly(&["backup", "plant", "--connect", &address]);

@@ -264,7 +264,7 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let address = free_address(random.bits());
+    let address = free_address();
     let mut server = Server::start(PROGRAM, &data, &address).await;
     let fleet = Fleet::connect(&address).await;
     let mut written: Vec<Written> = (0..GATEWAYS).map(|_| Written::default()).collect();
@@ -338,7 +338,7 @@ async fn kills_and_errors_at_system_calls_lose_nothing_that_was_acknowledged() {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let address = free_address(random.bits());
+    let address = free_address();
     let server = Server::start(PROGRAM, &data, &address).await;
     let fleet = Fleet::connect(&address).await;
     server.kill();
@@ -369,12 +369,11 @@ async fn kills_and_errors_at_system_calls_lose_nothing_that_was_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_the_same_directory_is_refused() {
-    static NEXT: AtomicU64 = AtomicU64::new(7_000);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let address = free_address(NEXT.fetch_add(1, Ordering::Relaxed));
+    let address = free_address();
     let server = Server::start(PROGRAM, &data, &address).await;
-    let other = free_address(NEXT.fetch_add(1, Ordering::Relaxed));
+    let other = free_address();
     let (status, said) = refused(PROGRAM, &data, &other);
     assert!(!status.success());
     assert!(said.contains("open in another process"), "{said}");
