@@ -64,10 +64,11 @@ pub use scan::neighbours::{Before, Neighbours, Next};
 pub use scan::rollups::{
     ROLLUPS_MAX, RollupRequest, RollupWindows, Rollups, Served, TagRollups, Tiers,
 };
-pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary};
+pub use scan::snapshot::{DamagedPlace, HeadSummary, Latest, SegmentSummary, TierSummary};
 pub use scan::{OnDamage, Scan, ScanBatch, ScanRequest, Snapshot, TagSelection};
 pub use segment::meta::{SegmentKind, SegmentStage};
 pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check_name};
+pub use tier::Tier;
 pub use tier::rollup::{Needs, Point, Rollup};
 pub use tier::rule::Rule;
 pub use tier::usable::Usable;

@@ -89,8 +89,12 @@ pub enum Bug {
     HeadDroppedWithSeal,
     /// Where parts of a window meet, the stretch between them is forgotten.
     SeamForgotten,
-    /// A chunk that stands alone is folded with the rows that were deleted.
-    FoldForgetsTombstones,
+    /// A chunk that stands alone is folded, or answered for by its rollups, with the rows that were deleted.
+    RollupsForgetTombstones,
+    /// A stored rollup answers although other samples lie between its own.
+    OverlappingRollupsTaken,
+    /// A chunk that is copied goes into no rollup.
+    CopiedChunkNotRolledUp,
     /// The search for what lies before an instant takes no sample that is not usable for a break.
     BreakForgotten,
 }
@@ -138,7 +142,9 @@ impl Bug {
         Self::LatestNotRenewed,
         Self::HeadDroppedWithSeal,
         Self::SeamForgotten,
-        Self::FoldForgetsTombstones,
+        Self::RollupsForgetTombstones,
+        Self::OverlappingRollupsTaken,
+        Self::CopiedChunkNotRolledUp,
         Self::BreakForgotten,
     ];
 }

@@ -11,7 +11,10 @@ use crate::disk::Disk;
 use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::ids::{SegmentId, Seq};
-use crate::segment::layout::{self, ENTRY_BYTES, FOOTER_BYTES, Field, HEADER_BYTES, column};
+use crate::segment::layout::{
+    self, ENTRY_BYTES, FOOTER_BYTES, Field, HEADER_BYTES, TIER_CRC, TIER_ENTRY, TIER_ENTRY_BYTES,
+    column,
+};
 use crate::segment::meta::SegmentStage;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::segment::{Segment, SegmentKind, SegmentMeta, directory};
@@ -56,7 +59,7 @@ pub fn assemble(parts: &[Part]) -> Option<Assembled> {
         (entries.iter().map(|e| e.first_ns).min()?, entries.iter().map(|e| e.last_ns).max()?);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let directory_offset = bytes.len() as u64;
-    directory::encode(&entries, &mut bytes);
+    directory::encode(&entries, &[], &mut bytes);
     let start = usize::try_from(directory_offset).ok()?;
     let meta = SegmentMeta {
         first_ns,
@@ -91,6 +94,7 @@ fn plain_meta() -> SegmentMeta {
         file_bytes: 0,
         directory_offset: 0,
         directory_crc: 0,
+        tier_blocks: 0,
     }
 }
 
@@ -162,7 +166,10 @@ fn count_tags(entries: &[ChunkEntry], bytes: &[u8]) -> u32 {
 pub fn seal_segment(mut bytes: Vec<u8>) -> Option<Assembled> {
     let footer = bytes.len().checked_sub(FOOTER_BYTES)?;
     let chunks = u32_at(&bytes, footer + 40)?;
-    let directory_bytes = (chunks as usize).checked_mul(ENTRY_BYTES)?;
+    let tier_blocks = u32_at(&bytes, footer + 52)?;
+    let tiers = footer.checked_sub((tier_blocks as usize).checked_mul(TIER_ENTRY_BYTES)?)?;
+    let directory_bytes =
+        (chunks as usize).checked_mul(ENTRY_BYTES)?.checked_add(footer - tiers)?;
     let start = footer.checked_sub(directory_bytes).filter(|start| *start >= HEADER_BYTES)?;
     let identity = u64_at(&bytes, 16)?;
     let (mut rows, mut last_ns) = (0, i64::MIN);
@@ -182,6 +189,15 @@ pub fn seal_segment(mut bytes: Vec<u8>) -> Option<Assembled> {
         rows += u64::from(u32_at(&bytes, cell(column::ROWS))?);
         last_ns = last_ns.max(u64_at(&bytes, cell(column::LAST_NS))?.cast_signed());
     }
+    let [_, _, place, .., size, _, _] = TIER_ENTRY;
+    for entry in (tiers..footer).step_by(TIER_ENTRY_BYTES) {
+        let from = usize::try_from(u64_at(&bytes, entry + place.offset)?).ok()?;
+        let to = from.checked_add(u32_at(&bytes, entry + size.offset)? as usize)?;
+        if let Some(block) = bytes.get(from..to) {
+            let sum = crc32(identity, block);
+            put(&mut bytes, entry + TIER_CRC.offset, &sum.to_le_bytes());
+        }
+    }
     let meta = SegmentMeta {
         id: SegmentId(u64_at(&bytes, 24)?),
         kind: SegmentKind::from_code(*bytes.get(12)?)?,
@@ -198,6 +214,7 @@ pub fn seal_segment(mut bytes: Vec<u8>) -> Option<Assembled> {
         file_bytes: bytes.len() as u64,
         directory_offset: start as u64,
         directory_crc: crc32(identity, bytes.get(start..footer)?),
+        tier_blocks,
     };
     let crc = crc32(identity, bytes.get(..HEADER_BYTES - 4)?);
     put(&mut bytes, HEADER_BYTES - 4, &crc.to_le_bytes());

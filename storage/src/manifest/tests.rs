@@ -83,7 +83,7 @@ fn the_format_page_agrees() {
 
 #[test]
 fn the_golden_manifest_is_written_and_read_the_same() {
-    assert_second(&load(&golden("manifest/v3.log", &written())).unwrap());
+    assert_second(&load(&golden("manifest/v4.log", &written())).unwrap());
 }
 
 /// A change of any byte is found, or undoes the last edit as a torn write of it would; nothing else is ever read.
@@ -135,7 +135,7 @@ fn a_newer_version_and_reserved_bytes_are_told_from_damage() {
         load(&bytes)
     };
     let [_, version, reserved, .., reserved_too] = HEADER;
-    assert!(matches!(with(version, 4), Err(Error::TooNew { found: 4, .. })));
+    assert!(matches!(with(version, 5), Err(Error::TooNew { found: 5, .. })));
     for field in [reserved, reserved_too] {
         assert!(matches!(with(field, 1), Err(Error::Corrupt { .. })));
     }

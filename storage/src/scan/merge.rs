@@ -28,7 +28,7 @@ use crate::time::TimeRange;
 #[derive(Debug)]
 pub(super) struct Cursors {
     /// One for each segment of the snapshot's version.
-    each: Vec<SegmentCursor>,
+    pub(super) each: Vec<SegmentCursor>,
     /// Places left out so far.
     pub(super) skipped: Vec<Arc<Damage>>,
 }
@@ -55,7 +55,7 @@ enum Source {
 }
 
 #[derive(Clone, Debug)]
-struct Piece {
+pub(super) struct Piece {
     first_ns: i64,
     last_ns: i64,
     /// Greatest seq of what it comes from: decides which tombstones hide its rows.
@@ -63,6 +63,30 @@ struct Piece {
     /// Place in the order of precedence: position in the version, then in the head.
     rank: usize,
     source: Source,
+}
+
+impl Piece {
+    fn is_of_segment(&self, number: usize) -> bool {
+        matches!(self.source, Source::Chunk(segment, _) if segment == number)
+    }
+
+    /// First and last instant.
+    pub(super) fn span(&self) -> (i64, i64) {
+        (self.first_ns, self.last_ns)
+    }
+}
+
+/// Neighbouring chunks of one tag in one segment, in which nothing else has a say.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    /// Number of the segment in the version.
+    pub(super) segment: usize,
+    /// First instant, within the asked range.
+    pub(super) first_ns: i64,
+    /// Last instant, within the asked range.
+    pub(super) last_ns: i64,
+    /// The chunks, ascending.
+    pub(super) pieces: Vec<Piece>,
 }
 
 /// Reads one tag's rows, cluster by cluster.
@@ -125,29 +149,55 @@ impl TagReader {
         }
     }
 
-    /// Decodes the next cluster into `buffer` if it is a plain chunk that no tombstone may touch and can be read.
-    /// Otherwise it is left for [`Self::next`], which also knows what to say of damage.
-    pub(super) fn fold_lone_chunk(
-        &mut self,
-        snapshot: &Snapshot,
+    /// Takes the chunks of one segment that come next and in which nothing else has a say: nothing overlaps them, no delete
+    /// may hide one of their samples. `None` if the next is not of this kind.
+    pub(super) fn take_stretch(&mut self, snapshot: &Snapshot) -> Option<Stretch> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut hidden = Vec::new();
+        while let Some([piece]) = self.clusters.front().map(Vec::as_slice) {
+            let Source::Chunk(segment, _) = piece.source else { break };
+            if pieces.is_empty() {
+                hidden = snapshot.view.tombstones.hiding(self.tag, piece.max_seq);
+            } else if !pieces[0].is_of_segment(segment) {
+                break;
+            }
+            let is_hit = hidden.iter().any(|r| r.overlaps_span(piece.first_ns, piece.last_ns));
+            if is_hit && !planted::is(Bug::RollupsForgetTombstones) {
+                break;
+            }
+            pieces.extend(self.clusters.pop_front().into_iter().flatten());
+        }
+        let (first, last) = pieces.first().zip(pieces.last())?;
+        let Source::Chunk(segment, _) = first.source else { return None };
+        let first_ns = first.first_ns.max(self.range.start_ns);
+        let last_ns = last.last_ns.min(self.range.end_ns - 1);
+        Some(Stretch { segment, first_ns, last_ns, pieces })
+    }
+
+    /// Decodes samples of a plain chunk of a stretch into `buffer`. `None` if it is packed or cannot be read: then
+    /// [`Self::read_piece`] reads it, and knows what to say of damage.
+    pub(super) fn read_plain(
+        &self,
         cursors: &mut Cursors,
+        piece: &Piece,
+        range: TimeRange,
         buffer: &mut PlainBuf,
     ) -> Option<PlainRows> {
-        let [Piece { max_seq, source: Source::Chunk(segment, chunk), .. }] =
-            self.clusters.front()?.as_slice()
-        else {
-            return None;
-        };
-        if !snapshot.view.tombstones.hiding(self.tag, *max_seq).is_empty()
-            && !planted::is(Bug::FoldForgetsTombstones)
-        {
-            return None;
-        }
-        let rows =
-            cursors.each[*segment].read_plain_rows(*chunk, self.value_type, self.range, buffer);
-        let rows = rows.ok()??;
-        self.clusters.pop_front();
-        Some(rows)
+        let Source::Chunk(segment, chunk) = piece.source else { return None };
+        let cursor = &mut cursors.each[segment];
+        cursor.read_plain_rows(chunk, self.value_type, range, buffer).ok()?
+    }
+
+    /// Samples of a piece of a stretch.
+    pub(super) fn read_piece(
+        &self,
+        snapshot: &Snapshot,
+        cursors: &mut Cursors,
+        request: &ScanRequest,
+        piece: &Piece,
+        range: TimeRange,
+    ) -> Result<SeriesBuf> {
+        self.read_cluster(snapshot, cursors, request, std::slice::from_ref(piece), range)
     }
 
     /// The next cluster's rows, ascending; possibly none, if tombstones hide them all. `None` at the end.
@@ -158,10 +208,22 @@ impl TagReader {
         request: &ScanRequest,
     ) -> Result<Option<SeriesBuf>> {
         let Some(cluster) = self.clusters.pop_front() else { return Ok(None) };
+        self.read_cluster(snapshot, cursors, request, &cluster, self.range).map(Some)
+    }
+
+    fn read_cluster(
+        &self,
+        snapshot: &Snapshot,
+        cursors: &mut Cursors,
+        request: &ScanRequest,
+        cluster: &[Piece],
+        range: TimeRange,
+    ) -> Result<SeriesBuf> {
         let mut rows = SeriesBuf::new(self.tag, self.value_type);
-        for piece in &cluster {
+        for piece in cluster {
             let from = rows.times.len();
-            if let Err((damage, error)) = self.read(piece, cursors, request, &mut rows) {
+            let read = self.read(piece, cursors, request, range, &mut rows);
+            if let Err((damage, error)) = read {
                 if let (Some(damage), Source::Chunk(..)) = (&damage, &piece.source) {
                     snapshot.view.reports.leave(Damage::clone(damage));
                 }
@@ -181,28 +243,27 @@ impl TagReader {
         if cluster.len() > 1 {
             order(&mut rows);
         }
-        Ok(Some(rows))
+        Ok(rows)
     }
-}
 
-impl TagReader {
     /// Appends a piece's rows. An error comes with the place that is damaged, if that is the reason.
     fn read(
         &self,
         piece: &Piece,
         cursors: &mut Cursors,
         request: &ScanRequest,
+        range: TimeRange,
         rows: &mut SeriesBuf,
     ) -> Result<(), (Option<Arc<Damage>>, Error)> {
         match &piece.source {
             Source::Chunk(segment, chunk) => {
                 let cursor = &mut cursors.each[*segment];
                 let (values, qualities) = (request.values, request.qualities);
-                let read = cursor.read(*chunk, self.tag, self.range, values, qualities, rows);
+                let read = cursor.read(*chunk, self.tag, range, values, qualities, rows);
                 read.map_err(|error| (cursor.damage(*chunk, &error).map(Arc::new), error))
             }
-            Source::Rows(run, range) => {
-                copy_rows(run, range.clone(), request.values, request.qualities, rows);
+            Source::Rows(run, found) => {
+                copy_rows(run, found.clone(), request.values, request.qualities, rows);
                 Ok(())
             }
             Source::Damaged(damage, error) => Err((Some(Arc::clone(damage)), error.clone())),

@@ -6,13 +6,14 @@
 //! * Chunks outside the asked range are not read; memory is bounded by the rows of one tag that overlap in time.
 //!
 //! # Reading order
-//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows),
-//! [`newest`] (samples).
+//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows)
+//! and [`routing`] (what answers for them), [`newest`] (samples).
 
 pub(crate) mod merge;
 pub(crate) mod neighbours;
 pub(crate) mod newest;
 pub(crate) mod rollups;
+mod routing;
 pub(crate) mod snapshot;
 
 use std::collections::VecDeque;

@@ -1,27 +1,32 @@
-//! [`Rollups`]: what is known of windows of time, for many tags; from raw samples decoded and folded in one go.
+//! [`Rollups`]: what is known of windows of time, for many tags; from stored rollups where these are exact, else from
+//! samples decoded and folded in one go.
 //!
 //! # Contract
 //! * Equal to what a [`Scan`] of the same snapshot and ranges gives, grouped by tag and window: late samples,
 //!   corrections, deletes and damage included.
-//! * A plain chunk that nothing overlaps and no delete may touch is decoded into reused memory and folded there: times on
-//!   a grid are never written out, times that chunks share are decoded once. All else goes the way of a scan.
+//! * Chunks of a segment in which nothing else has a say are answered for by its rollups, as far as [`super::routing`]
+//!   permits. The rest of them is decoded into reused memory and folded there: times on a grid are never written out,
+//!   times that chunks share are decoded once. All else goes the way of a scan.
 //! * Memory is bounded by the rows of one tag that overlap in time, and [`ROLLUPS_MAX`] rollups.
 //!
 //! # What it does not know
 //! SQL, and what holds beyond the bounds of a window: [`super::neighbours`] looks there.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::merge::Stretch;
+use super::routing::{self, Job, Question};
 use super::snapshot::DamagedPlace;
 use super::{OnDamage, Scan, ScanRequest, Snapshot, TagSelection};
-use crate::chunk::series::SeriesBuf;
 use crate::error::Result;
-use crate::segment::cursor::{PlainBuf, PlainTimes};
+use crate::segment::cursor::{PlainBuf, PlainRows, PlainTimes};
 use crate::tag::{TagId, ValueType};
 use crate::tier::fold::{Fold, Frame};
 use crate::tier::rollup::{Needs, Rollup};
 use crate::tier::rows::{RowQualities, Rows, Times};
 use crate::tier::rule::Rule;
+use crate::tier::{Tier, stored};
 use crate::time::TimeRange;
 
 /// Rollups given at once; a tag with more comes in several parts.
@@ -75,6 +80,22 @@ impl RollupWindows {
             }
             Self::Each(windows) => Frame::Each(Arc::clone(windows)),
         }
+    }
+
+    /// The tiers whose windows may lie within these, the coarsest first.
+    fn tiers(&self) -> Vec<Tier> {
+        let is_fit = |tier: &Tier| {
+            let tier_ns = tier.width_ns();
+            match self {
+                Self::Even { origin_ns, width_ns, .. } => {
+                    width_ns % tier_ns == 0 && origin_ns % tier_ns == 0
+                }
+                Self::Each(windows) => {
+                    windows.iter().any(|w| w.end_ns.saturating_sub(w.start_ns) >= tier_ns)
+                }
+            }
+        };
+        Tier::ALL.into_iter().rev().filter(is_fit).collect()
     }
 
     /// Panics unless they are windows: that would be the caller's bug.
@@ -138,9 +159,9 @@ pub struct TagRollups {
 /// Where rollups came from so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Windows that were read from tiers: of a minute, a quarter, an hour, a day.
-    pub tiers: [u64; 4],
-    /// Windows of the request that were folded from raw samples, as a whole or at an edge.
+    /// Stored rollups that were used: of a minute, a quarter, an hour, a day.
+    pub tiers: [u64; Tier::ALL.len()],
+    /// Windows of the request that samples were folded into, wholly or in part.
     pub raw: u64,
 }
 
@@ -153,11 +174,24 @@ pub struct Rollups {
     scan: Scan,
     windows: RollupWindows,
     needs: Needs,
+    tiers: Vec<Tier>,
     /// The tag being read.
-    current: Option<(TagId, ValueType, Fold)>,
+    current: Option<Current>,
     buffer: PlainBuf,
     served: Served,
     is_over: bool,
+}
+
+/// A tag being read.
+#[derive(Debug)]
+struct Current {
+    tag: TagId,
+    value_type: ValueType,
+    rule: Rule,
+    fold: Fold,
+    /// Chunks that were taken from the reader, and what to read of them.
+    stretch: Option<Stretch>,
+    jobs: VecDeque<Job>,
 }
 
 impl Snapshot {
@@ -167,11 +201,12 @@ impl Snapshot {
     /// If the request's tags or windows do not ascend, or a window is empty.
     pub fn rollups(&self, request: RollupRequest) -> Rollups {
         request.windows.check();
-        let RollupRequest { tags, windows, needs, tiers: _, damage } = request;
+        let RollupRequest { tags, windows, needs, tiers, damage } = request;
+        let tiers = if tiers == Tiers::Auto { windows.tiers() } else { Vec::new() };
         let scan = self.scan(ScanRequest { damage, ..ScanRequest::new(tags, windows.hull()) });
         let is_over = scan.is_over;
         let (current, buffer, served) = (None, PlainBuf::default(), Served::default());
-        Rollups { scan, windows, needs, current, buffer, served, is_over }
+        Rollups { scan, windows, needs, tiers, current, buffer, served, is_over }
     }
 }
 
@@ -197,11 +232,14 @@ impl Rollups {
                 let (tag, value_type) = reader.whose();
                 let known = self.scan.snapshot.registry().get(tag);
                 let Some(rule) = known.map(|known| Rule::of(known)) else { return Ok(None) };
-                let fold = Fold::new(self.windows.frame(), value_type, rule, self.needs);
-                self.current = Some((tag, value_type, fold));
+                let fold = Fold::new(self.windows.frame(), value_type, rule.clone(), self.needs);
+                let (stretch, jobs) = (None, VecDeque::new());
+                self.current = Some(Current { tag, value_type, rule, fold, stretch, jobs });
             }
             let has_more = self.step()?;
-            let Some((tag, value_type, fold)) = &mut self.current else { return Ok(None) };
+            let Some(Current { tag, value_type, fold, .. }) = &mut self.current else {
+                return Ok(None);
+            };
             let (tag, value_type) = (*tag, *value_type);
             let rollups = if !has_more {
                 fold.finish()
@@ -210,50 +248,88 @@ impl Rollups {
             } else {
                 continue;
             };
+            let from_rows = fold.take_from_rows();
             if !has_more {
                 (self.current, self.scan.reader) = (None, None);
             }
+            self.served.raw += from_rows;
             if !rollups.is_empty() {
-                self.served.raw += rollups.len() as u64;
                 return Ok(Some(TagRollups { tag, value_type, rollups }));
             }
         }
     }
 
-    /// Folds the next rows of the current tag; false if there are none.
+    /// Folds what comes next of the current tag; false if there is nothing.
     fn step(&mut self) -> Result<bool> {
         let scan = &mut self.scan;
-        let (Some(reader), Some((_, value_type, fold))) = (&mut scan.reader, &mut self.current)
-        else {
+        let (Some(reader), Some(current)) = (&mut scan.reader, &mut self.current) else {
             return Ok(false);
         };
+        if let Some(job) = current.jobs.pop_front() {
+            return self.perform(job).map(|()| true);
+        }
         reader.skip_outside(&mut |first_ns, last_ns| self.windows.touch(first_ns, last_ns));
-        let folded = reader.fold_lone_chunk(&scan.snapshot, &mut scan.cursors, &mut self.buffer);
-        if let Some(plain) = folded {
-            let times = match plain.times {
-                PlainTimes::Step { first_ns, step_ns } => Times::Step(first_ns, step_ns),
-                PlainTimes::Shared(ref times) => Times::Each(times),
-                PlainTimes::Each => Times::Each(&self.buffer.times),
+        if let Some(stretch) = reader.take_stretch(&scan.snapshot) {
+            let question = Question {
+                tag: current.tag,
+                value_type: current.value_type,
+                rule: &current.rule,
+                needs: self.needs,
+                tiers: &self.tiers,
+                fits: &|first_ns, last_ns| {
+                    let is_asked = self.windows.touch(first_ns, last_ns);
+                    is_asked.then(|| current.fold.is_of_one(first_ns, last_ns))
+                },
             };
-            let qualities = match plain.quality {
-                Some(quality) => RowQualities::Uniform(quality),
-                None => RowQualities::Each(&self.buffer.qualities),
-            };
-            let words = self.buffer.words.as_slice();
-            fold.add(&Rows {
-                value_type: *value_type,
-                count: plain.count,
-                times,
-                words,
-                qualities,
-            });
+            let directory = scan.snapshot.view.version.segments()[stretch.segment].directory()?;
+            let cursor = &mut scan.cursors.each[stretch.segment];
+            current.jobs = routing::route(&question, &directory, cursor, &stretch).into();
+            current.stretch = Some(stretch);
             return Ok(true);
         }
         let Some(series) = reader.next(&scan.snapshot, &mut scan.cursors, &scan.request)? else {
             return Ok(false);
         };
-        add_series(fold, &series);
+        current.fold.add(&Rows::of(series.as_series()));
         Ok(true)
+    }
+
+    /// Folds what stored rollups say, or samples of one chunk.
+    fn perform(&mut self, job: Job) -> Result<()> {
+        let scan = &mut self.scan;
+        let (Some(reader), Some(current)) = (&scan.reader, &mut self.current) else {
+            return Ok(());
+        };
+        let Current { value_type, rule, fold, stretch, jobs, .. } = current;
+        let (from_ns, to_ns) = match job {
+            Job::Stored(tier, block, rows) => {
+                self.served.tiers[tier.index()] += rows.len() as u64;
+                for row in &block.rows()[rows] {
+                    fold.add_rollup(stored::serve(row, rule, self.needs, *value_type));
+                }
+                return Ok(());
+            }
+            Job::Samples(from_ns, to_ns) => (from_ns, to_ns),
+        };
+        let mut pieces = stretch.iter().flat_map(|stretch| &stretch.pieces);
+        let Some(piece) = pieces.find(|piece| from_ns <= piece.span().1) else { return Ok(()) };
+        let (first_ns, last_ns) = piece.span();
+        if last_ns < to_ns {
+            jobs.push_front(Job::Samples(last_ns + 1, to_ns));
+        }
+        let (from_ns, to_ns) = (from_ns.max(first_ns), to_ns.min(last_ns));
+        if to_ns < from_ns || !self.windows.touch(from_ns, to_ns) {
+            return Ok(());
+        }
+        let range = TimeRange::new(from_ns, to_ns.saturating_add(1));
+        let (cursors, buffer) = (&mut scan.cursors, &mut self.buffer);
+        if let Some(plain) = reader.read_plain(cursors, piece, range, buffer) {
+            add_plain(fold, *value_type, &plain, buffer);
+            return Ok(());
+        }
+        let series = reader.read_piece(&scan.snapshot, cursors, &scan.request, piece, range)?;
+        fold.add(&Rows::of(series.as_series()));
+        Ok(())
     }
 }
 
@@ -270,14 +346,18 @@ impl Iterator for Rollups {
     }
 }
 
-fn add_series(fold: &mut Fold, series: &SeriesBuf) {
-    fold.add(&Rows {
-        value_type: series.value_type,
-        count: series.len(),
-        times: Times::Each(&series.times),
-        words: &series.words,
-        qualities: RowQualities::Each(&series.qualities),
-    });
+fn add_plain(fold: &mut Fold, value_type: ValueType, plain: &PlainRows, buffer: &PlainBuf) {
+    let times = match &plain.times {
+        PlainTimes::Step { first_ns, step_ns } => Times::Step(*first_ns, *step_ns),
+        PlainTimes::Shared(times) => Times::Each(times),
+        PlainTimes::Each => Times::Each(&buffer.times),
+    };
+    let qualities = match plain.quality {
+        Some(quality) => RowQualities::Uniform(quality),
+        None => RowQualities::Each(&buffer.qualities),
+    };
+    let (count, words) = (plain.count, buffer.words.as_slice());
+    fold.add(&Rows { value_type, count, times, words, qualities });
 }
 
 #[cfg(test)]

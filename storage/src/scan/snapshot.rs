@@ -16,7 +16,9 @@ use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
 use crate::segment::damage::{Damage, DamageReports, Quarantine};
 use crate::segment::meta::{SegmentKind, SegmentMeta, SegmentStage};
+use crate::segment::tiers::TierEntry;
 use crate::tag::{TagId, ValueType};
+use crate::tier::Tier;
 use crate::time::TimeRange;
 
 /// What is durable and visible. Immutable; the committer and maintenance replace it under one mutex.
@@ -104,6 +106,27 @@ pub struct SegmentSummary {
     pub max_seq: Seq,
     /// File, relative to the database directory.
     pub file: String,
+}
+
+/// Rollups of one tier in one segment, as `system.tiers` shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierSummary {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Which tier.
+    pub tier: Tier,
+    /// Blocks.
+    pub blocks: u64,
+    /// Runs: consecutive rollups of one tag.
+    pub runs: u64,
+    /// Rollups.
+    pub rollups: u64,
+    /// Bytes of the blocks in the file.
+    pub bytes: u64,
+    /// Time of the first sample that counts in one of them.
+    pub first_ns: i64,
+    /// Time of the last one.
+    pub last_ns: i64,
 }
 
 /// A place in a segment that cannot be read: a chunk, or the whole file.
@@ -215,6 +238,33 @@ impl Snapshot {
             file: meta.path(),
         };
         metas.map(summary).collect()
+    }
+
+    /// What is stored of each tier in each segment. Reads the directories; segments whose directory cannot be read are left
+    /// out, [`Self::damage`] names them.
+    pub fn tiers(&self) -> Vec<TierSummary> {
+        let mut summaries = Vec::new();
+        for segment in self.view.version.segments() {
+            let Ok(directory) = segment.directory() else { continue };
+            for tier in Tier::ALL {
+                let entries = || directory.tiers().iter().filter(|entry| entry.head.tier == tier);
+                let sum = |of: fn(&TierEntry) -> u32| entries().map(|e| u64::from(of(e))).sum();
+                let first_ns = entries().map(|entry| entry.head.first_ns).min();
+                let last_ns = entries().map(|entry| entry.head.last_ns).max();
+                let Some((first_ns, last_ns)) = first_ns.zip(last_ns) else { continue };
+                summaries.push(TierSummary {
+                    segment: segment.meta().id,
+                    tier,
+                    blocks: entries().count() as u64,
+                    runs: sum(|entry| entry.head.runs),
+                    rollups: sum(|entry| entry.head.rows),
+                    bytes: sum(|entry| entry.extent.bytes),
+                    first_ns,
+                    last_ns,
+                });
+            }
+        }
+        summaries
     }
 
     /// Places that are known to be unreadable, oldest segment first.

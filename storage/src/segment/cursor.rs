@@ -4,6 +4,7 @@
 //! * Reads only the regions it needs and decodes only the vectors that overlap the asked range.
 //! * Keeps the packed chunk it decoded last of each value type, and the times decoded last of regions that chunks
 //!   share, so that walking the tags in order decodes each once.
+//! * Keeps the block of rollups it decoded last of each tier and value type.
 //! * Nothing is appended to the caller's buffer when a call fails.
 //!
 //! # What it does not know
@@ -17,9 +18,11 @@ use crate::chunk::{ChunkEntry, SeriesBuf};
 use crate::error::{Error, Result};
 use crate::segment::damage::{Damage, damage_in};
 use crate::segment::shared::{Decoded, DecodedKey, DecodedTimes};
+use crate::segment::tiers::TierRows;
 use crate::segment::writer::slot_of;
 use crate::segment::{ChunkIndex, Segment};
 use crate::tag::{TagId, ValueType};
+use crate::tier::Tier;
 use crate::time::TimeRange;
 
 /// Grids remembered: those of a day of a dozen groups of tags.
@@ -63,6 +66,9 @@ pub(crate) enum PlainTimes {
     Each,
 }
 
+/// A block of rollups: its position, whether all of it was decoded, and its rows.
+type KeptRows = (usize, bool, Arc<TierRows>);
+
 /// Reads the chunks of one segment. One per reading thread.
 #[derive(Debug)]
 pub(crate) struct SegmentCursor {
@@ -72,6 +78,8 @@ pub(crate) struct SegmentCursor {
     times: DecodedTimes,
     /// Places and steps of shared regions that are grids, the latest first.
     grids: Vec<(u64, i64)>,
+    /// Blocks of rollups by tier and type.
+    tiers: [[Option<KeptRows>; ValueType::ALL.len()]; Tier::ALL.len()],
 }
 
 impl SegmentCursor {
@@ -82,7 +90,27 @@ impl SegmentCursor {
             packed: [const { None }; ValueType::ALL.len()],
             times: DecodedTimes::default(),
             grids: Vec::new(),
+            tiers: [const { [const { None }; ValueType::ALL.len()] }; Tier::ALL.len()],
         }
+    }
+
+    /// Rollups of a block of the directory's list; with `usable`, all of them.
+    ///
+    /// # Errors
+    /// If the segment does not open or the block is damaged.
+    pub(crate) fn tier_rows(&mut self, position: usize, usable: bool) -> Result<Arc<TierRows>> {
+        let directory = self.segment.directory()?;
+        let entry = &directory.tiers()[position];
+        let kept = &mut self.tiers[entry.head.tier.index()][slot_of(entry.head.value_type)];
+        if let Some((at, is_all, rows)) = kept
+            && *at == position
+            && (*is_all || !usable)
+        {
+            return Ok(Arc::clone(rows));
+        }
+        let rows = Arc::new(self.segment.read_tier(entry, usable, &mut self.buffer)?);
+        *kept = Some((position, usable, Arc::clone(&rows)));
+        Ok(rows)
     }
 
     /// The segment it reads.

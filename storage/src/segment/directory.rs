@@ -4,8 +4,8 @@
 //! 1. Plain entries come first, ascending by (tag, time); the chunks of one tag have one type and do not overlap.
 //! 2. Packed entries follow, ascending by (type, tags); those of one type do not overlap in tags. They may reach over
 //!    tags that have plain chunks, so a lookup asks one binary search among the plain and one per type.
-//! 3. The extents fill the file from the header to the directory without gap or overlap, but for the zero bytes that
-//!    align the directory. Plain chunks may share a times region: same place, length and checksum.
+//! 3. The extents of chunks and of blocks of rollups fill the file from the header to the directory without gap or
+//!    overlap, but for the zero bytes that align the directory. Plain chunks may share a times region: same place, length and checksum.
 //!
 //! [`Directory::decode`] checks them, so that no reader needs to.
 //!
@@ -16,8 +16,9 @@ use crate::bytes::Malformed;
 use crate::chunk::{CHUNK_ROWS_CAP, ChunkEntry, Extent, Statistics};
 use crate::segment::SegmentMeta;
 use crate::segment::layout::{
-    DIRECTORY, DIRECTORY_ALIGN, ENTRY_BYTES, Field, HEADER_BYTES, column,
+    DIRECTORY, DIRECTORY_ALIGN, ENTRY_BYTES, Field, HEADER_BYTES, TIER_ENTRY_BYTES, column,
 };
+use crate::segment::tiers::TierEntry;
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 
@@ -37,16 +38,21 @@ pub(crate) struct Directory {
     packed: [usize; ValueType::ALL.len() + 1],
     /// A bit for each chunk: whether others share its times region.
     shared: Vec<u64>,
+    /// Blocks of rollups.
+    tiers: Vec<TierEntry>,
 }
 
 /// Appends the directory of these entries, which are in directory order.
-pub(crate) fn encode(entries: &[ChunkEntry], out: &mut Vec<u8>) {
-    out.reserve(entries.len() * ENTRY_BYTES);
+pub(crate) fn encode(entries: &[ChunkEntry], tiers: &[TierEntry], out: &mut Vec<u8>) {
+    out.reserve(entries.len() * ENTRY_BYTES + tiers.len() * TIER_ENTRY_BYTES);
     for column in DIRECTORY {
         for entry in entries {
             let cell = cell_of(entry, column).to_le_bytes();
             out.extend_from_slice(&cell[..column.size]);
         }
+    }
+    for tier in tiers {
+        tier.encode(out);
     }
 }
 
@@ -93,14 +99,20 @@ impl Directory {
     /// The position of the first entry that breaks them, if it is one entry, and what is wrong.
     pub(crate) fn decode(
         meta: &SegmentMeta,
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
     ) -> Result<Self, (ChunkIndex, Malformed)> {
         let whole = |why| (ChunkIndex(0), Malformed(why));
         let len = meta.chunks as usize;
-        if bytes.len() != len * ENTRY_BYTES || len == 0 {
+        let entries_bytes = len * ENTRY_BYTES;
+        if bytes.len() < entries_bytes || len == 0 {
             return Err(whole("the directory has another length"));
         }
+        let tiers = TierEntry::decode_all(&bytes[entries_bytes..], meta);
+        let tiers = tiers.map_err(|why| (ChunkIndex(0), why))?;
+        bytes.truncate(entries_bytes);
+        bytes.shrink_to_fit();
         let mut directory = Self {
+            tiers,
             bytes,
             len,
             packed: [len; ValueType::ALL.len() + 1],
@@ -271,12 +283,16 @@ impl Directory {
     /// Invariant 3; notes which chunks share their times.
     fn check_extents(&mut self, directory_offset: u64) -> Result<(), &'static str> {
         // What is the same for chunks that share a region; no body is, and no packed chunk's.
-        let mut extents = Vec::with_capacity(2 * self.len);
+        let mut extents = Vec::with_capacity(2 * self.len + self.tiers.len());
         for index in self.indices() {
             let entry = self.entry(index);
             let alone = entry.packed.then_some(index);
             extents.push((entry.times.offset, entry.times.end(), entry.times.crc, alone, index));
             extents.push((entry.body.offset, entry.body.end(), entry.body.crc, Some(index), index));
+        }
+        let none = ChunkIndex(u32::MAX);
+        for TierEntry { extent, .. } in &self.tiers {
+            extents.push((extent.offset, extent.end(), extent.crc, Some(none), none));
         }
         extents.sort_unstable();
         let mut next = HEADER_BYTES as u64;
@@ -303,9 +319,15 @@ impl Directory {
         Ok(())
     }
 
-    /// First offset after the last chunk; zero bytes follow up to the directory.
+    /// First offset after the last chunk or block; zero bytes follow up to the directory.
     pub(crate) fn chunks_end(&self) -> u64 {
-        self.indices().map(|index| self.entry(index).body.end()).max().unwrap_or(0)
+        let chunks = self.indices().map(|index| self.entry(index).body.end());
+        chunks.chain(self.tiers.iter().map(|tier| tier.extent.end())).max().unwrap_or(0)
+    }
+
+    /// Blocks of rollups, by tier, type and tags.
+    pub(crate) fn tiers(&self) -> &[TierEntry] {
+        &self.tiers
     }
 
     fn find_sections(&mut self) {

@@ -15,7 +15,7 @@ pub(crate) const MAGIC: [u8; 8] = *b"TMSEG\r\n\x1A";
 /// First bytes of the footer.
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"TMSEGEND";
 /// Newest version of the format this build writes and reads.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// Length of the header. Together with the place of version and checksum it stays the same in all versions.
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -42,7 +42,7 @@ pub(crate) const HEADER: [Field; 12] = [
 const HEADER_CRC: Field = field("crc32", 60, 4);
 
 /// The footer, row for row as in the format page.
-pub(crate) const FOOTER: [Field; 9] = [
+pub(crate) const FOOTER: [Field; 10] = [
     field("magic", 0, 8),
     field("directory_offset", 8, 8),
     field("directory_bytes", 16, 8),
@@ -51,7 +51,8 @@ pub(crate) const FOOTER: [Field; 9] = [
     field("chunks", 40, 4),
     field("tags", 44, 4),
     field("directory_crc", 48, 4),
-    field("reserved", 52, 8),
+    field("tier_blocks", 52, 4),
+    field("reserved", 56, 4),
 ];
 const FOOTER_CRC: Field = field("crc32", 60, 4);
 
@@ -115,6 +116,26 @@ pub(crate) const ENTRY_BYTES: usize = 122;
 /// Chunks of one segment: its directory stays below 4 GiB.
 pub(crate) const CHUNKS_MAX: usize = u32::MAX as usize / ENTRY_BYTES;
 
+/// An entry of a block of rollups, which follow the chunks' entries row by row.
+pub(crate) const TIER_ENTRY: [Field; 10] = [
+    field("first_ns", 0, 8),
+    field("last_ns", 8, 8),
+    field("offset", 16, 8),
+    field("first_tag", 24, 4),
+    field("last_tag", 28, 4),
+    field("runs", 32, 4),
+    field("rows", 36, 4),
+    field("bytes", 40, 4),
+    field("tier", 44, 1),
+    field("value_type", 45, 1),
+];
+/// The last field of such an entry.
+pub(crate) const TIER_CRC: Field = field("crc", 46, 4);
+/// Bytes of such an entry.
+pub(crate) const TIER_ENTRY_BYTES: usize = 50;
+/// Blocks of one segment.
+pub(crate) const TIER_BLOCKS_MAX: usize = 1 << 24;
+
 /// Kind and seqs in the header of a segment that was written before its place in the order was known: that of a bulk
 /// load. The manifest has the place, and the identity ties the file to it.
 pub(crate) const UNPLACED: (SegmentKind, Seq) = (SegmentKind::Late, Seq(0));
@@ -124,6 +145,8 @@ const _: () = assert!(HEADER_CRC.offset + HEADER_CRC.size == HEADER_BYTES);
 const _: () = assert!(fill(&FOOTER, FOOTER_CRC.offset), "footer has a gap");
 const _: () = assert!(FOOTER_CRC.offset + FOOTER_CRC.size == FOOTER_BYTES);
 const _: () = assert!(fill(&DIRECTORY, ENTRY_BYTES), "directory has a gap");
+const _: () = assert!(fill(&TIER_ENTRY, TIER_CRC.offset), "tier entry has a gap");
+const _: () = assert!(TIER_CRC.offset + TIER_CRC.size == TIER_ENTRY_BYTES);
 
 /// Why a header or footer is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +193,8 @@ pub(crate) fn encode_footer(meta: &SegmentMeta) -> [u8; FOOTER_BYTES] {
     put_u32(&mut out, meta.chunks);
     put_u32(&mut out, meta.tags);
     put_u32(&mut out, meta.directory_crc);
-    put_u64(&mut out, 0);
+    put_u32(&mut out, meta.tier_blocks);
+    put_u32(&mut out, 0);
     seal(meta.identity, &mut out)
 }
 
@@ -294,11 +318,11 @@ mod tests {
     fn a_newer_version_is_told_from_damage() {
         let meta = example();
         let mut header = encode_header(&meta);
-        header[8] = 2;
+        header[8] = 3;
         assert!(matches!(check_header(&meta, &header), Err(Refusal::Corrupt { .. })));
         let crc = crc32(meta.identity, &header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(check_header(&meta, &header), Err(Refusal::TooNew(2)));
+        assert_eq!(check_header(&meta, &header), Err(Refusal::TooNew(3)));
     }
 
     #[test]
@@ -318,5 +342,6 @@ mod tests {
         check_page("segment", "Header", &[&HEADER[..], &[HEADER_CRC]].concat());
         check_page("segment", "Footer", &[&FOOTER[..], &[FOOTER_CRC]].concat());
         check_page("segment", "Directory", &DIRECTORY);
+        check_page("segment", "Blocks of rollups", &[&TIER_ENTRY[..], &[TIER_CRC]].concat());
     }
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use crate::bytes::{Malformed, Reader};
 use crate::encoding::Effort;
 use crate::limits::NUMBER_MAX;
-use crate::segment::layout::{CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES};
+use crate::segment::layout::{
+    CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES, TIER_BLOCKS_MAX, TIER_ENTRY_BYTES,
+};
 use crate::segment::name::{self, SegmentName};
 use crate::{SegmentId, Seq};
 
@@ -122,13 +124,15 @@ pub(crate) struct SegmentMeta {
     pub directory_offset: u64,
     /// Checksum of the directory.
     pub directory_crc: u32,
+    /// Blocks of rollups.
+    pub tier_blocks: u32,
     /// How often its samples have been written again.
     pub stage: SegmentStage,
 }
 
 impl SegmentMeta {
     /// Bytes that [`Self::encode`] appends.
-    const BYTES: usize = 87;
+    const BYTES: usize = 91;
 
     /// Place in the order of precedence: of equal keys the row of the greater rank counts.
     ///
@@ -143,7 +147,7 @@ impl SegmentMeta {
         SegmentName::new(self.tier, self.first_ns, self.id).path()
     }
 
-    /// Appends the 87 bytes that [`Self::decode`] reads.
+    /// Appends the 91 bytes that [`Self::decode`] reads.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(Self::BYTES);
         out.extend_from_slice(&self.id.0.to_le_bytes());
@@ -159,6 +163,7 @@ impl SegmentMeta {
         out.extend_from_slice(&self.file_bytes.to_le_bytes());
         out.extend_from_slice(&self.directory_offset.to_le_bytes());
         out.extend_from_slice(&self.directory_crc.to_le_bytes());
+        out.extend_from_slice(&self.tier_blocks.to_le_bytes());
         out.push(self.stage.code());
     }
 
@@ -184,15 +189,17 @@ impl SegmentMeta {
             file_bytes: reader.u64()?,
             directory_offset: reader.u64()?,
             directory_crc: reader.u32()?,
+            tier_blocks: reader.u32()?,
             stage: SegmentStage::from_code(reader.u8()?)
                 .ok_or(Malformed("unknown segment stage"))?,
         };
         if meta.is_consistent() { Ok(meta) } else { Err(Malformed("a segment contradicts itself")) }
     }
 
-    /// Bytes of the directory.
+    /// Bytes of the directory: entries of chunks, and of blocks of rollups.
     pub(crate) fn directory_bytes(&self) -> u64 {
         u64::from(self.chunks) * ENTRY_BYTES as u64
+            + u64::from(self.tier_blocks) * TIER_ENTRY_BYTES as u64
     }
 
     fn is_consistent(&self) -> bool {
@@ -206,6 +213,8 @@ impl SegmentMeta {
             && self.min_seq <= self.max_seq
             && self.first_ns <= self.last_ns
             && (1..=CHUNKS_MAX).contains(&(self.chunks as usize))
+            && self.tier_blocks as usize <= TIER_BLOCKS_MAX
+            && u32::try_from(self.directory_bytes()).is_ok()
             && self.tags > 0
             && u64::from(self.tags) <= self.rows
             && self.directory_offset >= HEADER_BYTES as u64
@@ -230,9 +239,10 @@ pub(crate) mod tests {
             rows: 40,
             chunks: 2,
             tags: 5,
-            file_bytes: 1_000 + 2 * ENTRY_BYTES as u64 + FOOTER_BYTES as u64,
+            file_bytes: 1_000 + (2 * ENTRY_BYTES + TIER_ENTRY_BYTES + FOOTER_BYTES) as u64,
             directory_offset: 1_000,
             directory_crc: 77,
+            tier_blocks: 1,
             stage: SegmentStage::Merged,
         }
     }
@@ -255,6 +265,7 @@ pub(crate) mod tests {
             SegmentMeta { min_seq: Seq(10), ..example() },
             SegmentMeta { last_ns: 0, ..example() },
             SegmentMeta { chunks: 3, ..example() },
+            SegmentMeta { tier_blocks: 2, ..example() },
             SegmentMeta { directory_offset: u64::MAX, ..example() },
             SegmentMeta { tags: 41, ..example() },
             SegmentMeta { file_bytes: 0, ..example() },

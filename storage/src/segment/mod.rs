@@ -11,8 +11,8 @@
 //! Which segment wins where two overlap, what was deleted since, what a tag is called.
 //!
 //! # Reading order
-//! [`layout`] (header and footer), [`meta`] and [`name`] (what the manifest knows), [`directory`], [`writer`],
-//! [`shared`] (times that chunks share), [`reader`] and [`cursor`], [`verify`]. Bytes: `docs/format/segment.md`.
+//! [`layout`] (header and footer), [`meta`] and [`name`] (what the manifest knows), [`directory`], [`tiers`] (blocks of
+//! rollups), [`writer`], [`shared`] (times that chunks share), [`reader`] and [`cursor`], [`verify`]. Bytes: `docs/format/segment.md`.
 
 pub(crate) mod layout;
 
@@ -29,6 +29,8 @@ pub(crate) mod reader;
 pub(crate) mod cursor;
 
 mod shared;
+
+pub(crate) mod tiers;
 
 pub(crate) mod damage;
 

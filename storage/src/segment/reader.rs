@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::segment::damage::Damage;
 use crate::segment::layout::{self, FOOTER_BYTES, HEADER_BYTES, Refusal};
+use crate::segment::tiers::{TierEntry, TierRows};
 use crate::segment::{ChunkIndex, Directory, SegmentCursor, SegmentMeta};
 use crate::tag::TagId;
 use crate::time::Rfc3339;
@@ -160,6 +161,21 @@ impl Segment {
         let identity = self.meta.identity;
         self.read_verified(file.as_ref(), extent, identity, buffer, &|| entry.to_string())?;
         Ok(buffer)
+    }
+
+    /// Rollups of a block, verified and decoded; without `usable`, that part of them stays empty.
+    pub(crate) fn read_tier(
+        &self,
+        entry: &TierEntry,
+        usable: bool,
+        buffer: &mut Vec<u8>,
+    ) -> Result<TierRows> {
+        let file = &self.opened()?.file;
+        let identity = self.meta.identity;
+        let what = || entry.to_string();
+        self.read_verified(file.as_ref(), entry.extent, identity, buffer, &what)?;
+        TierRows::decode(entry, usable, buffer)
+            .map_err(|why| self.corrupt(what(), entry.extent.offset, why.0))
     }
 
     /// Table and times of a packed chunk.

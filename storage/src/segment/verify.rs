@@ -1,15 +1,23 @@
 //! Reads every byte of a segment again and says what is wrong with it.
 //!
-//! Beyond checksums it decodes each chunk, computes its statistics anew and compares: a fault of an encoder is found
-//! here, not by a query.
+//! Beyond checksums it decodes each chunk, computes its statistics anew and compares, and so with the rollups: a fault of
+//! an encoder is found here, not by a query.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::chunk::{ChunkEntry, SeriesBuf, Statistics, reader};
+use crate::chunk::{ChunkEntry, Series, SeriesBuf, Statistics, reader};
 use crate::error::{Error, Result};
 use crate::segment::damage::{Damage, damage_in};
-use crate::segment::{ChunkIndex, Directory, Segment};
+use crate::segment::tiers::{self, TierEntry, TierRows};
+use crate::segment::{ChunkIndex, Directory, Segment, SegmentCursor};
+use crate::tag::{TagId, ValueType};
+use crate::tier::build::BlockHead;
+use crate::tier::fold::Fold;
+use crate::tier::rollup::Rollup;
+use crate::tier::rows::Rows;
+use crate::tier::{Tier, stored};
 use crate::time::TimeRange;
 
 /// How many bytes of a chunk were read; false ends the reading.
@@ -54,6 +62,7 @@ impl Segment {
         {
             report(error, None);
         }
+        Arc::new(fresh).verify_tiers(&directory, bad_chunks == 0, report, pace);
     }
 
     /// Verifies again, through one file opened anew, places that were found damaged: of the segment as a whole, all of it.
@@ -125,6 +134,88 @@ impl Segment {
         Ok(())
     }
 
+    /// Every rollup says what the samples say: where these can be read, they are rolled up again, tag by tag.
+    fn verify_tiers(
+        self: &Arc<Self>,
+        directory: &Directory,
+        compare: bool,
+        report: &mut dyn FnMut(Error, Option<Damage>),
+        pace: &mut Pace<'_>,
+    ) {
+        let mut cursor = self.cursor();
+        // Runs that were compared, by block; `None` of those that cannot be read.
+        let mut compared: Vec<Option<u32>> = vec![Some(0); directory.tiers().len()];
+        for (position, entry) in directory.tiers().iter().enumerate() {
+            if let Err(error) = cursor.tier_rows(position, true) {
+                compared[position] = None;
+                report(error, None);
+            }
+            if !pace(u64::from(entry.extent.bytes)) {
+                return;
+            }
+        }
+        let mut next = directory.next_tag(TagId(0)).filter(|_| compare);
+        while let Some(tag) = next {
+            for value_type in ValueType::ALL {
+                let checked =
+                    self.verify_rollups(directory, tag, value_type, &mut compared, &mut cursor);
+                if let Err(error) = checked {
+                    report(error, None);
+                }
+            }
+            next = tag.0.checked_add(1).and_then(|tag| directory.next_tag(TagId(tag)));
+        }
+        for (entry, runs) in directory.tiers().iter().zip(compared) {
+            if compare && runs.is_some_and(|runs| runs != entry.head.runs) {
+                let why = "it has rollups of tags without samples";
+                report(self.corrupt(entry.to_string(), entry.extent.offset, why), None);
+            }
+        }
+    }
+
+    /// Compares all rollups of a tag with its samples.
+    fn verify_rollups(
+        &self,
+        directory: &Directory,
+        tag: TagId,
+        value_type: ValueType,
+        compared: &mut [Option<u32>],
+        cursor: &mut SegmentCursor,
+    ) -> Result<()> {
+        let mut checks = Vec::new();
+        for tier in Tier::ALL {
+            for position in tiers::find(directory.tiers(), tier, value_type, tag) {
+                let Some(runs) = &mut compared[position] else { continue };
+                let block = cursor.tier_rows(position, true)?;
+                let run = block.run(tag);
+                if !run.is_empty() {
+                    *runs += 1;
+                    checks.push(Check::new(&directory.tiers()[position], block, run));
+                }
+            }
+        }
+        let first_ns = checks.iter().map(|check| check.range.start_ns).min();
+        let end_ns = checks.iter().map(|check| check.range.end_ns).max();
+        let Some((first_ns, end_ns)) = first_ns.zip(end_ns) else { return Ok(()) };
+        let range = TimeRange::new(first_ns, end_ns);
+        for chunk in directory.find(tag, range) {
+            if directory.entry(chunk).value_type == value_type {
+                let mut samples = SeriesBuf::new(tag, value_type);
+                cursor.read(chunk, tag, range, true, true, &mut samples)?;
+                for check in &mut checks {
+                    check.add(samples.as_series());
+                }
+            }
+        }
+        for check in checks {
+            if let Err(entry) = check.finish() {
+                let why = format!("the rollups of tag {tag} do not say what its samples say");
+                return Err(self.corrupt(entry.to_string(), entry.extent.offset, why));
+            }
+        }
+        Ok(())
+    }
+
     /// No tag in two places, and as many tags as the manifest says.
     fn verify_tags(&self) -> Result<()> {
         let (mut tags, mut last, mut repeated) = (0_u64, None, None);
@@ -145,5 +236,43 @@ impl Segment {
             return Err(self.corrupt("segment directory", offset, why));
         }
         Ok(())
+    }
+}
+
+/// A run of rollups, and the samples rolled up again.
+struct Check<'a> {
+    entry: &'a TierEntry,
+    block: Arc<TierRows>,
+    run: Range<usize>,
+    range: TimeRange,
+    fold: Fold,
+    found: Vec<Rollup>,
+}
+
+impl<'a> Check<'a> {
+    fn new(entry: &'a TierEntry, block: Arc<TierRows>, run: Range<usize>) -> Self {
+        let rows = &block.rows()[run.clone()];
+        let first_ns = rows.first().map_or(0, |row| row.first_ns);
+        let end_ns = rows.last().map_or(0, |row| row.last_ns.saturating_add(1));
+        let range = TimeRange::new(first_ns, end_ns);
+        let fold = Fold::to_store(entry.head.tier, entry.head.value_type);
+        Self { entry, block, run, range, fold, found: Vec::new() }
+    }
+
+    fn add(&mut self, samples: Series<'_>) {
+        let from = samples.times.partition_point(|time| *time < self.range.start_ns);
+        let to = samples.times.partition_point(|time| *time < self.range.end_ns);
+        self.fold.add(&Rows::of(samples.slice(from..to.max(from))));
+        self.found.append(&mut self.fold.take_done());
+    }
+
+    fn finish(mut self) -> std::result::Result<(), &'a TierEntry> {
+        self.found.append(&mut self.fold.finish());
+        let BlockHead { tier, value_type, .. } = self.entry.head;
+        let rows = &self.block.rows()[self.run];
+        let mut pairs = self.found.iter().zip(rows);
+        let agree = self.found.len() == rows.len()
+            && pairs.all(|(a, b)| stored::agree(a, b, tier, value_type));
+        if agree { Ok(()) } else { Err(self.entry) }
     }
 }

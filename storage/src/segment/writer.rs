@@ -4,7 +4,9 @@
 //! * Tags come in ascending order, each with its samples in time order; the same input gives the same bytes.
 //! * A tag comes whole ([`SegmentWriter::push`]), or piece by piece ([`SegmentWriter::extend`], [`SegmentWriter::copy`]).
 //! * Chunks with equal times point at one stored region, as far as it was written lately.
-//! * Memory is bounded by the write buffer, a few MiB of such regions, one packed chunk per value type and the directory.
+//! * Memory is bounded by the write buffer, a few MiB of such regions, one packed chunk per value type, blocks of rollups
+//!   and the directory.
+//! * Rollups are of exactly the samples it was given.
 //! * The file counts only once the manifest names it. After an error the caller removes it.
 //!
 //! # What it does not know
@@ -15,18 +17,23 @@ use std::sync::Arc;
 
 use crate::checksum::crc32;
 use crate::chunk::builder::{Columns, PackedBuilder, piece_rows};
-use crate::chunk::{ChunkEntry, Series};
+use crate::chunk::{ChunkEntry, Extent, Series, SeriesBuf, reader};
 use crate::disk::{Disk, DiskFile};
 use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::segment::layout::{
-    CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, encode_footer, encode_header,
+    CHUNKS_MAX, DIRECTORY_ALIGN, FOOTER_BYTES, HEADER_BYTES, TIER_BLOCKS_MAX, encode_footer,
+    encode_header,
 };
 use crate::segment::name::SegmentName;
 use crate::segment::shared::KeptTimes;
+use crate::segment::tiers::TierEntry;
 use crate::segment::{SegmentKind, SegmentMeta, SegmentStage, directory};
 use crate::tag::{TagId, ValueType};
+use crate::tier::build::TierBuilder;
+use crate::tier::rows::Rows;
+use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
 
 /// Bytes collected before they go to the disk.
@@ -71,6 +78,9 @@ pub(crate) struct SegmentWriter {
     /// One per value type, in the order of the type numbers.
     packed: [PackedBuilder; ValueType::ALL.len()],
     entries: Vec<ChunkEntry>,
+    builder: TierBuilder,
+    block: Vec<u8>,
+    tiers: Vec<TierEntry>,
 }
 
 impl SegmentPlan {
@@ -103,6 +113,7 @@ impl SegmentWriter {
             file_bytes: 0,
             directory_offset: 0,
             directory_crc: 0,
+            tier_blocks: 0,
             stage,
         };
         let path = disk.root().join(meta.path());
@@ -124,6 +135,9 @@ impl SegmentWriter {
             kept: KeptTimes::default(),
             packed: ValueType::ALL.map(PackedBuilder::new),
             entries: Vec::new(),
+            builder: TierBuilder::new(),
+            block: Vec::new(),
+            tiers: Vec::new(),
         })
     }
 
@@ -152,7 +166,7 @@ impl SegmentWriter {
         if !PackedBuilder::takes(series) {
             return self.extend(series);
         }
-        self.note(series);
+        self.note(series)?;
         self.last_ns = None;
         let slot = slot_of(series.value_type);
         if !self.packed[slot].has_room(series) {
@@ -174,7 +188,7 @@ impl SegmentWriter {
         if series.is_empty() {
             return Ok(());
         }
-        self.note(series);
+        self.note(series)?;
         let mut from = 0;
         while from < series.len() {
             let left = series.slice(from..series.len());
@@ -199,6 +213,9 @@ impl SegmentWriter {
         assert_eq!(entry.times.bytes as usize, times.len(), "times of {entry}");
         assert_eq!(entry.body.bytes as usize, body.len(), "body of {entry}");
         self.advance(entry.first_tag, entry.first_ns, entry.last_ns, u64::from(entry.rows));
+        if !planted::is(Bug::CopiedChunkNotRolledUp) {
+            self.roll_up_copied(entry, times, body)?;
+        }
         self.columns.times.clear();
         self.columns.times.extend_from_slice(times);
         self.columns.body.clear();
@@ -207,11 +224,37 @@ impl SegmentWriter {
     }
 
     /// Takes note of samples to come.
-    fn note(&mut self, series: Series<'_>) {
+    fn note(&mut self, series: Series<'_>) -> Result<()> {
         series.check();
-        if let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) {
-            self.advance(series.tag, first_ns, last_ns, series.len() as u64);
+        let (Some(&first_ns), Some(&last_ns)) = (series.times.first(), series.times.last()) else {
+            return Ok(());
+        };
+        self.advance(series.tag, first_ns, last_ns, series.len() as u64);
+        self.builder.add(series.tag, &Rows::of(series));
+        self.put_blocks()
+    }
+
+    /// The rollups of a chunk that is copied are made from what it decodes to.
+    fn roll_up_copied(&mut self, entry: &ChunkEntry, times: &[u8], body: &[u8]) -> Result<()> {
+        let mut rows = SeriesBuf::new(entry.first_tag, entry.value_type);
+        let wanted = (entry.value_type != ValueType::Text, true);
+        let decoded = reader::decode_times(entry, times, TimeRange::ALL, &mut rows.times)
+            .and_then(|all| reader::decode_body(entry, body, all, wanted, &mut rows));
+        decoded.map_err(|why| Error::corrupt(entry.to_string(), &self.path, 0, why.0))?;
+        self.builder.add(entry.first_tag, &Rows::of(rows.as_series()));
+        self.put_blocks()
+    }
+
+    /// Writes the blocks of rollups that are full.
+    fn put_blocks(&mut self) -> Result<()> {
+        while let Some(head) = self.builder.next_block(self.effort, &mut self.block) {
+            let bytes = u32::try_from(self.block.len()).expect("a block is below 4 GiB");
+            let crc = crc32(self.meta.identity, &self.block);
+            let extent = Extent { offset: self.bytes(), bytes, crc };
+            self.tiers.push(TierEntry { head, extent });
+            self.buffer.extend_from_slice(&self.block);
         }
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn advance(&mut self, tag: TagId, first_ns: i64, last_ns: i64, rows: u64) {
@@ -240,16 +283,23 @@ impl SegmentWriter {
         for slot in 0..self.packed.len() {
             self.put_packed(slot)?;
         }
+        self.builder.finish();
+        self.put_blocks()?;
         self.entries.sort_by_key(directory::order);
+        self.tiers.sort_by_key(TierEntry::order);
         self.meta.directory_offset = self.bytes().next_multiple_of(DIRECTORY_ALIGN);
         self.meta.chunks = u32::try_from(self.entries.len())
             .ok()
             .filter(|_| self.entries.len() <= CHUNKS_MAX)
             .ok_or_else(|| Error::Invalid(format!("a segment has at most {CHUNKS_MAX} chunks")))?;
+        self.meta.tier_blocks = u32::try_from(self.tiers.len())
+            .ok()
+            .filter(|blocks| *blocks as usize <= TIER_BLOCKS_MAX)
+            .ok_or_else(|| Error::Invalid("a segment has too many blocks of rollups".into()))?;
         let padding = self.meta.directory_offset - self.bytes();
         self.buffer.extend((0..padding).map(|_| 0));
         let start = self.buffer.len();
-        directory::encode(&self.entries, &mut self.buffer);
+        directory::encode(&self.entries, &self.tiers, &mut self.buffer);
         self.meta.directory_crc = crc32(self.meta.identity, &self.buffer[start..]);
         self.meta.file_bytes = self.bytes() + FOOTER_BYTES as u64;
         self.buffer.extend_from_slice(&encode_footer(&self.meta));

@@ -14,6 +14,7 @@ use crate::tier::rollup::{Needs, Point, Rollup, between};
 use crate::tier::rows::{RowQualities, Rows};
 use crate::tier::rule::{Rule, is_finite, value_of};
 use crate::tier::usable::{Side, Usable};
+use crate::tier::{Tier, stored};
 use crate::time::TimeRange;
 
 /// Sums a window keeps side by side. Part of what [`Rollup::sum`] means.
@@ -54,15 +55,24 @@ pub(crate) struct Fold {
     value_type: ValueType,
     rule: Rule,
     needs: Needs,
+    /// Whether `m2` is wanted.
+    moments: bool,
     open: Option<Open>,
     /// Rows of the window before: likely those of the next.
     guess: usize,
     done: Vec<Rollup>,
+    /// Complete windows that rows went into.
+    from_rows: u64,
 }
 
 /// The window that rows go to now.
 #[derive(Clone, Debug)]
 struct Open {
+    /// What stored rollups said of its earlier samples, and rows before them.
+    before: Option<Rollup>,
+    /// Whether rows went in.
+    has_rows: bool,
+    /// The rows since then.
     rollup: Rollup,
     /// First instant after it.
     end_ns: i64,
@@ -72,8 +82,32 @@ struct Open {
 }
 
 impl Fold {
-    pub(crate) const fn new(frame: Frame, value_type: ValueType, rule: Rule, needs: Needs) -> Self {
-        Self { frame, value_type, rule, needs, open: None, guess: 0, done: Vec::new() }
+    pub(crate) fn new(frame: Frame, value_type: ValueType, rule: Rule, needs: Needs) -> Self {
+        let moments = matches!(needs, Needs::SqlMoments);
+        let (open, guess, done, from_rows) = (None, 0, Vec::new(), 0);
+        Self { frame, value_type, rule, needs, moments, open, guess, done, from_rows }
+    }
+
+    /// Collects rollups of a tier as they are stored: everything is known of them, and no tag's rule applied.
+    pub(crate) fn to_store(tier: Tier, value_type: ValueType) -> Self {
+        let frame = Frame::Even { origin_ns: 0, width_ns: tier.width_ns() };
+        Self { moments: true, ..Self::new(frame, value_type, stored::neutral(), Needs::Interval) }
+    }
+
+    /// Type of the values.
+    pub(crate) const fn value_type(&self) -> ValueType {
+        self.value_type
+    }
+
+    /// Whether one window holds all of this span.
+    pub(crate) fn is_of_one(&self, first_ns: i64, last_ns: i64) -> bool {
+        let window = self.frame.at(first_ns);
+        window.is_some_and(|window| window.start_ns <= first_ns && last_ns < window.end_ns)
+    }
+
+    /// Takes the number of windows that are complete and that rows went into, wholly or in part.
+    pub(crate) const fn take_from_rows(&mut self) -> u64 {
+        std::mem::replace(&mut self.from_rows, 0)
     }
 
     /// Windows that are complete.
@@ -94,8 +128,30 @@ impl Fold {
 
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
-            self.done.push(open.close(self.value_type, self.needs));
+            self.from_rows += u64::from(open.has_rows);
+            self.done.push(open.close(&self.rule, self.value_type, self.needs));
         }
+    }
+
+    /// Adds what a stored rollup says, which is of one window and follows what was added before.
+    pub(crate) fn add_rollup(&mut self, row: Rollup) {
+        if self.open.as_ref().is_some_and(|open| open.end_ns <= row.first_ns) {
+            self.close();
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => match self.frame.at(row.first_ns) {
+                Some(window) => Open::begin(window),
+                None => return,
+            },
+        };
+        open.settle(&self.rule, self.value_type);
+        let start_ns = open.rollup.start_ns;
+        match &mut open.before {
+            Some(before) => before.merge(&row, &self.rule, self.value_type),
+            None => open.before = Some(Rollup { start_ns, ..row }),
+        }
+        self.open = Some(open);
     }
 
     /// Adds rows, which follow those added before.
@@ -117,7 +173,7 @@ impl Fold {
             };
             let to = rows.times.end(from, rows.count, open.end_ns, self.guess).max(from + 1);
             self.guess = to - from;
-            open.add(&rows.slice(from..to), &self.rule, self.needs);
+            open.add(&rows.slice(from..to), &self.rule, self.needs, self.moments);
             self.open = Some(open);
             from = to;
         }
@@ -129,11 +185,13 @@ impl Open {
     const fn begin(window: TimeRange) -> Self {
         let rollup = Rollup::empty(window.start_ns);
         // The neutral sum is -0.0: a sum of nothing but -0.0 keeps its sign.
-        Self { rollup, end_ns: window.end_ns, lanes: [-0.0; LANES], moments: (0, 0.0) }
+        let (before, has_rows, lanes, moments) = (None, false, [-0.0; LANES], (0, 0.0));
+        Self { before, has_rows, rollup, end_ns: window.end_ns, lanes, moments }
     }
 
     /// Adds rows, at least one and all of them within the window.
-    fn add(&mut self, rows: &Rows<'_>, rule: &Rule, needs: Needs) {
+    fn add(&mut self, rows: &Rows<'_>, rule: &Rule, needs: Needs, moments: bool) {
+        self.has_rows = true;
         if needs >= Needs::Weighted {
             self.add_usable(rows, rule, needs);
         }
@@ -142,12 +200,12 @@ impl Open {
         }
         self.rollup.last_ns = rows.times.at(rows.count - 1);
         match rows.qualities {
-            RowQualities::Uniform(quality) => self.add_run(rows, quality, needs),
+            RowQualities::Uniform(quality) => self.add_run(rows, quality, moments),
             RowQualities::Each(qualities) => {
                 let mut at = 0;
                 for run in qualities.chunk_by(|a, b| a >> 30 == b >> 30) {
                     let quality = run.first().copied().unwrap_or_default();
-                    self.add_run(&rows.slice(at..at + run.len()), quality, needs);
+                    self.add_run(&rows.slice(at..at + run.len()), quality, moments);
                     at += run.len();
                 }
             }
@@ -170,7 +228,7 @@ impl Open {
     }
 
     /// Adds rows of one severity.
-    fn add_run(&mut self, rows: &Rows<'_>, quality: u32, needs: Needs) {
+    fn add_run(&mut self, rows: &Rows<'_>, quality: u32, moments: bool) {
         let count = rows.count as u64;
         match Quality(quality).severity() {
             Severity::Good => self.rollup.good += count,
@@ -192,7 +250,7 @@ impl Open {
         }
         let finite = self.rollup.count - before;
         self.rollup.non_finite += count - finite;
-        if needs == Needs::SqlMoments {
+        if moments {
             self.add_moments(rows, finite);
         }
     }
@@ -320,13 +378,32 @@ impl Open {
         self.rollup.last = Some(last);
     }
 
-    fn close(self, value_type: ValueType, needs: Needs) -> Rollup {
-        let Self { mut rollup, lanes, .. } = self;
+    /// Moves the rows to what was before them.
+    fn settle(&mut self, rule: &Rule, value_type: ValueType) {
+        if self.rollup.rows() == 0 {
+            return;
+        }
+        let (start_ns, end_ns) = (self.rollup.start_ns, self.end_ns);
+        let begun = Self::begin(TimeRange::new(start_ns, end_ns));
+        let begun = Self { has_rows: self.has_rows, ..begun };
+        let Self { before, mut rollup, lanes, .. } = std::mem::replace(self, begun);
         rollup.sum = match value_type {
             _ if rollup.count == 0 => 0.0,
             ValueType::F64 | ValueType::F32 => united(&lanes),
             _ => rollup.sum_int as f64,
         };
+        self.before = Some(match before {
+            Some(mut before) => {
+                before.merge(&rollup, rule, value_type);
+                before
+            }
+            None => rollup,
+        });
+    }
+
+    fn close(mut self, rule: &Rule, value_type: ValueType, needs: Needs) -> Rollup {
+        self.settle(rule, value_type);
+        let mut rollup = self.before.unwrap_or(self.rollup);
         if needs == Needs::Weighted {
             let usable = &mut rollup.usable;
             (usable.transitions, usable.increase, usable.increase_int) = (0, 0.0, 0);

@@ -10,12 +10,18 @@
 //!
 //! # Reading order
 //! [`rule`] (how samples are understood), [`rollup`] (the state and its merge), [`rows`] (what comes in), [`usable`] (the
-//! part that interval functions need), [`fold`] (rows in, rollups out).
+//! part that interval functions need), [`fold`] (rows in, rollups out); [`width`] (the tiers), [`build`] (which rollups
+//! are stored), [`stored`] (their bytes).
 
+pub(crate) mod build;
 pub(crate) mod fold;
 pub(crate) mod rollup;
 pub(crate) mod rows;
 pub(crate) mod rule;
+pub(crate) mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod usable;
+pub(crate) mod width;
+
+pub use width::Tier;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::chunk::Series;
 use crate::tag::ValueType;
 
 /// Times of rows, as cheap as they can be had.
@@ -98,6 +99,17 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// All of a series.
+    pub(crate) fn of(series: Series<'a>) -> Self {
+        Self {
+            value_type: series.value_type,
+            count: series.times.len(),
+            times: Times::Each(series.times),
+            words: series.words,
+            qualities: RowQualities::Each(series.qualities),
+        }
+    }
+
     /// Some of them.
     pub(crate) fn slice(&self, rows: Range<usize>) -> Rows<'a> {
         let words = if self.words.is_empty() { self.words } else { &self.words[rows.clone()] };

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::Tier;
 use super::fold::{Fold, Frame};
 use super::rollup::{Needs, Point, Rollup};
 use super::rows::{RowQualities, Rows, Times};
@@ -223,6 +224,7 @@ pub(crate) fn check(
         (theirs.transitions, theirs.increase, theirs.increase_int) = (0, 0.0, 0);
     }
     (mine.reference, mine.lead) = (None, None);
+    (mine.held, mine.falls) = (0.0, 0);
     assert_eq!(found, want, "of {rows:?} by {rule:?}");
 }
 
@@ -276,20 +278,37 @@ pub(crate) fn any_rule() -> impl Strategy<Value = Rule> {
 }
 
 fn any_rows() -> impl Strategy<Value = (ValueType, Vec<Row>)> {
+    any_rows_in(1)
+}
+
+/// Rows whose times are multiples of a unit.
+pub(crate) fn any_rows_in(unit_ns: i64) -> impl Strategy<Value = (ValueType, Vec<Row>)> {
     let types = prop::sample::select(ValueType::ALL.to_vec());
-    types.prop_flat_map(|value_type| {
+    types.prop_flat_map(move |value_type| {
         let steps = prop_oneof![3 => Just(2_i64), 1 => 1_i64..12];
         let quality = prop_oneof![1 => Just(Quality::GOOD).boxed(), 1 => any_quality().boxed()];
         let rows = prop::collection::vec((steps, any_word(value_type), quality), 1..40);
         rows.prop_map(move |rows| {
-            let mut time_ns = 1_000;
+            let mut time_ns = 1_000 * unit_ns;
             let row = |(step, word, quality): (i64, u64, Quality)| {
-                time_ns += step;
+                time_ns += step * unit_ns;
                 Row { time_ns, word, quality }
             };
             (value_type, rows.into_iter().map(row).collect())
         })
     })
+}
+
+/// The rollups of even windows, as they are stored.
+pub(crate) fn fold_windows(rows: &[Row], tier: Tier, value_type: ValueType) -> Vec<Rollup> {
+    let mut fold = Fold::to_store(tier, value_type);
+    for row in rows {
+        let words = if value_type == ValueType::Text { &[][..] } else { &[row.word][..] };
+        let times = Times::Step(row.time_ns, 1);
+        let qualities = RowQualities::Uniform(row.quality.0);
+        fold.add(&Rows { value_type, count: 1, times, words, qualities });
+    }
+    fold.finish()
 }
 
 /// Folds rows, given in pieces that end at `cuts`.

@@ -11,7 +11,7 @@ use crate::sample::f32_of;
 use crate::tag::ValueType;
 use crate::tier::rollup::{Needs, Point, Rollup};
 use crate::tier::rows::{RowQualities, Rows, Times};
-use crate::tier::rule::{Amount, Rule, differs, is_float};
+use crate::tier::rule::{Amount, Rule, differs, is_below, is_float};
 
 /// Sums of values on a grid that are kept side by side.
 const LANES: usize = 8;
@@ -46,6 +46,10 @@ pub struct Usable {
     pub increase: f64,
     /// The same, exact, of integers, truth values and states; else 0.
     pub increase_int: i128,
+    /// The integral as if the tag were stepped.
+    pub(crate) held: f64,
+    /// How often a usable value was below the usable one before.
+    pub(crate) falls: u64,
     /// What a counter's next value is compared with: the last usable one, or a higher one before that if it fell by noise.
     pub(crate) reference: Option<u64>,
     /// Values that a counter with `jitter` must be followed through again when it comes from a higher value.
@@ -56,8 +60,8 @@ pub struct Usable {
 /// may have been: from there on its way does not depend on where it came from.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lead {
-    words: Vec<u64>,
-    is_closed: bool,
+    pub(crate) words: Vec<u64>,
+    pub(crate) is_closed: bool,
 }
 
 /// The sample at the end of a rollup that another one meets.
@@ -94,6 +98,8 @@ impl Usable {
         nonzero_ns: 0,
         increase: 0.0,
         increase_int: 0,
+        held: 0.0,
+        falls: 0,
         reference: None,
         lead: None,
     };
@@ -151,10 +157,13 @@ impl Usable {
             let mean = next.map_or(value, |next| middle(value, next.value(value_type)));
             self.covered_ns = self.covered_ns.saturating_add(distance_ns);
             self.integral += mean * distance_ns as f64;
+            self.held += value * distance_ns as f64;
             self.nonzero_ns += if is_zero(value) { 0 } else { distance_ns };
         }
         self.covered_ns = self.covered_ns.saturating_add(later.covered_ns);
         self.integral += later.integral;
+        self.held += later.held;
+        self.falls += later.falls;
         self.nonzero_ns = self.nonzero_ns.saturating_add(later.nonzero_ns);
         self.transitions += later.transitions;
         self.join_chain(later, rule, value_type);
@@ -180,6 +189,7 @@ impl Usable {
             return;
         };
         self.transitions += u64::from(differs(value_type, last.word, first.word));
+        self.falls += u64::from(is_below(value_type, first.word, last.word));
         let is_chained = rule.bridges(apart(last.time_ns, first.time_ns));
         if is_chained {
             let (by, end) = later.follow(kept, rule, value_type);
@@ -234,8 +244,8 @@ impl Usable {
             Times::Step(_, step_ns) => Weights::on_grid(step_ns, rows.words, rule, value),
             Times::Each(times) => Weights::of_times(times, rows.words, rule, value),
         };
-        let Weights { gap_ns, integral, zero_ns } = weights;
-        if !integral.is_finite() || !rule.bridges(gap_ns) {
+        let Weights { gap_ns, integral, held, zero_ns } = weights;
+        if !integral.is_finite() || !held.is_finite() || !rule.bridges(gap_ns) {
             return None;
         }
         let point = |row: usize| Point { time_ns: rows.times.at(row), word: rows.word(row) };
@@ -245,6 +255,7 @@ impl Usable {
             last: Some(point(last_row)),
             covered_ns,
             integral,
+            held,
             gap_ns,
             nonzero_ns: covered_ns - zero_ns,
             reference: Some(rows.word(last_row)),
@@ -275,7 +286,7 @@ impl Usable {
             falls += u64::from(less);
             changes += u64::from(less | more);
         }
-        self.transitions = changes;
+        (self.transitions, self.falls) = (changes, falls);
         self.lead = lead_of(rows.words, rule, value_type);
         if falls == 0 {
             // Rising all the way: the steps add up to the distance of the ends.
@@ -336,6 +347,8 @@ impl Usable {
 struct Weights {
     gap_ns: i64,
     integral: f64,
+    /// The same as if the tag were stepped.
+    held: f64,
     /// Nanoseconds with the value 0.
     zero_ns: i64,
 }
@@ -349,7 +362,7 @@ impl Weights {
         value: impl Fn(u64) -> f64 + Copy,
     ) -> Self {
         let Some((last, held)) = words.split_last() else {
-            return Self { gap_ns: 0, integral: 0.0, zero_ns: 0 };
+            return Self { gap_ns: 0, integral: 0.0, held: 0.0, zero_ns: 0 };
         };
         let (blocks, tail) = held.as_chunks::<LANES>();
         let (mut sums, mut zeros) = ([0.0; LANES], [0_i64; LANES]);
@@ -367,17 +380,19 @@ impl Weights {
             zeros += i64::from(is_zero(value(*word)));
         }
         let last = value(*last);
+        let held_sum = sum;
         if !rule.stepped {
             sum += (last - words.first().map_or(0.0, |first| value(*first))) / 2.0;
         }
         let gap_ns = if held.is_empty() { 0 } else { step_ns };
         let integral = if last.is_finite() { sum * step_ns as f64 } else { f64::NAN };
-        Self { gap_ns, integral, zero_ns: zeros.saturating_mul(gap_ns) }
+        let held = held_sum * step_ns as f64;
+        Self { gap_ns, integral, held, zero_ns: zeros.saturating_mul(gap_ns) }
     }
 
     /// With times that are written out.
     fn of_times(times: &[i64], words: &[u64], rule: &Rule, value: impl Fn(u64) -> f64) -> Self {
-        let (mut gap_ns, mut zero_ns, mut integral) = (0, 0, 0.0);
+        let (mut gap_ns, mut zero_ns, mut integral, mut held_sum) = (0, 0, 0.0, 0.0);
         let mut held = words.first().map_or(0.0, |word| value(*word));
         for ([from_ns, to_ns], word) in times.array_windows().zip(words.iter().skip(1)) {
             let distance_ns = apart(*from_ns, *to_ns);
@@ -386,11 +401,12 @@ impl Weights {
             let next = value(*word);
             let mean = if rule.stepped { held } else { middle(held, next) };
             integral += mean * distance_ns as f64;
+            held_sum += held * distance_ns as f64;
             held = next;
         }
         // The last value counts for nothing, but must be usable.
         let integral = if held.is_finite() { integral } else { f64::NAN };
-        Self { gap_ns, integral, zero_ns }
+        Self { gap_ns, integral, held: held_sum, zero_ns }
     }
 
     /// Without values.
@@ -402,7 +418,7 @@ impl Weights {
                 times.array_windows().map(|[a, b]| apart(*a, *b)).max().unwrap_or(0)
             }
         };
-        Self { gap_ns, integral: 0.0, zero_ns: 0 }
+        Self { gap_ns, integral: 0.0, held: 0.0, zero_ns: 0 }
     }
 }
 

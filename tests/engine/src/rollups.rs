@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
-    Needs, OnDamage, Point, Quality, Rollup, RollupRequest, RollupWindows, Rule, Severity,
-    Snapshot, TagAttributes, TagDefinition, TagId, TagSelection, Tiers, TimeRange, Value,
+    Needs, OnDamage, Point, Quality, Rollup, RollupRequest, RollupWindows, Rule, SECOND_NS, Served,
+    Severity, Snapshot, TagAttributes, TagDefinition, TagId, TagSelection, Tiers, TimeRange, Value,
     ValueType,
 };
 
@@ -27,6 +27,7 @@ pub fn equal_the_rule_book(test: &'static str, seeds: &[u64], tally: &Tally) {
         tally.seed();
         let mut harness = Harness::new(seed, Place::Sim(SimDisk::new(seed)));
         harness.mute_some();
+        be_dense(&mut harness);
         harness.open();
         for _ in 0..3 {
             for _ in 0..harness.random.below(60) {
@@ -44,6 +45,19 @@ pub fn equal_the_rule_book(test: &'static str, seeds: &[u64], tally: &Tally) {
     });
 }
 
+/// Makes the windows of some tier hold enough samples to be stored, more often than not, and late ones rarer.
+fn be_dense(harness: &mut Harness) {
+    let random = &mut harness.random;
+    if random.once_in(4) {
+        return;
+    }
+    let seconds = [1, 5, 60, 300, 3_000][random.index(5)];
+    harness.timeline.step_ns = seconds * SECOND_NS;
+    harness.timeline.reach_ns = 200 * harness.timeline.step_ns;
+    harness.timeline.is_late = [None, Some(false), Some(false)][random.index(3)];
+    harness.samples_max = [40, 300, 1_000][random.index(3)];
+}
+
 /// Asks some questions of this moment.
 fn ask(harness: &mut Harness, tally: &Tally) {
     harness.engine().sync().expect("a healthy disk");
@@ -54,7 +68,10 @@ fn ask(harness: &mut Harness, tally: &Tally) {
         let mut request = question(harness);
         for tiers in [Tiers::Auto, Tiers::Off] {
             request.tiers = tiers;
-            compare(&snapshot, &samples, &request);
+            let served = compare(&snapshot, &samples, &request);
+            let stored: u64 = served.tiers.iter().sum();
+            assert!(stored == 0 || tiers == Tiers::Auto, "tiers are off: {served:?}");
+            tally.note("stored_rollups", stored);
             tally.add(1);
         }
     }
@@ -81,15 +98,18 @@ fn question(harness: &mut Harness) -> RollupRequest {
     let mut bounds: Vec<i64> = (0..10).map(|_| instant()).collect();
     bounds.sort_unstable();
     bounds.dedup();
-    let origin_ns = [0, instant()][random.index(2)];
+    let origin_ns = [0, 0, instant()][random.index(3)];
     let range = if random.once_in(3) { TimeRange::ALL } else { range };
-    let width_ns = match random.below(7) {
+    let width_ns = match random.below(10) {
         0 => step_ns,
         1 => step_ns.saturating_mul(10),
         2 => step_ns.saturating_mul(1_000),
         3 => 60_000_000_000,
         4 => 3_600_000_000_000,
         5 => 86_400_000_000_000,
+        6 => 900_000_000_000,
+        7 => 7_200_000_000_000,
+        8 => 28 * 86_400_000_000_000,
         _ => 7 + random.below(1 << 45) as i64,
     };
     let each = bounds.windows(2).filter(|_| !random.once_in(3));
@@ -153,7 +173,7 @@ fn rule_of(value_type: ValueType, attributes: &TagAttributes) -> Rule {
     }
 }
 
-fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) {
+fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) -> Served {
     let mut want: BTreeMap<(TagId, i64), Vec<Sample>> = BTreeMap::new();
     for (tag, each) in &samples.each {
         let is_asked = match &request.tags {
@@ -167,7 +187,8 @@ fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) {
         }
     }
     let mut last = None;
-    for part in snapshot.rollups(request.clone()) {
+    let mut rollups = snapshot.rollups(request.clone());
+    for part in rollups.by_ref() {
         let part = part.expect("a healthy disk");
         assert!(!part.rollups.is_empty(), "an empty part");
         let definition = &samples.tags[&part.tag];
@@ -185,6 +206,7 @@ fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) {
         }
     }
     assert!(want.is_empty(), "missing of {request:?}: {:?}", want.keys());
+    rollups.served()
 }
 
 /// Start of the window that an instant lies in, as far as an `i64` can say it.

@@ -1,0 +1,154 @@
+//! Which stored rollups may answer for samples, and what is left for finer ones and for the samples themselves.
+//!
+//! # Contract
+//! * A stored rollup stands for a tag's samples in one segment. It is used only where nothing else has a say: no other
+//!   segment and no row of the head between its first and its last sample, no delete that may hide one, nothing that
+//!   cannot be read, none outside the asked range, and all of it within one asked window.
+//! * Where it is not used the next finer tier is asked, at last the samples: each sample counts once.
+//! * A block of rollups that cannot be read is passed over. The samples answer, and `verify` names the block.
+//!
+//! # What it does not know
+//! How rows are folded.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::merge::Stretch;
+use crate::planted::{self, Bug};
+use crate::segment::tiers::{self, TierRows};
+use crate::segment::{Directory, SegmentCursor};
+use crate::tag::{TagId, ValueType};
+use crate::tier::Tier;
+use crate::tier::rollup::{Needs, Rollup};
+use crate::tier::rule::Rule;
+use crate::tier::stored;
+
+/// What to read next of a stretch, in the order of time.
+#[derive(Clone, Debug)]
+pub(super) enum Job {
+    /// Stored rollups of one tier, all of them as they are.
+    Stored(Tier, Arc<TierRows>, Range<usize>),
+    /// Samples, both ends included.
+    Samples(i64, i64),
+}
+
+/// What a question asks of one tag.
+pub(super) struct Question<'a> {
+    pub(super) tag: TagId,
+    pub(super) value_type: ValueType,
+    pub(super) rule: &'a Rule,
+    pub(super) needs: Needs,
+    /// Tiers that may fit the windows, the coarsest first.
+    pub(super) tiers: &'a [Tier],
+    /// Whether one window holds all of a span; `None` if no window holds any of it.
+    pub(super) fits: &'a dyn Fn(i64, i64) -> Option<bool>,
+}
+
+/// Plans the reading of a stretch.
+pub(super) fn route(
+    question: &Question<'_>,
+    directory: &Directory,
+    cursor: &mut SegmentCursor,
+    stretch: &Stretch,
+) -> Vec<Job> {
+    let mut route = Route { question, directory, cursor, jobs: Vec::new() };
+    route.fill(stretch.first_ns, stretch.last_ns, question.tiers);
+    route.jobs
+}
+
+struct Route<'a> {
+    question: &'a Question<'a>,
+    directory: &'a Directory,
+    cursor: &'a mut SegmentCursor,
+    jobs: Vec<Job>,
+}
+
+impl Route<'_> {
+    /// Plans what lies between two instants, both included.
+    fn fill(&mut self, from_ns: i64, to_ns: i64, tiers: &[Tier]) {
+        let Some((tier, finer)) = tiers.split_first() else {
+            return self.jobs.push(Job::Samples(from_ns, to_ns));
+        };
+        let &Question { tag, value_type, needs, .. } = self.question;
+        let blocks = tiers::find(self.directory.tiers(), *tier, value_type, tag);
+        let mut next_ns = from_ns;
+        for position in blocks {
+            let head = self.directory.tiers()[position].head;
+            if head.last_ns < next_ns || to_ns < head.first_ns {
+                continue;
+            }
+            let Ok(block) = self.cursor.tier_rows(position, needs >= Needs::Weighted) else {
+                continue;
+            };
+            let run = block.run(tag);
+            let [first, .., last] = &block.rows()[run.clone()] else { continue };
+            if last.last_ns < next_ns || to_ns < first.first_ns {
+                continue;
+            }
+            // A run says nothing of what lies before it.
+            if next_ns < first.first_ns {
+                self.fill(next_ns, first.first_ns - 1, finer);
+                next_ns = first.first_ns;
+            }
+            next_ns = self.take_run(*tier, &block, run, (next_ns, to_ns), finer);
+        }
+        if next_ns <= to_ns {
+            self.fill(next_ns, to_ns, finer);
+        }
+    }
+
+    /// Takes the rows of a run that can be used, and plans what is between them. Gives where the rest begins.
+    fn take_run(
+        &mut self,
+        tier: Tier,
+        block: &Arc<TierRows>,
+        run: Range<usize>,
+        (from_ns, to_ns): (i64, i64),
+        finer: &[Tier],
+    ) -> i64 {
+        let rows = &block.rows()[run.clone()];
+        let before = rows.partition_point(|row| row.last_ns < from_ns);
+        let through = rows.partition_point(|row| row.first_ns <= to_ns);
+        let mut next_ns = from_ns;
+        // Whether rows that were not used have samples from `next_ns` on.
+        let mut is_owed = false;
+        for (at, row) in rows.iter().enumerate().take(through).skip(before) {
+            let fits = (self.question.fits)(row.first_ns, row.last_ns);
+            let is_inside = next_ns <= row.first_ns && row.last_ns <= to_ns;
+            let is_used = fits == Some(true)
+                && (is_inside || planted::is(Bug::OverlappingRollupsTaken))
+                && self.can_serve(tier, row);
+            if !is_used && fits.is_some() {
+                is_owed = true;
+                continue;
+            }
+            if is_owed {
+                self.fill(next_ns, row.first_ns - 1, finer);
+                is_owed = false;
+            }
+            next_ns = row.last_ns.saturating_add(1);
+            if !is_used {
+                continue; // nobody asks
+            }
+            let at = run.start + at;
+            match self.jobs.last_mut() {
+                Some(Job::Stored(_, rows, range))
+                    if Arc::ptr_eq(rows, block) && range.end == at =>
+                {
+                    range.end += 1;
+                }
+                _ => self.jobs.push(Job::Stored(tier, Arc::clone(block), at..at + 1)),
+            }
+        }
+        let end_ns = rows.last().map_or(to_ns, |last| last.last_ns).min(to_ns);
+        if is_owed && next_ns <= end_ns {
+            self.fill(next_ns, end_ns, finer);
+        }
+        end_ns.saturating_add(1)
+    }
+
+    fn can_serve(&self, tier: Tier, row: &Rollup) -> bool {
+        let &Question { rule, needs, value_type, .. } = self.question;
+        stored::can_serve(row, rule, needs, tier, value_type)
+    }
+}
