@@ -6,8 +6,9 @@
 //! # Reading order
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
-//! and [`hints`] (the scan), [`windowed`] (interval functions and gap filling), [`planner`], [`durations`] and
-//! [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`], [`error`], [`limits`].
+//! and [`hints`] (the scan), [`windowed`] (interval functions and gap filling), [`served`] (what EXPLAIN says of tiers),
+//! [`planner`], [`durations`] and [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`],
+//! [`error`], [`limits`].
 
 mod aggregate_pushdown;
 mod catalog;
@@ -23,6 +24,7 @@ mod planner;
 mod pushdown;
 mod relations;
 mod selection;
+mod served;
 mod session;
 mod settings;
 mod source;

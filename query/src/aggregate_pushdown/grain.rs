@@ -143,23 +143,6 @@ impl Windows {
         matches!(&self.asked, RollupWindows::Each(windows) if windows.len() < 2)
     }
 
-    /// The coarsest tier that has a whole row inside of some window, for EXPLAIN.
-    pub(super) fn tier(&self) -> &'static str {
-        let fits = |width_ns: i64| match &self.asked {
-            RollupWindows::Even { origin_ns, width_ns: window_ns, .. } => {
-                window_ns % width_ns == 0 && origin_ns % width_ns == 0
-            }
-            RollupWindows::Each(windows) => windows.iter().any(|window| {
-                let behind = window.start_ns.rem_euclid(width_ns);
-                let ahead = if behind == 0 { 0 } else { width_ns - behind };
-                window.end_ns.saturating_sub(window.start_ns).saturating_sub(ahead) >= width_ns
-            }),
-        };
-        let tiers =
-            [("1d", DAY_NS), ("1h", HOUR_NS), ("15m", 900 * SECOND_NS), ("1m", 60 * SECOND_NS)];
-        tiers.iter().find(|(_, width_ns)| fits(*width_ns)).map_or("raw", |(name, _)| name)
-    }
-
     /// Start of the bucket of a window that is given as starting here.
     pub(super) fn bucket_of(&self, start_ns: i64) -> i64 {
         match self.first {
@@ -270,6 +253,7 @@ fn date_part(unit: &str) -> Option<Grain> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::served::coarsest_tier;
 
     fn utc(width: &str) -> Grain {
         Grain::Buckets(Buckets::utc(Width::parse(width).unwrap(), None))
@@ -311,7 +295,7 @@ mod tests {
         assert_eq!(windows.bucket_of(midnight_ns), midnight_ns - HOUR_NS);
         assert_eq!(windows.bucket_of(midnight_ns + 23 * HOUR_NS), midnight_ns + 23 * HOUR_NS);
         assert_eq!(windows.range_of(midnight_ns), TimeRange::new(midnight_ns, each[0].end_ns));
-        assert_eq!(windows.tier(), "1h");
+        assert_eq!(coarsest_tier(&windows.asked), "1h");
     }
 
     #[test]
@@ -325,16 +309,5 @@ mod tests {
         assert!(!utc("1 d").windows(TimeRange::ALL).unwrap().is_one());
         assert!(Grain::Whole.windows(TimeRange::ALL).unwrap().is_one());
         assert!(utc("1 d").windows(TimeRange::new(5, 5)).unwrap().is_one(), "there is nothing");
-    }
-
-    #[test]
-    fn the_tier_is_the_coarsest_that_divides() {
-        let tier = |width: &str| utc(width).windows(TimeRange::new(0, 9 * DAY_NS)).unwrap().tier();
-        assert_eq!(tier("1 week"), "1d", "weeks begin at midnight");
-        assert_eq!(tier("36 h"), "1h");
-        assert_eq!(tier("90 min"), "15m");
-        assert_eq!(tier("7 min"), "1m");
-        assert_eq!(tier("10 s"), "raw");
-        assert_eq!(Grain::Whole.windows(TimeRange::new(5, 2 * DAY_NS)).unwrap().tier(), "1d");
     }
 }

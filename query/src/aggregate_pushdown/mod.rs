@@ -33,6 +33,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use tagmill_storage::{DAY_NS, ScanRequest, TagId, TagSelection, TimeRange, limits};
 
+use crate::served::coarsest_tier;
 use crate::source::PlainScan;
 use beneath::{Beneath, TIME};
 use grain::Grain;
@@ -113,7 +114,7 @@ fn grouping_of(aggregate: &AggregateExec) -> Option<Grouping> {
     let (scan, attributes) = beneath.into_parts();
     let range = if grain.is_listed() { bounded(&scan, &grain)? } else { scan.range };
     let windows = grain.windows(range)?;
-    let (tier, shown, form) = (windows.tier(), shown(aggregate), Form::Partial);
+    let (tier, shown, form) = (coarsest_tier(&windows.asked), shown(aggregate), Form::Partial);
     Some(Grouping { scan, attributes, keys, states, windows, form, tier, shown })
 }
 

@@ -24,17 +24,14 @@ use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, Partitioning, PhysicalSortExpr, RangePartitioning,
     SplitPoint,
 };
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
-};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
 use datafusion::physical_plan::stream::{
     RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
 };
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use futures::StreamExt;
 use tagmill_storage::{
-    Needs, Rollup, RollupRequest, Rollups, ScanRequest, TagId, TagRollups, TagSelection, Tiers,
-    ValueType,
+    Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, Tiers, ValueType,
 };
 use tokio::sync::mpsc::Sender;
 
@@ -44,6 +41,7 @@ use super::states::{Form, State, StateBuilder};
 use crate::error::into_datafusion;
 use crate::limits::{BATCH_ROWS, BATCHES_AHEAD};
 use crate::relations::{UTC, utc_time};
+use crate::served::ServedCounts;
 use crate::source::{PlainScan, ShortRange, check_announced};
 
 /// One group key.
@@ -111,14 +109,12 @@ impl AggregateSource {
 
 impl DataSource for AggregateSource {
     fn open(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
         let read = PartRead {
             grouping: Arc::clone(&self.grouping),
             schema: Arc::clone(&self.schema),
             tags: self.grouping.scan.parts.get(partition).map(Arc::clone).unwrap_or_default(),
             baseline: BaselineMetrics::new(&self.metrics, partition),
-            tiers: TIER_METRICS.map(counter),
-            raw: counter("windows_raw"),
+            served: ServedCounts::new(&self.metrics, partition),
         };
         let schema = Arc::clone(&self.schema);
         let stream = futures::stream::once(async move {
@@ -199,17 +195,13 @@ impl DataSource for AggregateSource {
     }
 }
 
-/// Metrics of the windows that came from each tier.
-const TIER_METRICS: [&str; 4] = ["windows_1m", "windows_15m", "windows_1h", "windows_1d"];
-
 /// The read of one partition, on a blocking thread.
 struct PartRead {
     grouping: Arc<Grouping>,
     schema: SchemaRef,
     tags: Arc<[TagId]>,
     baseline: BaselineMetrics,
-    tiers: [Count; 4],
-    raw: Count,
+    served: ServedCounts,
 }
 
 /// Groups under construction.
@@ -255,7 +247,7 @@ impl PartRead {
             }
             self.add(&mut groups, at, &part)?;
         }
-        self.count(&rollups);
+        self.served.add(rollups.served());
         check_announced(&grouping.scan.snapshot, &rollups.skipped())?;
         if !groups.tags.is_empty() {
             self.send(&mut groups, sender)?;
@@ -272,15 +264,6 @@ impl PartRead {
             Key::Start | Key::Time(_) => Ok(None),
         });
         each.collect()
-    }
-
-    fn count(&self, rollups: &Rollups) {
-        let served = rollups.served();
-        let counted = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-        for (metric, count) in self.tiers.iter().zip(served.tiers) {
-            metric.add(counted(count));
-        }
-        self.raw.add(counted(served.raw));
     }
 
     fn add(&self, groups: &mut Groups, at: usize, part: &TagRollups) -> Result<()> {

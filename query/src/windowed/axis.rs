@@ -42,8 +42,14 @@ impl Axis {
         listed.iter().copied().chain(rest.into_iter().flatten())
     }
 
-    /// The same as windows of a request, if they are known before any tag is.
-    pub(crate) fn windows(&self, range: TimeRange) -> Option<RollupWindows> {
+    /// All that is asked for.
+    pub(crate) fn range(&self) -> TimeRange {
+        TimeRange::new(self.start_ns.unwrap_or(TimeRange::ALL.start_ns), self.end_ns)
+    }
+
+    /// The cells as windows of a request, if they are known before any tag is.
+    pub(crate) fn windows(&self) -> Option<RollupWindows> {
+        let range = self.range();
         match &self.buckets {
             None => Some(RollupWindows::Each(Arc::new([range]))),
             Some(Buckets::Steps { width_ns, origin_ns }) => {

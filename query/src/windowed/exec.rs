@@ -23,9 +23,7 @@ use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitionin
 use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType,
 };
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
-};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::{
     RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
 };
@@ -34,13 +32,13 @@ use datafusion::physical_plan::{
     ReplaceChildrenOptions,
 };
 use futures::TryStreamExt;
-use tagmill_storage::{TagId, TimeRange};
+use tagmill_storage::TagId;
 use tokio::sync::mpsc::Sender;
 
 use super::node::Argument;
 use super::output::{Output, Rows};
 use super::pieces::{Cell, Share};
-use super::read::Reading;
+use super::read::{Counts, Reading};
 use crate::limits::{BATCH_ROWS, BATCHES_AHEAD, SCAN_TAGS};
 use crate::source::ShortRange;
 
@@ -82,10 +80,9 @@ impl DisplayAs for WindowedAggregateExec {
         };
         let names: Vec<&str> =
             self.output.wanted.iter().map(|wanted| wanted.function.name()).collect();
-        let axis = &self.reading.axis;
-        let start_ns = axis.start_ns.unwrap_or(TimeRange::ALL.start_ns);
-        let range = ShortRange(TimeRange::new(start_ns, axis.end_ns));
-        write!(f, "WindowedAggregate: {}{separator}range={range}", names.join(","))
+        let range = ShortRange(self.reading.axis.range());
+        write!(f, "WindowedAggregate: {}{separator}range={range}", names.join(","))?;
+        write!(f, "{separator}tier={}", self.reading.tier())
     }
 }
 
@@ -152,13 +149,13 @@ impl ExecutionPlan for WindowedAggregateExec {
         let (reading, output) = (self.reading.clone(), Arc::clone(&self.output));
         let threads = self.threads.max(1);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let tags_read = MetricBuilder::new(&self.metrics).counter("tags_read", partition);
+        let counts = Counts::new(&self.metrics, partition);
         let schema = self.schema();
         let stream = futures::stream::once(async move {
             let input_schema = input.schema();
             let batches: Vec<RecordBatch> = input.try_collect().await?;
             let tags = concat_batches(&input_schema, &batches)?;
-            let job = Arc::new(Job::new(reading, output, &tags, tags_read, baseline)?);
+            let job = Arc::new(Job::new(reading, output, &tags, counts, baseline)?);
             let mut builder = RecordBatchReceiverStreamBuilder::new(
                 Arc::clone(&job.output.schema),
                 BATCHES_AHEAD,
@@ -194,7 +191,7 @@ struct Job {
     groups: Arc<[ArrayRef]>,
     works: Vec<Work>,
     next: AtomicUsize,
-    tags_read: Count,
+    counts: Counts,
     baseline: BaselineMetrics,
 }
 
@@ -203,12 +200,12 @@ impl Job {
         reading: Reading,
         output: Arc<Output>,
         tags: &RecordBatch,
-        tags_read: Count,
+        counts: Counts,
         baseline: BaselineMetrics,
     ) -> Result<Self> {
         let works = works_of(tags, output.keys.is_empty())?;
         let groups = tags.columns().into();
-        Ok(Self { reading, output, groups, works, next: AtomicUsize::new(0), tags_read, baseline })
+        Ok(Self { reading, output, groups, works, next: AtomicUsize::new(0), counts, baseline })
     }
 
     /// Does what is left to do, until nothing is or nobody wants it.
@@ -240,10 +237,9 @@ impl Job {
         rows: &mut Rows,
         sender: &Sender<Result<RecordBatch>>,
     ) -> Result<ControlFlow<()>> {
-        self.tags_read.add(tags.len());
         let registry = self.reading.snapshot.registry();
         let mut failed = Ok(());
-        let flow = self.reading.read(tags, &mut |at, cell, share| {
+        let flow = self.reading.read(tags, &self.counts, &mut |at, cell, share| {
             let value_type = registry.get(tags[at]).map(|tag| tag.value_type);
             let has = |lane: Argument| value_type.is_some_and(|value_type| lane.has(value_type));
             let pushed =
@@ -279,9 +275,8 @@ impl Job {
         let states = self.reading.targets.len() * size_of::<i128>();
         let cell_bytes = 2 * size_of::<Cell>() + lanes.len() * (size_of::<Share>() + states);
         for part in tags.chunks(SCAN_TAGS) {
-            self.tags_read.add(part.len());
             let mut failed = Ok(());
-            let flow = self.reading.read(part, &mut |at, cell, share| {
+            let flow = self.reading.read(part, &self.counts, &mut |at, cell, share| {
                 let Some(tag) = registry.get(part[at]) else { return ControlFlow::Continue(()) };
                 let pooled = cells.entry(cell.label_ns).or_insert_with(|| {
                     failed = memory.try_grow(cell_bytes);

@@ -7,15 +7,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use tagmill_storage::{
-    DamagedPlace, Needs, OnDamage, Point, Qualities, RollupRequest, Rollups, Rule, Scan, ScanBatch,
-    ScanRequest, Snapshot, StateSet, Tag, TagId, TagRollups, TagSelection, Tiers, TimeRange,
-    ValueType, Values,
+    DamagedPlace, Needs, OnDamage, Point, Qualities, RollupRequest, RollupWindows, Rollups, Rule,
+    Scan, ScanBatch, ScanRequest, Snapshot, StateSet, Tag, TagId, TagRollups, TagSelection, Tiers,
+    TimeRange, ValueType, Values,
 };
 
 use super::axis::Axis;
 use super::pieces::{Carried, Cell, Fold, Meaning, Share, State};
 use crate::error::into_datafusion;
+use crate::served::{RAW, ServedCounts, coarsest_tier};
 
 /// A state whose duration is asked for, as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,18 +50,68 @@ pub(crate) struct Reading {
     pub(crate) damage: OnDamage,
 }
 
+/// What EXPLAIN ANALYZE tells of reading.
+pub(crate) struct Counts {
+    tags: Count,
+    /// Samples that were read one by one.
+    samples: Count,
+    served: ServedCounts,
+}
+
+impl Counts {
+    pub(crate) fn new(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Self {
+        let counter = |name| MetricBuilder::new(metrics).counter(name, partition);
+        let served = ServedCounts::new(metrics, partition);
+        Self { tags: counter("tags_read"), samples: counter("samples_read"), served }
+    }
+}
+
 /// Where cells go.
 pub(crate) type Emit<'a> = dyn FnMut(usize, &Cell, &Share) -> ControlFlow<()> + 'a;
 
 impl Reading {
     /// Folds `tags`, ascending, and gives each cell of the tag at a position to `emit`, cells in order.
-    pub(crate) fn read(&self, tags: &[TagId], emit: &mut Emit<'_>) -> Result<ControlFlow<()>> {
-        let Axis { start_ns, end_ns, .. } = *self.axis;
-        let range = TimeRange::new(start_ns.unwrap_or(TimeRange::ALL.start_ns), end_ns);
-        if range.is_empty() {
+    pub(crate) fn read(
+        &self,
+        tags: &[TagId],
+        counts: &Counts,
+        emit: &mut Emit<'_>,
+    ) -> Result<ControlFlow<()>> {
+        counts.tags.add(tags.len());
+        if self.axis.range().is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        let mut parts = Parts::new(self, tags, range);
+        let mut parts = Parts::new(self, tags);
+        let flow = self.fold(tags, &mut parts, emit);
+        counts.samples.add(parts.samples);
+        if let Source::Rollups(rollups) = &parts.source {
+            counts.served.add(rollups.served());
+        }
+        flow
+    }
+
+    /// What EXPLAIN says of tiers.
+    pub(crate) fn tier(&self) -> &'static str {
+        match self.windows() {
+            None => RAW,
+            Some(_) if self.tiers == Tiers::Off => "off",
+            Some((_, windows)) => coarsest_tier(&windows),
+        }
+    }
+
+    /// What is asked of rollups; nothing if samples must be read one by one.
+    fn windows(&self) -> Option<(Needs, RollupWindows)> {
+        let Detail::Rollups(needs) = self.detail else { return None };
+        Some((needs, self.axis.windows()?))
+    }
+
+    fn fold(
+        &self,
+        tags: &[TagId],
+        parts: &mut Parts<'_>,
+        emit: &mut Emit<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let Axis { start_ns, end_ns, .. } = *self.axis;
         let mut past = self.snapshot.neighbours(self.damage);
         let mut future = self.snapshot.neighbours(self.damage);
         for (position, &id) in tags.iter().enumerate() {
@@ -200,6 +252,8 @@ struct Parts<'a> {
     reading: &'a Reading,
     source: Source,
     ready: Option<Part>,
+    /// Samples that were read one by one.
+    samples: usize,
 }
 
 enum Source {
@@ -208,16 +262,16 @@ enum Source {
 }
 
 impl<'a> Parts<'a> {
-    fn new(reading: &'a Reading, tags: &[TagId], range: TimeRange) -> Self {
-        let source = match (reading.detail, reading.axis.windows(range)) {
-            (Detail::Rollups(needs), Some(windows)) => {
+    fn new(reading: &'a Reading, tags: &[TagId]) -> Self {
+        let source = match reading.windows() {
+            Some((needs, windows)) => {
                 let (tags, tiers) = (TagSelection::Only(tags.into()), reading.tiers);
                 let request = RollupRequest { tags, windows, needs, tiers, damage: reading.damage };
                 Source::Rollups(Box::new(reading.snapshot.rollups(request)))
             }
-            _ => Source::Samples(Box::new(reading.scan(tags, range))),
+            None => Source::Samples(Box::new(reading.scan(tags, reading.axis.range()))),
         };
-        Self { reading, source, ready: None }
+        Self { reading, source, ready: None, samples: 0 }
     }
 
     /// Time of the first sample of this tag that was not given yet.
@@ -232,6 +286,7 @@ impl<'a> Parts<'a> {
                 Source::Samples(scan) => {
                     let next = scan.next().transpose().map_err(failed)?;
                     self.reading.check_skipped(|| scan.skipped())?;
+                    self.samples += next.as_ref().map_or(0, |batch| batch.times.len());
                     next.map(Part::Samples)
                 }
             };
