@@ -8,18 +8,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{TimestampNanosecondType, UInt32Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use tagmill::{Database, Session};
+use tagmill::Database;
 use tagmill_engine_tests::harness::Harness;
 use tagmill_engine_tests::model::{Key, Model};
 use tagmill_engine_tests::tally::Tally;
 use tagmill_storage::disk::sim::Random;
 use tagmill_storage::{Rfc3339, TagId, TimeRange, limits};
-use tokio::runtime::Runtime;
 
 use crate::aggregates::{Aggregate, Shown};
+use crate::client::Client;
 
 /// Widths of buckets that meet tiers, miss them, or lie across them.
 const WIDTHS: [&str; 14] = [
@@ -193,9 +193,7 @@ pub fn check_groupings(harness: &mut Harness, queries: u64, tally: &Tally) {
     harness.engine().sync().expect("a healthy disk");
     harness.settle_doubts();
     let database = Database::over(std::sync::Arc::clone(harness.engine())).expect("SQL starts");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let mut client = Client { runtime, session: database.session() };
+    let mut client = Client::of(&database);
     for _ in 0..queries {
         let step_ns = harness.timeline.step_ns;
         let query = Query::draw(&harness.settled, &mut harness.random, step_ns);
@@ -215,35 +213,13 @@ pub fn check_groupings(harness: &mut Harness, queries: u64, tally: &Tally) {
     }
 }
 
-struct Client {
-    runtime: Runtime,
-    session: Session,
-}
-
-impl Client {
-    fn set(&mut self, name: &str, value: &str) {
-        self.session.settings_mut().set(name, value).expect("a setting");
-    }
-
-    fn run(&mut self, sql: &str) -> Vec<RecordBatch> {
-        let Self { runtime, session } = self;
-        let answer = runtime.block_on(async { session.execute(sql).await?.collect().await });
-        answer.unwrap_or_else(|error: tagmill::Error| panic!("{sql}: {error}"))
-    }
-
-    fn plan(&mut self, sql: &str) -> String {
-        let rows = self.run(&format!("EXPLAIN {sql}"));
-        arrow::util::pretty::pretty_format_batches(&rows).expect("text").to_string()
-    }
-}
-
 /// The samples of each group.
 type Groups = BTreeMap<Vec<String>, Vec<Shown>>;
 
 fn groups_of(model: &Model, query: &Query, client: &mut Client) -> Groups {
     let mut groups = Groups::new();
     let mut seen = 0;
-    for batch in client.run(&query.keys_sql()) {
+    for batch in client.rows(&query.keys_sql()) {
         let ids = batch.column(0).as_primitive::<UInt32Type>();
         let times = batch.column(1).as_primitive::<TimestampNanosecondType>();
         for (row, keys) in keys_of(&batch.columns()[2..], batch.num_rows()).into_iter().enumerate()
@@ -277,7 +253,7 @@ fn check(query: &Query, groups: &Groups, client: &mut Client, tiers: &str) {
     if query.keys.is_empty() && left.is_empty() {
         left.insert(&none, &whole);
     }
-    let batches = client.run(&sql);
+    let batches = client.rows(&sql);
     let wrong = |client: &mut Client, what: String| -> ! {
         panic!("tiers={tiers} {sql}\n{what}\n{}", client.plan(&sql))
     };

@@ -2,8 +2,8 @@
 //!
 //! # Contract
 //! * A difference belongs to the later of its two samples.
-//! * Integers are subtracted as integers: counters beyond 2^53 lose nothing. Only where a modulus or a reset value of an
-//!   integer tag is no whole number is that one step taken in f64.
+//! * Integers are subtracted as integers: counters beyond 2^53 lose nothing. Modulus and reset value of such a tag are then
+//!   the nearest integers, as they are in rollups.
 //! * A distance in time above the tag's `max_gap` begins a new chain, which adds nothing by itself.
 
 use tagmill_storage::{Rule, ValueType};
@@ -89,25 +89,12 @@ impl Chain {
 fn whole_step(rule: &Rule, from: u64, to: u64) -> Option<Gain> {
     let to = i128::from(to.cast_signed());
     let step = to - i128::from(from.cast_signed());
-    if step >= 0 {
-        return Some(Gain::whole(step));
-    }
-    if let Some(modulus) = rule.rollover {
-        let over = match whole_of(modulus) {
-            Some(whole) => (-2 * step > whole).then(|| Gain::whole(step + whole)),
-            None => (-step as f64 > modulus / 2.0).then(|| Gain::real(step as f64 + modulus)),
-        };
-        if over.is_some() {
-            return over;
-        }
-    }
-    if -step as f64 <= rule.jitter {
-        return None;
-    }
-    Some(match whole_of(rule.reset_value) {
-        Some(whole) => Gain::whole(to - whole),
-        None => Gain::real(to as f64 - rule.reset_value),
-    })
+    Some(Gain::whole(match rule.rollover.map(nearest) {
+        _ if step >= 0 => step,
+        Some(modulus) if -2 * step > modulus => step + modulus,
+        _ if -step <= nearest(rule.jitter.floor()) => return None,
+        _ => to - nearest(rule.reset_value),
+    }))
 }
 
 fn real_step(rule: &Rule, from: f64, to: f64) -> Option<Gain> {
@@ -124,10 +111,10 @@ fn real_step(rule: &Rule, from: f64, to: f64) -> Option<Gain> {
     Some(Gain::real(to - rule.reset_value))
 }
 
-/// A number as an integer, if it is one that f64 holds exactly.
-#[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small just before")]
-fn whole_of(number: f64) -> Option<i128> {
-    (number.fract() == 0.0 && number.abs() < 9.0e18).then_some(number as i128)
+/// The nearest integer.
+#[expect(clippy::cast_possible_truncation, reason = "it is rounded, and far beyond i64 it stops")]
+fn nearest(number: f64) -> i128 {
+    number.round().clamp(-1e30, 1e30) as i128
 }
 
 #[cfg(test)]
@@ -191,6 +178,13 @@ mod tests {
         assert_eq!(counted(&PLAIN, &[(0, big), (1, big + 2), (2, big + 3)]), Gain::whole(3));
         let ends = [(0, i64::MIN), (1, i64::MAX)];
         assert_eq!(counted(&PLAIN, &ends), Gain::whole((1_i128 << 64) - 1));
+    }
+
+    #[test]
+    fn attributes_of_integers_are_whole_numbers() {
+        let odd = Rule { rollover: Some(99.5), jitter: 3.75, reset_value: 0.75, ..PLAIN };
+        assert_eq!(counted(&odd, &[(0, 98), (1, 2)]), Gain::whole(4));
+        assert_eq!(counted(&odd, &[(0, 40), (1, 37), (2, 30)]), Gain::whole(29));
     }
 
     #[test]

@@ -210,6 +210,7 @@ where
             self.share.transitions += 1;
         }
         self.share.increase.add(self.chain.step(rule, *value_type, time_ns, word));
+        self.stand(Held { time_ns, word });
         self.last = Some(Held { time_ns, word });
         self.held = self.last;
         ControlFlow::Continue(())
@@ -241,13 +242,10 @@ where
             ValueType::F64 | ValueType::F32 => Gain { whole: 0, real },
             _ => Gain { whole, real: 0.0 },
         });
-        if let (Some(first), Some(cell)) = (first, self.cell)
-            && first.time_ns == cell.start_ns
-        {
-            let value = first.value(*value_type);
-            share.at_start = Some(Standing { held: value, drawn: value, age_ns: 0, span_ns: 0 });
-        }
         let held = |point: Point| Held { time_ns: point.time_ns, word: point.word };
+        if let Some(first) = first {
+            self.stand(held(first));
+        }
         self.held = usable.last.filter(|last| last.time_ns == rollup.last_ns).map(held);
         self.last = usable.last.map(held).or(self.last);
         ControlFlow::Continue(())
@@ -307,6 +305,15 @@ where
         }
     }
 
+    /// A usable sample at the cell's first instant is what the tag shows there, whatever comes next.
+    fn stand(&mut self, Held { time_ns, word }: Held) {
+        if self.cell.is_some_and(|cell| cell.start_ns == time_ns) {
+            let value = number(self.meaning.value_type, word);
+            let standing = Standing { held: value, drawn: value, age_ns: 0, span_ns: 0 };
+            self.share.at_start = Some(standing);
+        }
+    }
+
     /// What a piece shows at an instant within it.
     fn standing(&self, at_ns: i64, piece: &Piece) -> Standing {
         let held = number(self.meaning.value_type, piece.from.word);
@@ -323,7 +330,7 @@ where
         if start_ns >= end_ns {
             return;
         }
-        if start_ns == cell.start_ns {
+        if start_ns == cell.start_ns && self.share.at_start.is_none() {
             self.share.at_start = Some(self.standing(start_ns, piece));
         }
         let value_type = self.meaning.value_type;
@@ -453,6 +460,10 @@ mod tests {
         for time in samples.iter().map(|(time, _)| *time).filter(inside).chain([end]) {
             share.gap_ns = share.gap_ns.max(time - from);
             from = time;
+        }
+        if let Some(&(_, Some(value))) = samples.iter().find(|(time, _)| *time == start) {
+            let standing = Standing { held: value, drawn: value, age_ns: 0, span_ns: 0 };
+            share.at_start = Some(standing);
         }
         let usable: Vec<(i64, f64)> =
             samples.iter().filter_map(|(time, value)| Some((*time, (*value)?))).collect();
