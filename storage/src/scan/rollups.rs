@@ -202,7 +202,8 @@ impl Snapshot {
     pub fn rollups(&self, request: RollupRequest) -> Rollups {
         request.windows.check();
         let RollupRequest { tags, windows, needs, tiers, damage } = request;
-        let tiers = if tiers == Tiers::Auto { windows.tiers() } else { Vec::new() };
+        let mut tiers = if tiers == Tiers::Auto { windows.tiers() } else { Vec::new() };
+        tiers.retain(|tier| needs != Needs::SqlMoments || stored::has_moments(*tier));
         let scan = self.scan(ScanRequest { damage, ..ScanRequest::new(tags, windows.hull()) });
         let is_over = scan.is_over;
         let (current, buffer, served) = (None, PlainBuf::default(), Served::default());
@@ -277,6 +278,9 @@ impl Rollups {
                 needs: self.needs,
                 tiers: &self.tiers,
                 fits: &|first_ns, last_ns| {
+                    if matches!(self.windows, RollupWindows::Even { .. }) {
+                        return Some(true); // whole windows of the tiers that were chosen
+                    }
                     let is_asked = self.windows.touch(first_ns, last_ns);
                     is_asked.then(|| current.fold.is_of_one(first_ns, last_ns))
                 },
@@ -304,9 +308,8 @@ impl Rollups {
         let (from_ns, to_ns) = match job {
             Job::Stored(tier, block, rows) => {
                 self.served.tiers[tier.index()] += rows.len() as u64;
-                for row in &block.rows()[rows] {
-                    fold.add_rollup(stored::serve(row, rule, self.needs, *value_type));
-                }
+                let serve = |row: &Rollup| stored::serve(row, rule, self.needs, *value_type);
+                fold.add_stored(tier, &block.rows()[rows], serve);
                 return Ok(());
             }
             Job::Samples(from_ns, to_ns) => (from_ns, to_ns),

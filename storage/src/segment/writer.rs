@@ -247,7 +247,7 @@ impl SegmentWriter {
 
     /// Writes the blocks of rollups that are full.
     fn put_blocks(&mut self) -> Result<()> {
-        while let Some(head) = self.builder.next_block(self.effort, &mut self.block) {
+        while let Some(head) = self.builder.next_block(&mut self.block) {
             let bytes = u32::try_from(self.block.len()).expect("a block is below 4 GiB");
             let crc = crc32(self.meta.identity, &self.block);
             let extent = Extent { offset: self.bytes(), bytes, crc };

@@ -108,8 +108,10 @@ impl TierBuilder {
         self.blocks.full.append(&mut self.blocks.open);
     }
 
-    /// The next full block, encoded into `out`.
-    pub(crate) fn next_block(&mut self, effort: Effort, out: &mut Vec<u8>) -> Option<BlockHead> {
+    /// The next full block, encoded into `out`. Never with [`Effort::Final`]: a tenth of a tier is not worth that a plant is
+    /// decoded half as fast.
+    pub(crate) fn next_block(&mut self, out: &mut Vec<u8>) -> Option<BlockHead> {
+        let effort = Effort::Light;
         let Open { head, runs, rows } = self.blocks.full.pop()?;
         out.clear();
         stored::encode_runs(&runs, effort, out);

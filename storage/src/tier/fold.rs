@@ -34,6 +34,13 @@ impl Frame {
     pub(crate) fn at(&self, time_ns: i64) -> Option<TimeRange> {
         match self {
             Self::Even { origin_ns, width_ns } => {
+                // Where nothing overflows, without the division of wide numbers.
+                if let Some(since_ns) = time_ns.checked_sub(*origin_ns)
+                    && let Some(start_ns) = time_ns.checked_sub(since_ns.rem_euclid(*width_ns))
+                    && let Some(end_ns) = start_ns.checked_add(*width_ns)
+                {
+                    return Some(TimeRange::new(start_ns, end_ns));
+                }
                 let since = i128::from(time_ns) - i128::from(*origin_ns);
                 let start = i128::from(time_ns) - since.rem_euclid(i128::from(*width_ns));
                 let end = start + i128::from(*width_ns);
@@ -133,8 +140,32 @@ impl Fold {
         }
     }
 
+    /// Adds what stored rollups say, which are of one tier each and follow what was added before. `serve` makes of each what
+    /// is wanted.
+    pub(crate) fn add_stored(
+        &mut self,
+        tier: Tier,
+        rows: &[Rollup],
+        serve: impl Fn(&Rollup) -> Rollup,
+    ) {
+        let is_same = matches!(&self.frame, Frame::Even { origin_ns, width_ns }
+            if *width_ns == tier.width_ns() && origin_ns % width_ns == 0);
+        let [first, inner @ .., last] = rows else {
+            return rows.iter().for_each(|row| self.add_rollup(serve(row)));
+        };
+        self.add_rollup(serve(first));
+        if is_same {
+            // Each of them is a window of its own, to which nothing else comes.
+            self.close();
+            self.done.extend(inner.iter().map(&serve));
+        } else {
+            inner.iter().for_each(|row| self.add_rollup(serve(row)));
+        }
+        self.add_rollup(serve(last));
+    }
+
     /// Adds what a stored rollup says, which is of one window and follows what was added before.
-    pub(crate) fn add_rollup(&mut self, row: Rollup) {
+    fn add_rollup(&mut self, row: Rollup) {
         if self.open.as_ref().is_some_and(|open| open.end_ns <= row.first_ns) {
             self.close();
         }

@@ -53,14 +53,11 @@ pub(crate) fn can_serve(
 
 /// What a stored row says, if it [`can_serve`].
 pub(crate) fn serve(row: &Rollup, rule: &Rule, needs: Needs, value_type: ValueType) -> Rollup {
-    let mut served = row.clone();
-    if needs != Needs::SqlMoments {
-        served.m2 = 0.0;
-    }
+    let m2 = if needs == Needs::SqlMoments { row.m2 } else { 0.0 };
     if needs < Needs::Weighted {
-        served.usable = Usable::EMPTY;
-        return served;
+        return Rollup { m2, usable: Usable::EMPTY, ..*row };
     }
+    let mut served = Rollup { m2, usable: row.usable.clone(), ..*row };
     let usable = &mut served.usable;
     usable.integral = if rule.stepped { usable.held } else { usable.integral };
     if needs == Needs::Weighted {
