@@ -91,16 +91,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     fill(&engine, tags, seconds)?;
     let filled = started.elapsed().as_secs_f64();
     writeln!(out, "{tags} tags, {seconds} s at 1 Hz, written and compacted in {filled:.1} s")?;
-    writeln!(out, "{:<34} {:>12} {:>12} {:>10}", "statement", "tiers", "without", "rows")?;
+    writeln!(
+        out,
+        "{:<34} {:>12} {:>12} {:>12} {:>10}",
+        "statement", "tiers", "raw", "row by row", "rows"
+    )?;
     let database = Database::over(Arc::new(engine))?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut session = database.session();
     for (name, sql, patience) in CASES {
         let (with, rows, count) = runtime.block_on(measure(&mut session, sql, "auto", RUNS))?;
+        let raw = runtime.block_on(measure(&mut session, sql, "raw", RUNS))?;
         let without = runtime.block_on(measure(&mut session, sql, "off", patience))?;
         assert_eq!((rows, count), (without.1, without.2), "{name} differs without tiers");
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
-        writeln!(out, "{name:<34} {:>9.2} ms {:>9.2} ms {rows:>10}", ms(with), ms(without.0))?;
+        writeln!(
+            out,
+            "{name:<34} {:>9.2} ms {:>9.2} ms {:>9.2} ms {rows:>10}",
+            ms(with),
+            ms(raw.0),
+            ms(without.0)
+        )?;
         if explains {
             session.settings_mut().set("tagmill.tiers", "auto")?;
             let plan = runtime.block_on(run(&mut session, &format!("EXPLAIN ANALYZE {sql}")))?;

@@ -131,7 +131,7 @@ class Tagmill(Engine):
         started = time.monotonic()
         run(self.binary, "import", *source, "--data", self.data)
         load_s = time.monotonic() - started
-        self.sizes = sizes.load_sizes(self.data)
+        self.sizes = sizes.load_sizes(self.binary, self.data)
         self.serve()
         rows = self.ask_sql("SELECT tag_id, tag FROM tags")
         ids = dict(zip(rows["tag"].to_pylist(), rows["tag_id"].to_pylist()))

@@ -287,7 +287,7 @@ def ask_all(own, others, question, rounds):
     """Median times in ms by engine, after comparing all answers with the first."""
     result = {"question": question.name, "kind": question.kind, "own": {}, "rivals": {}}
     wanted = None
-    both = ["auto", "off"] if question.kind == "windows" else ["auto"]
+    both = ["auto", "raw"] if question.kind == "windows" else ["auto"]
     asks = [(("own", f"{which}, {tiers}"), engine, engine.prepare(question, tiers))
             for which, engine in own.items() for tiers in both]
     asks += [(("rivals", engine.name), engine, engine.prepare(question)) for engine in others]
@@ -347,11 +347,11 @@ def print_loads(result):
 
 def print_times(result):
     names = list(result["questions"][0]["rivals"])
-    heads = ["question", "rows", "Tagmill", "tiers off", *names]
+    heads = ["question", "rows", "Tagmill", "raw", *names]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for question in result["questions"]:
-        own, off = question["own"]["clean, auto"], question["own"].get("clean, off")
-        cells = [f"{own:.1f}", "" if off is None else f"{off:.1f}"]
+        own, raw = question["own"]["clean, auto"], question["own"].get("clean, raw")
+        cells = [f"{own:.1f}", "" if raw is None else f"{raw:.1f}"]
         cells += [with_ratio(question["rivals"][name], own) for name in names]
         print(f"| {question['question']} | {question['rows']:,} | {' | '.join(cells)} |")
 
@@ -361,7 +361,7 @@ def print_own_times(result):
     late = [which for which in result["files"] if which != "clean"]
     if not late:
         return
-    columns = [f"{which}, {tiers}" for tiers in ("auto", "off") for which in ["clean", *late]]
+    columns = [f"{which}, {tiers}" for tiers in ("auto", "raw") for which in ["clean", *late]]
     print(f"\n| Tagmill | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for question in result["questions"]:
         own = question["own"]

@@ -132,23 +132,29 @@ def measure(tagmill, name, path, mapping, folder):
 def load_tagmill(tagmill, path, mapping, folder):
     mapped = ["--map", mapping] if mapping else []
     subprocess.run([tagmill, "import", path, *mapped, "--data", folder], check=True, stdout=sys.stderr)
-    return load_sizes(folder)
+    return load_sizes(tagmill, folder)
 
 
-def load_sizes(folder):
-    """Bytes of a closed database by what they are for."""
+def load_sizes(tagmill, folder):
+    """Bytes of a closed database by what they are for. Tiers lie in the segments; the database says how much of them."""
+    ask = [tagmill, "sql", "--data", folder, "--format", "csv", "-c"]
+    answer = subprocess.run([*ask, "SELECT sum(bytes) AS bytes FROM system.tiers"],
+                            check=True, stdout=subprocess.PIPE, text=True)
+    tiers = int((answer.stdout.split() + ["0", "0"])[1])
     sizes = {"total": 0, "segments": 0, "tiers": 0, "log": 0, "ballast": 0, "other": 0}
     for file in folder.rglob("*"):
         if not file.is_file():
             continue
         if file.parent.name == "segments":
-            part = "segments" if file.name.startswith("raw") else "tiers"
+            part = "segments"
         else:
             # Room set aside for a full disk is nobody's sample.
             part = "log" if file.parent.name == "wal" else "ballast" if file.name == "ballast" else "other"
         # What is allocated but never written counts, too.
         bytes_ = max(file.stat().st_size, file.stat().st_blocks * 512) if part == "log" else file.stat().st_size
         sizes[part] += bytes_
+    sizes["tiers"] = tiers
+    sizes["segments"] -= tiers
     sizes["total"] = sizes["segments"] + sizes["log"] + sizes["other"]
     return sizes
 

@@ -21,7 +21,7 @@ pub(crate) const PUBLIC: &str = "public";
 /// The schema of what the database says of itself.
 const SYSTEM: &str = "system";
 /// Every relation, as a statement would name it.
-pub(crate) const RELATIONS: [&str; 11] = [
+pub(crate) const RELATIONS: [&str; 12] = [
     "latest",
     "rollup_15m",
     "rollup_1d",
@@ -32,6 +32,7 @@ pub(crate) const RELATIONS: [&str; 11] = [
     "system.retention",
     "system.segments",
     "system.settings",
+    "system.tiers",
     "tags",
 ];
 

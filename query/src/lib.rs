@@ -44,5 +44,5 @@ pub use tagmill_storage::{
 pub use database::{Database, Options};
 pub use error::{Error, Result};
 pub use session::{Answer, Session};
-pub use settings::{Setting, Settings};
+pub use settings::{Setting, Settings, TierUse};
 pub use statement::statements;

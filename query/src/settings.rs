@@ -14,6 +14,28 @@ use tagmill_storage::{OnDamage, Tiers};
 use crate::error::{Error, Result};
 use crate::functions::width::Width;
 
+/// What may answer aggregates over windows of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TierUse {
+    /// Tiers, as far as they are exact, and samples for the rest.
+    #[default]
+    Auto,
+    /// Samples alone, folded where they are decoded.
+    Raw,
+    /// Samples alone, row by row in a plan that knows nothing of tiers.
+    Off,
+}
+
+impl TierUse {
+    /// What rollups may be read from.
+    pub(crate) const fn of_rollups(self) -> Tiers {
+        match self {
+            Self::Auto => Tiers::Auto,
+            Self::Raw | Self::Off => Tiers::Off,
+        }
+    }
+}
+
 /// What a session may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -22,7 +44,7 @@ pub struct Settings {
     max_rows: Option<u64>,
     partitions: NonZeroUsize,
     damaged: OnDamage,
-    tiers: Tiers,
+    tiers: TierUse,
 }
 
 /// One line of SHOW ALL.
@@ -54,7 +76,7 @@ const NAMES: [(&str, &str); 6] = [
     ("tagmill.partitions", "How many parts of a scan one statement reads at once"),
     (
         "tagmill.tiers",
-        "Whether aggregates may be answered from tiers: 'auto', or 'off' to compute them from samples",
+        "What answers aggregates over windows: 'auto' tiers where these are exact, 'raw' samples alone, 'off' rows in a plan without tiers",
     ),
     ("timezone", "Zone of timestamps written without one, as in TIMESTAMPTZ '2026-03-01 06:00'"),
 ];
@@ -67,7 +89,7 @@ impl Default for Settings {
             max_rows: None,
             partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             damaged: OnDamage::Fail,
-            tiers: Tiers::Auto,
+            tiers: TierUse::Auto,
         }
     }
 }
@@ -98,8 +120,8 @@ impl Settings {
         self.damaged
     }
 
-    /// Whether aggregates may be answered from tiers.
-    pub fn tiers(&self) -> Tiers {
+    /// What answers aggregates over windows.
+    pub fn tiers(&self) -> TierUse {
         self.tiers
     }
 
@@ -159,9 +181,10 @@ impl Settings {
             }
             "tagmill.tiers" => {
                 self.tiers = match value.to_ascii_lowercase().as_str() {
-                    "auto" => Tiers::Auto,
-                    "off" => Tiers::Off,
-                    _ => return Err(refused("'auto' or 'off'")),
+                    "auto" => TierUse::Auto,
+                    "raw" => TierUse::Raw,
+                    "off" => TierUse::Off,
+                    _ => return Err(refused("'auto', 'raw' or 'off'")),
                 };
             }
             _ => {
@@ -208,8 +231,9 @@ impl Settings {
             },
             "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
             "tagmill.tiers" => match self.tiers {
-                Tiers::Auto => "auto".to_owned(),
-                Tiers::Off => "off".to_owned(),
+                TierUse::Auto => "auto".to_owned(),
+                TierUse::Raw => "raw".to_owned(),
+                TierUse::Off => "off".to_owned(),
             },
             _ => self.partitions.to_string(),
         }

@@ -42,6 +42,7 @@ use tokio::sync::mpsc::Sender;
 use crate::hints::Hints;
 use crate::limits::{BATCH_ROWS, BATCHES_AHEAD, SCAN_TAGS};
 use crate::relations::rows::{RowBuilder, RowColumn, schema_of};
+use crate::settings::TierUse;
 
 /// A scan of `samples`.
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ pub(crate) struct SampleSource {
     hints: Vec<Arc<dyn PhysicalExpr>>,
     rows_estimate: u64,
     damage: OnDamage,
-    tiers: Tiers,
+    tiers: TierUse,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -70,6 +71,8 @@ pub(crate) struct PlainScan {
     pub(crate) parts: Vec<Arc<[TagId]>>,
     pub(crate) range: TimeRange,
     pub(crate) damage: OnDamage,
+    /// What may answer.
+    pub(crate) tiers: Tiers,
 }
 
 impl SampleSource {
@@ -94,7 +97,7 @@ impl SampleSource {
             hints: Vec::new(),
             rows_estimate,
             damage: OnDamage::Fail,
-            tiers: Tiers::Auto,
+            tiers: TierUse::Auto,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -104,20 +107,21 @@ impl SampleSource {
         Self { damage, ..self }
     }
 
-    /// The same, whose aggregates may be answered from tiers or not.
-    pub(crate) fn with_tiers(self, tiers: Tiers) -> Self {
+    /// The same, whose aggregates over windows are answered by this.
+    pub(crate) fn with_tiers(self, tiers: TierUse) -> Self {
         Self { tiers, ..self }
     }
 
     /// What is read, if aggregates of it may be answered from tiers.
     pub(crate) fn plain(&self) -> Option<PlainScan> {
-        let plain = self.fetch.is_none() && self.hints.is_empty() && self.tiers == Tiers::Auto;
+        let plain = self.fetch.is_none() && self.hints.is_empty() && self.tiers != TierUse::Off;
         plain.then(|| PlainScan {
             snapshot: self.snapshot.clone(),
             columns: self.columns.clone(),
             parts: self.parts.clone(),
             range: self.range,
             damage: self.damage,
+            tiers: self.tiers.of_rollups(),
         })
     }
 

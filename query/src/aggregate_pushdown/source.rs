@@ -31,7 +31,7 @@ use datafusion::physical_plan::stream::{
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use futures::StreamExt;
 use tagmill_storage::{
-    Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, Tiers, ValueType,
+    Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, ValueType,
 };
 use tokio::sync::mpsc::Sender;
 
@@ -224,7 +224,7 @@ impl PartRead {
             tags: TagSelection::Only(Arc::clone(&self.tags)),
             windows: grouping.windows.asked.clone(),
             needs,
-            tiers: Tiers::Auto,
+            tiers: grouping.scan.tiers,
             damage: grouping.scan.damage,
         });
         let mut groups = Groups {

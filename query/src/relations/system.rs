@@ -1,4 +1,4 @@
-//! `system.segments`, `system.damage`, `system.retention` and `system.settings`: what the database and the session say of themselves.
+//! `system.segments`, `system.tiers`, `system.damage`, `system.retention` and `system.settings`: what the database and the session say of themselves.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use tagmill_storage::{
-    DamagedPlace, RetentionStatus, SegmentKind, SegmentSummary, Snapshot, TagId,
+    DamagedPlace, RetentionStatus, SegmentKind, SegmentSummary, Snapshot, TagId, TierSummary,
 };
 
 use super::{Scope, UTC, memory_plan};
@@ -25,6 +25,8 @@ use crate::settings::Setting;
 pub(crate) enum SystemRelation {
     /// Files of sealed samples, as the statement's snapshot has them.
     Segments,
+    /// What is stored of each tier in each of them.
+    Tiers,
     /// Places of them that cannot be read.
     Damage,
     /// Retention classes, and how far their samples have ended.
@@ -35,13 +37,14 @@ pub(crate) enum SystemRelation {
 
 impl SystemRelation {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Segments, Self::Damage, Self::Retention, Self::Settings];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Segments, Self::Tiers, Self::Damage, Self::Retention, Self::Settings];
 
     /// Its name within the schema.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Segments => "segments",
+            Self::Tiers => "tiers",
             Self::Damage => "damage",
             Self::Retention => "retention",
             Self::Settings => "settings",
@@ -51,6 +54,7 @@ impl SystemRelation {
     fn batch(self, scope: &Scope) -> Result<RecordBatch> {
         match self {
             Self::Segments => batch_of(segment_columns(&scope.snapshot.segments())),
+            Self::Tiers => batch_of(tier_columns(&scope.snapshot.tiers())),
             Self::Damage => batch_of(damage_columns(&scope.snapshot, &scope.snapshot.damage())),
             Self::Retention => batch_of(retention_columns(&scope.snapshot.retention())),
             Self::Settings => settings_batch(&scope.settings.all()),
@@ -71,6 +75,7 @@ impl System {
     pub(crate) fn new(relation: SystemRelation, scope: Scope) -> Self {
         let columns = match relation {
             SystemRelation::Segments => segment_columns(&[]),
+            SystemRelation::Tiers => tier_columns(&[]),
             SystemRelation::Damage => damage_columns(&scope.snapshot, &[]),
             SystemRelation::Retention => retention_columns(&[]),
             SystemRelation::Settings => setting_columns(&[]),
@@ -145,6 +150,27 @@ fn segment_columns(segments: &[SegmentSummary]) -> Vec<(&'static str, ArrayRef)>
         ("min_seq", number(|segment| segment.min_seq.0)),
         ("max_seq", number(|segment| segment.max_seq.0)),
         ("file", text(segments.iter().map(|segment| segment.file.as_str()))),
+    ]
+}
+
+fn tier_columns(tiers: &[TierSummary]) -> Vec<(&'static str, ArrayRef)> {
+    let number = |get: fn(&TierSummary) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(tiers.iter().map(get)))
+    };
+    let time = |get: fn(&TierSummary) -> i64| -> ArrayRef {
+        let times = TimestampNanosecondArray::from_iter_values(tiers.iter().map(get));
+        Arc::new(times.with_timezone(UTC))
+    };
+    let names: Vec<String> = tiers.iter().map(|summary| summary.tier.to_string()).collect();
+    vec![
+        ("segment_id", number(|summary| summary.segment.0)),
+        ("tier", text(names.iter().map(String::as_str))),
+        ("rollups", number(|summary| summary.rollups)),
+        ("runs", number(|summary| summary.runs)),
+        ("blocks", number(|summary| summary.blocks)),
+        ("bytes", number(|summary| summary.bytes)),
+        ("first_ts", time(|summary| summary.first_ns)),
+        ("last_ts", time(|summary| summary.last_ns)),
     ]
 }
 

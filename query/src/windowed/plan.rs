@@ -81,7 +81,7 @@ impl ExtensionPlanner for WindowedPlanner {
             axis: Arc::new(axis),
             detail: detail_of(&node.calls),
             targets: targets.into(),
-            tiers: node.scope.settings.tiers(),
+            tiers: node.scope.settings.tiers().of_rollups(),
             damage,
         };
         let schema = Arc::clone(node.schema.inner());

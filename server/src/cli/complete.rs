@@ -93,7 +93,8 @@ const FUNCTIONS: [&str; 30] = [
     "row_number(",
 ];
 
-const RELATIONS: [&str; 5] = ["samples", "tags", "latest", "system.segments", "system.settings"];
+const RELATIONS: [&str; 6] =
+    ["samples", "tags", "latest", "system.segments", "system.settings", "system.tiers"];
 
 const COLUMNS: [&str; 24] = [
     "tag_id",
@@ -128,6 +129,7 @@ pub const RELATIONS_SQL: &str = "SELECT * FROM (VALUES \
     ('tags', 'every tag with its attributes'), \
     ('latest', 'the current value of every tag'), \
     ('system.segments', 'the files of the database'), \
+    ('system.tiers', 'rollups stored in them'), \
     ('system.settings', 'settings of this session')) AS relations (relation, holds)";
 
 /// What `\d NAME` asks.

@@ -21,6 +21,8 @@ use crate::tag::{TagId, ValueType};
 
 /// Samples that a window must have on average for a tier to pay.
 const ROWS_MIN: u64 = 8;
+/// Samples below which a block is not worth its bytes: they are read as fast as it.
+const BLOCK_SAMPLES_MIN: u64 = 512;
 /// Rows at which a block is full; the run that reaches it still goes in.
 const BLOCK_ROWS: usize = 2_048;
 /// Minutes of one tag after which a run ends.
@@ -105,7 +107,9 @@ impl TierBuilder {
     /// Ends the last tag and all blocks: what is left comes out by [`Self::next_block`].
     pub(crate) fn finish(&mut self) {
         self.end_tag();
-        self.blocks.full.append(&mut self.blocks.open);
+        let pays =
+            |open: &Open| open.rows.iter().map(Rollup::rows).sum::<u64>() >= BLOCK_SAMPLES_MIN;
+        self.blocks.full.extend(self.blocks.open.drain(..).filter(pays));
     }
 
     /// The next full block, encoded into `out`. Never with [`Effort::Final`]: a tenth of a tier is not worth that a plant is

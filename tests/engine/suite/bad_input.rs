@@ -9,9 +9,9 @@ use tagmill_engine_tests::model::{Rows, difference, pairs};
 use tagmill_engine_tests::observe;
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
-    Batch, Engine, Error, Options, Qualities, RejectReason, Result, SECOND_NS, ScanRequest,
-    TagColumn, TagDefinition, TagEdit, TagId, TagSelection, TimeRange, Value, ValueType, Values,
-    limits,
+    Batch, Engine, Error, Options, Point, Qualities, RejectReason, Result, RollupRequest,
+    SECOND_NS, ScanRequest, Snapshot, TagColumn, TagDefinition, TagEdit, TagId, TagSelection,
+    Tiers, TimeRange, Value, ValueType, Values, limits,
 };
 
 const NOW_NS: i64 = 1_767_225_600 * SECOND_NS;
@@ -77,7 +77,7 @@ fn sample_database() -> (SimDisk, Rows) {
 enum Verdict {
     /// Everything is there.
     Whole,
-    /// It opens; reading some tags gives an error that names the damage, the others are right.
+    /// It opens; reading some tags, or a verification, gives an error that names the damage, all else is right.
     Partly,
     /// It does not open, and says why.
     Refused,
@@ -106,6 +106,10 @@ fn judge(disk: &SimDisk, rows: &Rows, what: &str) -> Verdict {
             Ok(found) => {
                 let expected = rows.range((TagId(id), i64::MIN)..=(TagId(id), i64::MAX));
                 assert_eq!(difference(expected, pairs(&found)), None, "{what}: tag {id}");
+                // What tiers say is right, or is not asked.
+                let stored = counts_and_ends(&snapshot, TagId(id), Tiers::Auto);
+                let folded = counts_and_ends(&snapshot, TagId(id), Tiers::Off);
+                assert_eq!(stored, folded, "{what}: rollups of tag {id}");
             }
             Err(Error::Corrupt { path, .. }) => {
                 assert!(path.to_string_lossy().contains("segments/"), "{what}: {}", path.display());
@@ -115,9 +119,32 @@ fn judge(disk: &SimDisk, rows: &Rows, what: &str) -> Verdict {
             Err(error) => panic!("{what}: not a clear error: {error}"),
         }
     }
+    let mut is_found = false;
+    engine.verify(&mut |_| is_found = true);
+    if is_found {
+        verdict = verdict.max(Verdict::Partly);
+    }
     let tag = engine.define(&[TagDefinition::new("new", ValueType::F64)]).unwrap()[0];
     engine.append(batch(vec![floats(tag, &[1, 2, 3])])).unwrap();
     verdict
+}
+
+/// Start, samples, least and greatest value of each minute and of each hour of a tag.
+fn counts_and_ends(
+    snapshot: &Snapshot,
+    tag: TagId,
+    tiers: Tiers,
+) -> Vec<(i64, u64, Option<Point>, Option<Point>)> {
+    let mut found = Vec::new();
+    for width_s in [60, 3_600] {
+        let only = TagSelection::Only(Arc::from([tag]));
+        let request = RollupRequest::new(only, TimeRange::ALL, width_s * SECOND_NS);
+        for part in snapshot.rollups(RollupRequest { tiers, ..request }) {
+            let rollups = part.unwrap().rollups;
+            found.extend(rollups.iter().map(|r| (r.start_ns, r.rows(), r.min, r.max)));
+        }
+    }
+    found
 }
 
 /// Damages one file in many ways; gives how often each verdict was reached.
