@@ -93,8 +93,8 @@ pub enum Bug {
     RollupsForgetTombstones,
     /// A stored rollup answers although other samples lie between its own.
     OverlappingRollupsTaken,
-    /// A chunk that is copied goes into no rollup.
-    CopiedChunkNotRolledUp,
+    /// What stored rollups leave open at the end of a stretch is not read.
+    EdgeForgotten,
     /// The search for what lies before an instant takes no sample that is not usable for a break.
     BreakForgotten,
 }
@@ -144,7 +144,7 @@ impl Bug {
         Self::SeamForgotten,
         Self::RollupsForgetTombstones,
         Self::OverlappingRollupsTaken,
-        Self::CopiedChunkNotRolledUp,
+        Self::EdgeForgotten,
         Self::BreakForgotten,
     ];
 }

@@ -141,7 +141,7 @@ impl Route<'_> {
             }
         }
         let end_ns = rows.last().map_or(to_ns, |last| last.last_ns).min(to_ns);
-        if is_owed && next_ns <= end_ns {
+        if is_owed && next_ns <= end_ns && !planted::is(Bug::EdgeForgotten) {
             self.fill(next_ns, end_ns, finer);
         }
         end_ns.saturating_add(1)

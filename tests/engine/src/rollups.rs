@@ -59,7 +59,7 @@ fn be_dense(harness: &mut Harness) {
 }
 
 /// Asks some questions of this moment.
-fn ask(harness: &mut Harness, tally: &Tally) {
+pub fn ask(harness: &mut Harness, tally: &Tally) {
     harness.engine().sync().expect("a healthy disk");
     harness.settle_doubts();
     let snapshot = harness.engine().snapshot();

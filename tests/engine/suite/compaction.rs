@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tagmill_engine_tests::clock::TestClock;
 use tagmill_engine_tests::harness::{Harness, Place};
+use tagmill_engine_tests::rollups;
 use tagmill_engine_tests::seeds::{Case, seeds};
 use tagmill_engine_tests::steps::Step;
+use tagmill_engine_tests::tally::Tally;
 use tagmill_storage::disk::sim::{Random, SimDisk};
 use tagmill_storage::{
     Batch, DAY_NS, Engine, Options, Qualities, SECOND_NS, SegmentStage, SegmentSummary, TagColumn,
@@ -82,8 +84,11 @@ fn few_keys_written_often_read_as_the_last_write() {
         }
         harness.perform(Step::Compact);
         harness.check();
+        rollups::ask(&mut harness, &tally);
+        harness.engine().verify(&mut |error| panic!("after compaction: {error}"));
         harness.close();
     }
+    assert!(tally.figure("stored_rollups") > 0, "no rollups of what was copied were asked for");
 }
 
 #[test]
@@ -110,15 +115,20 @@ fn power_cuts_while_segments_merge() {
         }
         harness.perform(Step::Compact);
         harness.check();
+        rollups::ask(&mut harness, &tally);
+        harness.engine().verify(&mut |error| panic!("after compaction: {error}"));
         harness.close();
     }
+    assert!(tally.figure("stored_rollups") > 0, "no rollups of what was copied were asked for");
 }
 
 #[test]
 fn long_columns_are_copied_and_merged() {
     let seeds = seeds(12);
     println!("seeds {} ..", seeds[0]);
+    let tally = Tally::new("long_columns_are_copied_and_merged");
     for seed in seeds {
+        tally.seed();
         let _case = Case::new("compaction::long_columns_are_copied_and_merged", seed);
         let mut harness = long(seed, &SimDisk::new(seed));
         harness.open();
@@ -135,8 +145,11 @@ fn long_columns_are_copied_and_merged() {
         }
         harness.perform(Step::Compact);
         harness.check();
+        rollups::ask(&mut harness, &tally);
+        harness.engine().verify(&mut |error| panic!("after compaction: {error}"));
         harness.close();
     }
+    assert!(tally.figure("stored_rollups") > 0, "no rollups of what was copied were asked for");
 }
 
 /// An engine that compacts only when it is told to, half a day after the samples that these tests write.
