@@ -151,7 +151,10 @@ impl Fold {
         let is_same = matches!(&self.frame, Frame::Even { origin_ns, width_ns }
             if *width_ns == tier.width_ns() && origin_ns % width_ns == 0);
         let [first, inner @ .., last] = rows else {
-            return rows.iter().for_each(|row| self.add_rollup(serve(row)));
+            if let [row] = rows {
+                self.add_rollup(serve(row));
+            }
+            return;
         };
         self.add_rollup(serve(first));
         if is_same {
@@ -159,7 +162,9 @@ impl Fold {
             self.close();
             self.done.extend(inner.iter().map(&serve));
         } else {
-            inner.iter().for_each(|row| self.add_rollup(serve(row)));
+            for row in inner {
+                self.add_rollup(serve(row));
+            }
         }
         self.add_rollup(serve(last));
     }
