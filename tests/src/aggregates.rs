@@ -101,6 +101,15 @@ impl Aggregate {
         }
     }
 
+    /// One that the newest sample of a tag may tell.
+    pub fn of_newest(random: &mut Random) -> Self {
+        match random.below(4) {
+            0 => Self { function: "max", over: "ts" },
+            1 => Self { function: "last", over: "value_int" },
+            _ => Self { function: "last", over: "value" },
+        }
+    }
+
     fn wanted(&self, rows: &[Shown]) -> Wanted {
         let count = |count: usize| Wanted::Integer(i64::try_from(count).expect("small"));
         match (self.function, self.over) {

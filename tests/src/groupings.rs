@@ -80,7 +80,10 @@ impl Query {
             keys.swap(0, last);
         }
         let count = 1 + random.index(5);
-        let aggregates = (0..count).map(|_| Aggregate::draw(random)).collect();
+        // Alone, these come from the newest samples.
+        let is_newest = keys.iter().all(|key| !key.contains("s.ts")) && random.once_in(2);
+        let draw = if is_newest { Aggregate::of_newest } else { Aggregate::draw };
+        let aggregates = (0..count).map(|_| draw(random)).collect();
         let filter = if wheres.is_empty() {
             String::new()
         } else {
@@ -205,9 +208,9 @@ pub fn check_groupings(harness: &mut Harness, queries: u64, tally: &Tally) {
             check(&query, &groups, &mut client, tiers);
         }
         client.set("tagmill.tiers", "auto");
-        if client.plan(&query.sql()).contains("TagmillAggregate") {
-            tally.note("served", 1);
-        }
+        let plan = client.plan(&query.sql());
+        tally.note("served", u64::from(plan.contains("TagmillAggregate")));
+        tally.note("newest", u64::from(plan.contains("tier=latest")));
         tally.add(1);
         tally.note("groups", groups.len() as u64);
     }

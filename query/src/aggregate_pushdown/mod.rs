@@ -7,6 +7,7 @@
 //!   they were added.
 //! * In doubt the plan is left alone: DISTINCT, a FILTER but by severity, grouping sets, a limit below, a filter on values
 //!   or qualities, aggregates and keys not listed in [`states`] and [`grain`], and `SET tagmill.tiers = off`.
+//! * `last` and `max(ts)` of all time come from the newest sample of each tag, where that has a value; no file is read.
 //! * Where every group is of one tag and one window, the final aggregate goes too: there is nothing left to merge.
 //!
 //! # Reading order
@@ -31,7 +32,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use tagmill_storage::{DAY_NS, ScanRequest, TagId, TagSelection, TimeRange, limits};
+use tagmill_storage::{DAY_NS, ScanRequest, TagId, TagSelection, Tiers, TimeRange, limits};
 
 use crate::served::coarsest_tier;
 use crate::source::PlainScan;
@@ -114,8 +115,16 @@ fn grouping_of(aggregate: &AggregateExec) -> Option<Grouping> {
     let (scan, attributes) = beneath.into_parts();
     let range = if grain.is_listed() { bounded(&scan, &grain)? } else { scan.range };
     let windows = grain.windows(range)?;
-    let (tier, shown, form) = (coarsest_tier(&windows.asked), shown(aggregate), Form::Partial);
-    Some(Grouping { scan, attributes, keys, states, windows, form, tier, shown })
+    // Without an end the newest sample of a tag is among those that are asked for, if any is. A damaged place must be told of.
+    let from_newest = grain == Grain::Whole
+        && scan.range.end_ns == TimeRange::ALL.end_ns
+        && states.iter().all(|state| state.is_of_newest())
+        && !states.is_empty()
+        && scan.tiers == Tiers::Auto
+        && scan.snapshot.damage().is_empty();
+    let tier = if from_newest { "latest" } else { coarsest_tier(&windows.asked) };
+    let (shown, form) = (shown(aggregate), Form::Partial);
+    Some(Grouping { scan, attributes, keys, states, windows, from_newest, form, tier, shown })
 }
 
 /// The range of a scan, open ends moved to where its samples end or, at the start, at most a day earlier; then outward to

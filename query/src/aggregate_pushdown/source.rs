@@ -24,14 +24,16 @@ use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, Partitioning, PhysicalSortExpr, RangePartitioning,
     SplitPoint,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
+};
 use datafusion::physical_plan::stream::{
     RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
 };
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use futures::StreamExt;
 use tagmill_storage::{
-    Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, ValueType,
+    Latest, Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, ValueType,
 };
 use tokio::sync::mpsc::Sender;
 
@@ -78,6 +80,8 @@ pub(super) struct Grouping {
     pub(super) keys: Vec<Key>,
     pub(super) states: Vec<State>,
     pub(super) windows: Windows,
+    /// Whether a tag's newest sample answers where it says enough.
+    pub(super) from_newest: bool,
     pub(super) form: Form,
     /// For EXPLAIN: the coarsest tier that divides the windows, and what the states are of.
     pub(super) tier: &'static str,
@@ -115,6 +119,7 @@ impl DataSource for AggregateSource {
             tags: self.grouping.scan.parts.get(partition).map(Arc::clone).unwrap_or_default(),
             baseline: BaselineMetrics::new(&self.metrics, partition),
             served: ServedCounts::new(&self.metrics, partition),
+            newest: MetricBuilder::new(&self.metrics).counter("tags_from_latest", partition),
         };
         let schema = Arc::clone(&self.schema);
         let stream = futures::stream::once(async move {
@@ -202,6 +207,7 @@ struct PartRead {
     tags: Arc<[TagId]>,
     baseline: BaselineMetrics,
     served: ServedCounts,
+    newest: Count,
 }
 
 /// Groups under construction.
@@ -214,14 +220,29 @@ struct Groups {
     states: Vec<StateBuilder>,
 }
 
+impl Groups {
+    /// Adds a group of all samples of a tag.
+    fn add_newest(&mut self, at: usize, newest: &Latest) {
+        self.tags.push(u32::try_from(at).unwrap_or(u32::MAX));
+        // Without a key of time nobody looks at it.
+        self.starts.push(newest.time_ns);
+        for builder in &mut self.states {
+            builder.push_newest(newest.value.value_type(), newest);
+        }
+    }
+}
+
 impl PartRead {
     fn run(self, sender: &Sender<Result<RecordBatch>>) -> Result<()> {
         let grouping = Arc::clone(&self.grouping);
         let needs = grouping.states.iter().fold(Needs::Sql, |needs, state| {
             if state.needs() == Needs::SqlMoments { Needs::SqlMoments } else { needs }
         });
+        let (newest, rest) = self.newest();
+        self.newest.add(newest.len());
+        let mut newest = newest.into_iter().peekable();
         let mut rollups = grouping.scan.snapshot.rollups(RollupRequest {
-            tags: TagSelection::Only(Arc::clone(&self.tags)),
+            tags: TagSelection::Only(rest),
             windows: grouping.windows.asked.clone(),
             needs,
             tiers: grouping.scan.tiers,
@@ -236,9 +257,20 @@ impl PartRead {
         let mut at = 0;
         while !sender.is_closed() {
             let timer = self.baseline.elapsed_compute().timer();
-            let Some(part) = rollups.next() else { break };
+            let part = rollups.next().transpose();
             let part = part.map_err(|error| into_datafusion(error.into()))?;
             timer.done();
+            let comes_first = |at: usize| {
+                part.as_ref()
+                    .is_none_or(|part| self.tags.get(at).is_some_and(|tag| *tag < part.tag))
+            };
+            while let Some((at, newest)) = newest.next_if(|(at, _)| comes_first(*at)) {
+                if groups.tags.len() >= BATCH_ROWS {
+                    self.send(&mut groups, sender)?;
+                }
+                groups.add_newest(at, &newest);
+            }
+            let Some(part) = part else { break };
             while self.tags.get(at).is_some_and(|&tag| tag < part.tag) {
                 at += 1;
             }
@@ -253,6 +285,27 @@ impl PartRead {
             self.send(&mut groups, sender)?;
         }
         Ok(())
+    }
+
+    /// Positions of the tags whose newest sample says all that is asked for, with that sample; and the other tags.
+    fn newest(&self) -> (Vec<(usize, Latest)>, Arc<[TagId]>) {
+        let Grouping { scan, states, from_newest, .. } = self.grouping.as_ref();
+        if !from_newest {
+            return (Vec::new(), Arc::clone(&self.tags));
+        }
+        let (mut newest, mut rest) = (Vec::new(), Vec::new());
+        for (at, tag) in self.tags.iter().enumerate() {
+            let found = scan.snapshot.latest(*tag);
+            let says_all = |found: &Latest| {
+                scan.range.contains(found.time_ns)
+                    && states.iter().all(|state| state.is_known_of(found))
+            };
+            match found.filter(says_all) {
+                Some(found) => newest.push((at, found)),
+                None => rest.push(*tag),
+            }
+        }
+        (newest, rest.into())
     }
 
     fn keys_of_tags(&self) -> Result<Vec<Option<ArrayRef>>> {

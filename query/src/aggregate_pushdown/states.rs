@@ -27,7 +27,7 @@ use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
 use datafusion::physical_plan::PhysicalExpr;
-use tagmill_storage::{Needs, Point, Rollup, Severity, Value, ValueType};
+use tagmill_storage::{Latest, Needs, Point, Rollup, Severity, Value, ValueType};
 
 use crate::functions::extreme::{Extreme, Pick};
 use crate::functions::quality::{QualityFunction, QualityText};
@@ -182,6 +182,21 @@ impl State {
             Self::Moments(..) => Needs::SqlMoments,
             _ => Needs::Sql,
         }
+    }
+
+    /// Whether it is the same of all samples as of the newest one, as far as that [`is_known_of`](Self::is_known_of).
+    pub(super) const fn is_of_newest(self) -> bool {
+        matches!(self, Self::MaxTs | Self::Pick(Pick::Last, _))
+    }
+
+    /// Whether a tag's newest sample says it. One that shows no value is passed over by `last`; texts show none ever.
+    pub(super) fn is_known_of(self, newest: &Latest) -> bool {
+        let is_finite = match newest.value {
+            Value::F64(value) => value.is_finite(),
+            Value::F32(value) => value.is_finite(),
+            Value::I64(_) | Value::Bool(_) | Value::State(_) | Value::Text(_) => true,
+        };
+        self == Self::MaxTs || (is_finite && !newest.quality.is_bad())
     }
 
     /// Whether it shows the time of an extreme of f64. Great integers that differ may be equal as f64.
@@ -347,6 +362,20 @@ impl StateBuilder {
                 }
             }
             (_, state) => debug_assert!(false, "{state:?} has other columns"),
+        }
+    }
+
+    /// Adds a row for all samples of a tag whose newest one says it.
+    pub(super) fn push_newest(&mut self, value_type: ValueType, newest: &Latest) {
+        let Latest { time_ns, value, .. } = newest;
+        match (&mut self.columns, self.state) {
+            (Columns::Time(all), State::MaxTs) => all.append_value(*time_ns),
+            (columns, State::Pick(Pick::Last, view)) => {
+                let point = Point { time_ns: *time_ns, word: value.to_word() };
+                let point = Some(point).filter(|_| view.shows(value_type));
+                push_point(columns, value_type, point);
+            }
+            (_, state) => debug_assert!(false, "{state:?} is not of the newest sample"),
         }
     }
 
