@@ -31,7 +31,7 @@ fn grouped_queries_answer_as_the_model_does() {
 }
 
 /// Seeds of the test below, and questions of a life: each is asked in three ways.
-const INTERVAL_SEEDS: u64 = 6;
+const INTERVAL_SEEDS: u64 = 10;
 const QUESTIONS: u64 = 16;
 
 #[test]

@@ -151,6 +151,7 @@ pub(super) fn rewrite(aggregate: &Aggregate, fills: &[Filled]) -> Result<Logical
         keys: grouping.keys,
         bucket: grouping.bucket,
         is_gapfill: aggregate.group_expr.iter().any(is_gapfill),
+        sampled_only: false,
         calls,
         times: input.times,
         schema,

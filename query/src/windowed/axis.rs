@@ -42,6 +42,11 @@ impl Axis {
         listed.iter().copied().chain(rest.into_iter().flatten())
     }
 
+    /// Start of the bucket of an instant, if it can be represented.
+    pub(crate) fn bucket_start(&self, time_ns: i64) -> Option<i64> {
+        self.buckets.as_ref()?.range_of(time_ns).map(|(start_ns, _)| start_ns)
+    }
+
     /// All that is asked for.
     pub(crate) fn range(&self) -> TimeRange {
         TimeRange::new(self.start_ns.unwrap_or(TimeRange::ALL.start_ns), self.end_ns)

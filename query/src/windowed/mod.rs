@@ -17,7 +17,7 @@ mod chain;
 mod exec;
 mod fill;
 mod input;
-mod node;
+pub(crate) mod node;
 mod output;
 mod pieces;
 pub(crate) mod plan;

@@ -50,6 +50,8 @@ pub(crate) struct WindowedAggregate {
     pub(crate) bucket: Option<Vec<Expr>>,
     /// Whether rows shall fill gaps: then both ends of the range must be said.
     pub(crate) is_gapfill: bool,
+    /// Whether only buckets with samples are wanted, and those whole: of an open range too.
+    pub(crate) sampled_only: bool,
     pub(crate) calls: Vec<Call>,
     /// Filters over the column `ts`, all of which must hold.
     pub(crate) times: Vec<Expr>,
@@ -57,12 +59,13 @@ pub(crate) struct WindowedAggregate {
 }
 
 /// What makes a node what it is, but the snapshot.
-type Parts<'a> = (&'a LogicalPlan, &'a [Key], &'a Option<Vec<Expr>>, bool, &'a [Call], &'a [Expr]);
+type Parts<'a> =
+    (&'a LogicalPlan, &'a [Key], &'a Option<Vec<Expr>>, [bool; 2], &'a [Call], &'a [Expr]);
 
 impl WindowedAggregate {
     fn parts(&self) -> Parts<'_> {
-        let Self { input, keys, bucket, is_gapfill, calls, times, .. } = self;
-        (input, keys, bucket, *is_gapfill, calls, times)
+        let Self { input, keys, bucket, is_gapfill, sampled_only, calls, times, .. } = self;
+        (input, keys, bucket, [*is_gapfill, *sampled_only], calls, times)
     }
 }
 

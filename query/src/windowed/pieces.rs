@@ -37,6 +37,8 @@ pub(crate) struct Share {
     pub(crate) covered_ns: i128,
     /// Value times nanoseconds over that.
     pub(crate) integral: f64,
+    /// Whether there is a sample, of any quality.
+    pub(crate) is_sampled: bool,
     /// The longest stretch without a sample.
     pub(crate) gap_ns: i64,
     /// Usable samples.
@@ -75,6 +77,7 @@ impl Share {
         self.length_ns += other.length_ns;
         self.covered_ns += other.covered_ns;
         self.integral += other.integral;
+        self.is_sampled |= other.is_sampled;
         self.gap_ns = self.gap_ns.max(other.gap_ns);
         self.usable += other.usable;
         self.transitions += other.transitions;
@@ -198,6 +201,7 @@ where
     /// Takes the next sample: its word if it is usable.
     pub(crate) fn meet(&mut self, time_ns: i64, word: Option<u64>) -> ControlFlow<()> {
         self.run_to(time_ns, self.held.map(|from| self.piece(from, time_ns, word)))?;
+        self.share.is_sampled = true;
         self.share.gap_ns = self.share.gap_ns.max(time_ns - self.silent_from_ns);
         self.silent_from_ns = time_ns;
         let Some(word) = word else {
@@ -227,6 +231,7 @@ where
         let Meaning { value_type, rule, .. } = &self.meaning;
         let share = &mut self.share;
         let silent_ns = rollup.first_ns - self.silent_from_ns;
+        share.is_sampled = true;
         share.gap_ns = share.gap_ns.max(silent_ns).max(usable.gap_ns);
         self.silent_from_ns = rollup.last_ns;
         share.covered_ns += i128::from(usable.covered_ns);
@@ -456,6 +461,7 @@ mod tests {
             share.in_state_ns[0] += i128::from(value == 2.0);
         }
         let inside = |time: &i64| start <= *time && *time < end;
+        share.is_sampled = samples.iter().any(|(time, _)| inside(time));
         let mut from = start;
         for time in samples.iter().map(|(time, _)| *time).filter(inside).chain([end]) {
             share.gap_ns = share.gap_ns.max(time - from);

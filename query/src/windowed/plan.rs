@@ -81,6 +81,7 @@ impl ExtensionPlanner for WindowedPlanner {
             axis: Arc::new(axis),
             detail: detail_of(&node.calls),
             targets: targets.into(),
+            sampled_only: node.sampled_only,
             tiers: node.scope.settings.tiers().of_rollups(),
             damage,
         };

@@ -46,6 +46,8 @@ pub(crate) struct Reading {
     pub(crate) axis: Arc<Axis>,
     pub(crate) targets: Arc<[Target]>,
     pub(crate) detail: Detail,
+    /// Whether only cells with samples are wanted, and those whole.
+    pub(crate) sampled_only: bool,
     pub(crate) tiers: Tiers,
     pub(crate) damage: OnDamage,
 }
@@ -117,7 +119,7 @@ impl Reading {
         for (position, &id) in tags.iter().enumerate() {
             let Some(tag) = self.snapshot.registry().get(id) else { continue };
             let first_ns = parts.peek(id)?;
-            let Some(from_ns) = start_ns.or(first_ns) else { continue };
+            let Some(from_ns) = start_ns.or_else(|| self.start_by(first_ns?)) else { continue };
             let meaning = self.meaning(tag);
             let rule = meaning.rule.clone();
             let mut words = Words::new(self, tag);
@@ -133,7 +135,12 @@ impl Reading {
                     before.usable.map(|point| self.point(&mut words, point)).transpose()?;
                 carried = Carried { usable, is_broken };
             }
-            let emit = |cell: &Cell, share: &Share| emit(position, cell, share);
+            let emit = |cell: &Cell, share: &Share| {
+                if self.sampled_only && !share.is_sampled {
+                    return ControlFlow::Continue(());
+                }
+                emit(position, cell, share)
+            };
             let mut fold = Fold::new(meaning, carried, self.axis.cells(from_ns), emit);
             while let Some(part) = parts.next_of(id)? {
                 let flow = match part {
@@ -160,6 +167,11 @@ impl Reading {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Where an open range begins for a tag with this first sample.
+    fn start_by(&self, first_ns: i64) -> Option<i64> {
+        if self.sampled_only { self.axis.bucket_start(first_ns) } else { Some(first_ns) }
     }
 
     fn meaning(&self, tag: &Tag) -> Meaning {
