@@ -7,7 +7,8 @@
 //! * Chunks of a segment in which nothing else has a say are answered for by its rollups, as far as [`super::routing`]
 //!   permits. The rest of them is decoded into reused memory and folded there: times on a grid are never written out,
 //!   times that chunks share are decoded once. All else goes the way of a scan.
-//! * Memory is bounded by the rows of one tag that overlap in time, and [`ROLLUPS_MAX`] rollups.
+//! * Memory is bounded by the rows of one tag that overlap in time, [`ROLLUPS_MAX`] rollups, and [`KEPT_ROLLUPS_MAX`]
+//!   stored ones that are kept decoded.
 //!
 //! # What it does not know
 //! SQL, and what holds beyond the bounds of a window: [`super::neighbours`] looks there.
@@ -20,6 +21,7 @@ use super::routing::{self, Job, Question};
 use super::snapshot::DamagedPlace;
 use super::{OnDamage, Scan, ScanRequest, Snapshot, TagSelection};
 use crate::error::Result;
+use crate::segment::SegmentCursor;
 use crate::segment::cursor::{PlainBuf, PlainRows, PlainTimes};
 use crate::tag::{TagId, ValueType};
 use crate::tier::fold::{Fold, Frame};
@@ -31,6 +33,9 @@ use crate::time::TimeRange;
 
 /// Rollups given at once; a tag with more comes in several parts.
 pub const ROLLUPS_MAX: usize = 4_096;
+
+/// Stored rollups kept decoded over all segments: some 100 MB.
+const KEPT_ROLLUPS_MAX: usize = 1 << 18;
 
 /// Which windows of time are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +180,8 @@ pub struct Rollups {
     windows: RollupWindows,
     needs: Needs,
     tiers: Vec<Tier>,
+    /// Stored rollups that cursors keep decoded.
+    kept: usize,
     /// The tag being read.
     current: Option<Current>,
     buffer: PlainBuf,
@@ -207,7 +214,7 @@ impl Snapshot {
         let scan = self.scan(ScanRequest { damage, ..ScanRequest::new(tags, windows.hull()) });
         let is_over = scan.is_over;
         let (current, buffer, served) = (None, PlainBuf::default(), Served::default());
-        Rollups { scan, windows, needs, tiers, current, buffer, served, is_over }
+        Rollups { scan, windows, needs, tiers, kept: 0, current, buffer, served, is_over }
     }
 }
 
@@ -287,7 +294,13 @@ impl Rollups {
             };
             let directory = scan.snapshot.view.version.segments()[stretch.segment].directory()?;
             let cursor = &mut scan.cursors.each[stretch.segment];
+            let before = cursor.kept_rollups();
             current.jobs = routing::route(&question, &directory, cursor, &stretch).into();
+            self.kept = (self.kept + cursor.kept_rollups()).saturating_sub(before);
+            if self.kept > KEPT_ROLLUPS_MAX {
+                scan.cursors.each.iter_mut().for_each(SegmentCursor::forget_rollups);
+                self.kept = 0;
+            }
             current.stretch = Some(stretch);
             return Ok(true);
         }

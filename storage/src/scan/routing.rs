@@ -81,7 +81,8 @@ impl Route<'_> {
                 continue;
             };
             let run = block.run(tag);
-            let [first, .., last] = &block.rows()[run.clone()] else { continue };
+            let rows = &block.rows()[run.clone()];
+            let Some((first, last)) = rows.first().zip(rows.last()) else { continue };
             if last.last_ns < next_ns || to_ns < first.first_ns {
                 continue;
             }

@@ -80,6 +80,7 @@ pub(crate) struct SegmentCursor {
     grids: Vec<(u64, i64)>,
     /// Blocks of rollups by tier and type.
     tiers: [[Option<KeptRows>; ValueType::ALL.len()]; Tier::ALL.len()],
+    kept_rollups: usize,
 }
 
 impl SegmentCursor {
@@ -91,6 +92,7 @@ impl SegmentCursor {
             times: DecodedTimes::default(),
             grids: Vec::new(),
             tiers: [const { [const { None }; ValueType::ALL.len()] }; Tier::ALL.len()],
+            kept_rollups: 0,
         }
     }
 
@@ -109,8 +111,21 @@ impl SegmentCursor {
             return Ok(Arc::clone(rows));
         }
         let rows = Arc::new(self.segment.read_tier(entry, usable, &mut self.buffer)?);
-        *kept = Some((position, usable, Arc::clone(&rows)));
+        let before = kept.replace((position, usable, Arc::clone(&rows)));
+        self.kept_rollups -= before.map_or(0, |(_, _, rows)| rows.rows().len());
+        self.kept_rollups += rows.rows().len();
         Ok(rows)
+    }
+
+    /// How many rollups are kept decoded.
+    pub(crate) const fn kept_rollups(&self) -> usize {
+        self.kept_rollups
+    }
+
+    /// Lets go of the rollups that are kept.
+    pub(crate) fn forget_rollups(&mut self) {
+        self.tiers = [const { [const { None }; ValueType::ALL.len()] }; Tier::ALL.len()];
+        self.kept_rollups = 0;
     }
 
     /// The segment it reads.

@@ -24,7 +24,7 @@ const ROWS_MIN: u64 = 8;
 /// Samples below which a block is not worth its bytes: they are read as fast as it.
 const BLOCK_SAMPLES_MIN: u64 = 512;
 /// Rows at which a block is full; the run that reaches it still goes in.
-const BLOCK_ROWS: usize = 2_048;
+const BLOCK_ROWS: usize = 512;
 /// Minutes of one tag after which a run ends.
 const SETTLE_ROWS: usize = 16_384;
 
