@@ -6,11 +6,12 @@
 //! # Reading order
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
 //! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
-//! and [`hints`] (the scan), [`windowed`] (interval functions and gap filling), [`served`] (what EXPLAIN says of tiers),
+//! and [`hints`] (the scan), [`aside`] (threads that read), [`pieces`] (what holds between samples), [`windowed`] (interval functions and gap filling), [`served`] (what EXPLAIN says of tiers),
 //! [`planner`], [`durations`] and [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`],
 //! [`error`], [`limits`].
 
 mod aggregate_pushdown;
+mod aside;
 mod catalog;
 mod cooperation;
 mod database;
@@ -20,6 +21,7 @@ mod functions;
 mod hints;
 pub mod limits;
 mod near;
+mod pieces;
 mod planner;
 mod pushdown;
 mod relations;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -28,19 +27,15 @@ use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, Push
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
 };
-use datafusion::physical_plan::stream::{
-    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
-};
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
-use futures::StreamExt;
 use tagmill_storage::{
     DamagedPlace, OnDamage, Rfc3339, Scan, ScanRequest, Snapshot, TagId, TagSelection, Tiers,
     TimeRange,
 };
-use tokio::sync::mpsc::Sender;
 
+use crate::aside::{BatchSender, stream_of};
 use crate::hints::Hints;
-use crate::limits::{BATCH_ROWS, BATCHES_AHEAD, SCAN_TAGS};
+use crate::limits::{BATCH_ROWS, SCAN_TAGS};
 use crate::relations::rows::{RowBuilder, RowColumn, schema_of};
 use crate::settings::TierUse;
 
@@ -181,15 +176,8 @@ impl DataSource for SampleSource {
             baseline: BaselineMetrics::new(&self.metrics, partition),
             tags_read: MetricBuilder::new(&self.metrics).counter("tags_read", partition),
         };
-        let schema = Arc::clone(&self.schema);
         // A join fills the hints before it polls this stream, so nothing starts earlier.
-        let stream = futures::stream::once(async move {
-            let mut builder = RecordBatchReceiverStreamBuilder::new(schema, BATCHES_AHEAD);
-            let sender = builder.tx();
-            builder.spawn_blocking(move || read.run(&sender));
-            builder.build()
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream.flatten())))
+        Ok(stream_of(&self.schema, move |sender| read.run(sender)))
     }
 
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
@@ -399,7 +387,7 @@ pub(crate) enum Flow {
 }
 
 impl PartRead {
-    fn run(mut self, sender: &Sender<Result<RecordBatch>>) -> Result<()> {
+    fn run(mut self, sender: &BatchSender) -> Result<()> {
         let mut rows = RowBuilder::new(self.snapshot.clone(), &self.columns, 0);
         let (mut tags, mut range) = (self.tags.to_vec(), self.range);
         let mut next = 0;
@@ -430,7 +418,7 @@ impl PartRead {
         tags: &[TagId],
         range: TimeRange,
         rows: &mut RowBuilder,
-        sender: &Sender<Result<RecordBatch>>,
+        sender: &BatchSender,
     ) -> Result<Flow> {
         let mut scan = self.snapshot.scan(ScanRequest {
             tags: TagSelection::Only(tags.into()),
@@ -480,11 +468,7 @@ impl PartRead {
         }
     }
 
-    fn send(
-        &mut self,
-        rows: &mut RowBuilder,
-        sender: &Sender<Result<RecordBatch>>,
-    ) -> Result<Flow> {
+    fn send(&mut self, rows: &mut RowBuilder, sender: &BatchSender) -> Result<Flow> {
         let batch = rows.finish()?;
         self.baseline.record_output(batch.num_rows());
         let sent = sender.blocking_send(Ok(batch));

@@ -27,21 +27,17 @@ use datafusion::physical_expr::{
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
 };
-use datafusion::physical_plan::stream::{
-    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
-};
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
-use futures::StreamExt;
 use tagmill_storage::{
     Latest, Needs, Rollup, RollupRequest, ScanRequest, TagId, TagRollups, TagSelection, ValueType,
 };
-use tokio::sync::mpsc::Sender;
 
 use super::beneath::Attributes;
 use super::grain::Windows;
 use super::states::{Form, State, StateBuilder};
+use crate::aside::{BatchSender, stream_of};
 use crate::error::into_datafusion;
-use crate::limits::{BATCH_ROWS, BATCHES_AHEAD};
+use crate::limits::BATCH_ROWS;
 use crate::relations::{UTC, utc_time};
 use crate::served::ServedCounts;
 use crate::source::{PlainScan, ShortRange, check_announced};
@@ -121,14 +117,7 @@ impl DataSource for AggregateSource {
             served: ServedCounts::new(&self.metrics, partition),
             newest: MetricBuilder::new(&self.metrics).counter("tags_from_latest", partition),
         };
-        let schema = Arc::clone(&self.schema);
-        let stream = futures::stream::once(async move {
-            let mut builder = RecordBatchReceiverStreamBuilder::new(schema, BATCHES_AHEAD);
-            let sender = builder.tx();
-            builder.spawn_blocking(move || read.run(&sender));
-            builder.build()
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream.flatten())))
+        Ok(stream_of(&self.schema, move |sender| read.run(sender)))
     }
 
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
@@ -233,7 +222,7 @@ impl Groups {
 }
 
 impl PartRead {
-    fn run(self, sender: &Sender<Result<RecordBatch>>) -> Result<()> {
+    fn run(self, sender: &BatchSender) -> Result<()> {
         let grouping = Arc::clone(&self.grouping);
         let needs = grouping.states.iter().fold(Needs::Sql, |needs, state| {
             if state.needs() == Needs::SqlMoments { Needs::SqlMoments } else { needs }
@@ -379,7 +368,7 @@ impl PartRead {
         Ok(None)
     }
 
-    fn send(&self, groups: &mut Groups, sender: &Sender<Result<RecordBatch>>) -> Result<()> {
+    fn send(&self, groups: &mut Groups, sender: &BatchSender) -> Result<()> {
         let count = groups.tags.len();
         let tags = UInt32Array::from(std::mem::take(&mut groups.tags));
         let starts = TimestampNanosecondArray::from(std::mem::take(&mut groups.starts));

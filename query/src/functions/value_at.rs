@@ -17,11 +17,11 @@ use datafusion::logical_expr::{
 use tagmill_storage::{TagId, ValueType};
 
 use super::width::parse_parts;
+use crate::pieces::{Known, known_at};
 use crate::relations::{Scope, utc_time};
 use crate::selection::unknown;
 use crate::table_functions::instants::{Look, visit};
-use crate::table_functions::pieces::{Known, known_at};
-use crate::table_functions::readings::{Reader, Rule};
+use crate::table_functions::readings::{Reader, rule_of};
 
 const USAGE: &str = "value_at takes (tag, ts) or (tag, ts, tolerance)";
 
@@ -50,7 +50,7 @@ impl ValueAt {
         if known.value_type == ValueType::Text {
             return Ok(());
         }
-        let rule = Rule::of(known);
+        let rule = rule_of(known);
         // Leaving out what the disk has lost cannot be announced any more while rows are computed.
         let reader = Reader {
             snapshot: self.scope.snapshot.clone(),
@@ -58,11 +58,11 @@ impl ValueAt {
         };
         rows.sort_unstable();
         let times: Vec<i64> = rows.iter().map(|row| row.0).collect();
-        visit(&reader, tag, rule, &times, Look::BothWays, |index, carry, next| {
+        visit(&reader, tag, &rule, &times, Look::BothWays, |index, carry, next| {
             let Some(&(at_ns, row)) = rows.get(index) else { return };
-            let next = next.map(|next| next.next(rule));
+            let next = next.map(|next| next.next(&rule));
             let broken = carry.is_broken();
-            let known = known_at(rule.shape, at_ns, carry.point(), broken, next, self.now_ns);
+            let known = known_at(&rule, at_ns, carry.point(), broken, next, self.now_ns);
             let value = match (known, &carry.usable) {
                 (Known::Held, Some(held)) => Some(held.number()),
                 (Known::Drawn(value), _) => Some(value),

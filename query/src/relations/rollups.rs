@@ -104,7 +104,8 @@ impl TableProvider for Rollups {
         let needs_intervals = wanted.iter().any(|name| is_interval(name))
             || filtered.into_iter().any(|column| is_interval(&column.name));
         let mut plan = LogicalPlanBuilder::from(self.plan(filters, needs_intervals)?);
-        if let Some(filter) = conjunction(filters.iter().cloned()) {
+        let rest = filters.iter().filter(|filter| !is_bound(filter)).cloned();
+        if let Some(filter) = conjunction(rest) {
             plan = plan.filter(filter)?;
         }
         let plan = plan.project(wanted.into_iter().map(unqualified))?.limit(0, limit)?.build()?;
@@ -113,15 +114,19 @@ impl TableProvider for Rollups {
 }
 
 impl Rollups {
-    /// The rows, all of whose columns are unqualified. Where that is not needed interval functions are left out.
+    /// The rows of windows within the filters' bounds of time, all columns unqualified. Where that is not needed interval
+    /// functions are left out.
     fn plan(&self, filters: &[Expr], needs_intervals: bool) -> Result<LogicalPlan> {
         let samples = provider_as_source(Arc::new(Samples::new(self.scope.clone())));
         let width = ScalarValue::Utf8(Some(format!("{} minutes", self.width_ns / 60 / SECOND_NS)));
         let start = ScalarUDF::from(TimeBucket::default()).call(vec![lit(width), col("ts")]);
         let groups = vec![col("tag_id"), col("tag"), start.alias("start")];
-        let plain = LogicalPlanBuilder::scan("samples", samples, None)?
-            .aggregate(groups, aggregates()?)?
-            .build()?;
+        let mut plain = LogicalPlanBuilder::scan("samples", samples, None)?;
+        // A window begins within such bounds just if its samples lie within these.
+        if let Some(filter) = conjunction(self.times(filters)) {
+            plain = plain.filter(filter)?;
+        }
+        let plain = plain.aggregate(groups, aggregates()?)?.build()?;
         let shown = plain.schema().columns().into_iter().map(|column| {
             let name = if column.name() == "start" { "ts" } else { column.name() }.to_owned();
             Expr::Column(column).alias(name)
@@ -183,6 +188,13 @@ impl Rollups {
             (range.end_ns < all.end_ns).then(|| unqualified("ts").lt(bound(up(range.end_ns))));
         start.into_iter().chain(end).collect()
     }
+}
+
+/// Whether a filter only bounds when windows begin.
+fn is_bound(filter: &Expr) -> bool {
+    let columns = filter.column_refs();
+    let is_time = !columns.is_empty() && columns.iter().all(|column| column.name() == "ts");
+    is_time && pushdown::support(filter) == TableProviderFilterPushDown::Exact
 }
 
 fn unqualified(name: &str) -> Expr {

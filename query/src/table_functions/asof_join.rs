@@ -29,7 +29,7 @@ use tagmill_storage::{Tag, TagId};
 use super::instants::{Look, visit};
 use super::known_tags;
 use super::planner::Call;
-use super::readings::{Reader, Reading, Rule};
+use super::readings::{Reader, Reading, rule_of};
 use crate::limits::{BATCH_ROWS, BATCHES_AHEAD};
 use crate::relations::rows::{RowBuilder, RowColumn, schema_of};
 use crate::relations::utc_time;
@@ -232,8 +232,8 @@ impl Samples {
         let count = events.num_rows() * self.tags.len();
         let mut found: Vec<Option<Reading>> = vec![None; count];
         for (column, tag) in self.tags.iter().enumerate() {
-            let rule = Rule::of(tag);
-            visit(&self.reader, tag.id, rule, &instants, Look::Back, |index, carry, _| {
+            let rule = rule_of(tag);
+            visit(&self.reader, tag.id, &rule, &instants, Look::Back, |index, carry, _| {
                 let Some(&(at_ns, event)) = order.get(index) else { return };
                 let fresh = |usable: &&Reading| {
                     let age_ns = at_ns.saturating_sub(usable.time_ns);

@@ -3,7 +3,7 @@
 //! With a hysteresis a condition that holds ends only when the value is back by that much: `> 80` with 2 begins above 80
 //! and ends at 78. On a drawn line both happen where the line crosses.
 
-use super::pieces::Piece;
+use crate::pieces::Piece;
 
 /// What is asked of a value.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,18 +13,18 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use tagmill_storage::{Snapshot, Tag, TagId, TimeRange, Value, ValueType};
+use tagmill_storage::{Rule, Snapshot, Tag, TagId, TimeRange, Value, ValueType};
 
 use super::arguments::Arguments;
 use super::job::{Job, Sink};
 use super::mean::Mean;
-use super::pieces::{Known, known_at};
 use super::planner::Call;
-use super::readings::{Carry, Reader, Reading, Rule, number_of, readings};
+use super::readings::{Carry, Reader, Reading, number_of, readings, rule_of};
 use super::selection::{Selected, select};
 use crate::functions::bucket::Buckets;
 use crate::functions::width::Width;
 use crate::limits::{BATCH_ROWS, GRID_CELLS, GRID_TAGS_MAX, SCAN_TAGS};
+use crate::pieces::{Known, known_at, piece_of};
 use crate::relations::{Scope, UTC, utc_time};
 use crate::source::Flow;
 
@@ -109,7 +109,7 @@ pub(crate) fn plan(call: &Call) -> Result<Arc<dyn Job>> {
     let mut columns = Vec::new();
     for field in call.schema.fields().iter().skip(1) {
         let tag = registry.find(field.name()).and_then(|id| registry.get(id));
-        columns.push(tag.map(|tag| (tag.id, Rule::of(tag))));
+        columns.push(tag.map(|tag| (tag.id, rule_of(tag))));
     }
     let mut tags: Vec<TagId> = columns.iter().flatten().map(|(tag, _)| *tag).collect();
     tags.sort_unstable();
@@ -149,11 +149,11 @@ impl Job for Grid {
         }
         let mut tracks = Vec::new();
         for (column, known) in self.columns.iter().enumerate() {
-            let Some((tag, rule)) = *known else { continue };
+            let Some((tag, rule)) = known.clone() else { continue };
             if sink.flow() == Flow::Stop {
                 return Ok(());
             }
-            let carry = self.reader.before(tag, start_ns, rule)?;
+            let carry = self.reader.before(tag, start_ns, &rule)?;
             tracks.push(Track { tag, column, rule, carry, ahead: Ahead::NotAsked });
         }
         tracks.sort_unstable_by_key(|track| track.tag);
@@ -270,28 +270,28 @@ impl Grid {
 
     /// Takes the next sample of a tag: what lies before it is known now.
     fn take(&self, cells: &mut Cells, track: &mut Track, reading: Reading) {
-        if self.bridge && !track.rule.is_usable(&reading) {
+        if self.bridge && !reading.is_usable(&track.rule) {
             return;
         }
         self.settle(cells, track, reading.time_ns, Some(&reading));
-        track.carry.push(reading, track.rule);
+        track.carry.push(reading, &track.rule);
     }
 
     /// Fills the cells before `to_ns`.
     fn settle(&self, cells: &mut Cells, track: &Track, to_ns: i64, next: Option<&Reading>) {
-        let next = next.map(|next| next.next(track.rule));
+        let next = next.map(|next| next.next(&track.rule));
         let broken = track.carry.is_broken() && !self.bridge;
         let before = track.carry.point();
         if let Some(mean) = &mut cells.mean {
             let from = before.filter(|_| !broken);
-            let piece = from.and_then(|from| track.rule.shape.piece(from, next, self.now_ns));
+            let piece = from.and_then(|from| piece_of(&track.rule, from, next, self.now_ns));
             if let Some(piece) = piece {
                 mean.add(&piece);
             }
             return;
         }
         while let Some(&at_ns) = cells.instants.get(cells.filled).filter(|&&at| at < to_ns) {
-            let known = known_at(track.rule.shape, at_ns, before, broken, next, self.now_ns);
+            let known = known_at(&track.rule, at_ns, before, broken, next, self.now_ns);
             match (known, &track.carry.usable) {
                 (Known::Held, Some(held)) => cells.column.push(track.tag, &held.value),
                 (Known::Drawn(value), _) => cells.column.push(track.tag, &Value::F64(value)),
@@ -309,7 +309,7 @@ impl Grid {
             Ahead::At(next) => next.time_ns < stripe.end_ns,
         };
         if is_stale {
-            let usable_by = self.bridge.then_some(track.rule);
+            let usable_by = self.bridge.then_some(&track.rule);
             let next = self.reader.after(track.tag, stripe.end_ns, usable_by)?;
             track.ahead = next.map_or(Ahead::None, Ahead::At);
         }

@@ -11,14 +11,16 @@ use datafusion::arrow::array::{ArrayRef, BooleanArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use tagmill_storage::{Qualities, Quality, ScanBatch, TagId, TimeRange, Value, ValueType, Values};
+use tagmill_storage::{
+    Qualities, Quality, Rule, ScanBatch, TagId, TimeRange, Value, ValueType, Values,
+};
 
 use super::job::{Job, Sink};
 use super::known_tags;
-use super::pieces::{Known, known_at};
 use super::planner::Call;
-use super::readings::{Carry, Reader, Reading, Rule, readings};
+use super::readings::{Carry, Reader, Reading, readings, rule_of};
 use crate::limits::BATCH_ROWS;
+use crate::pieces::{Known, known_at};
 use crate::relations::rows::{RowBuilder, RowColumn, schema_of};
 use crate::source::Flow;
 
@@ -91,10 +93,10 @@ impl History {
         let Some(known) = self.reader.snapshot.registry().get(tag) else {
             return Ok(Flow::Continue);
         };
-        let (rule, value_type) = (Rule::of(known), known.value_type);
+        let (rule, value_type) = (rule_of(known), known.value_type);
         let TimeRange { start_ns, end_ns } = self.range;
         let mut carry =
-            if self.bounds { self.reader.before(tag, start_ns, rule)? } else { Carry::default() };
+            if self.bounds { self.reader.before(tag, start_ns, &rule)? } else { Carry::default() };
         let mut walk = self.reader.walk(&[tag], self.range);
         let mut next = walk.next_batch()?;
         if self.bounds {
@@ -105,7 +107,7 @@ impl History {
                     first => first,
                 };
                 let edge = Edge { tag, at_ns: start_ns, value_type };
-                self.push_edge(&edge, rule, &carry, first.as_ref(), rows);
+                self.push_edge(&edge, &rule, &carry, first.as_ref(), rows);
             }
         }
         while let Some(batch) = next {
@@ -113,14 +115,14 @@ impl History {
                 // Only the newest usable one and the newest of all matter at the end.
                 let mut newest: Vec<Reading> = Vec::new();
                 for reading in readings_reversed(&batch) {
-                    let usable = rule.is_usable(&reading);
+                    let usable = reading.is_usable(&rule);
                     newest.push(reading);
                     if usable {
                         break;
                     }
                 }
                 for reading in newest.into_iter().rev() {
-                    carry.push(reading, rule);
+                    carry.push(reading, &rule);
                 }
             }
             if rows.push(batch, false, sink)? == Flow::Stop {
@@ -133,11 +135,11 @@ impl History {
             let at_ns = if after.is_some() { end_ns } else { end_ns.min(self.now_ns) };
             let last_ns = carry.last.as_ref().map_or(i64::MIN, |last| last.time_ns);
             if let Some(exact) = after.take_if(|after| after.time_ns == at_ns) {
-                carry.push(exact, rule);
+                carry.push(exact, &rule);
             }
             if at_ns > start_ns.max(last_ns) {
                 let edge = Edge { tag, at_ns, value_type };
-                self.push_edge(&edge, rule, &carry, after.as_ref(), rows);
+                self.push_edge(&edge, &rule, &carry, after.as_ref(), rows);
             }
         }
         Ok(sink.flow())
@@ -146,7 +148,7 @@ impl History {
     fn push_edge(
         &self,
         edge: &Edge,
-        rule: Rule,
+        rule: &Rule,
         carry: &Carry,
         after: Option<&Reading>,
         rows: &mut Rows,
@@ -157,7 +159,7 @@ impl History {
         }
         let next = after.map(|after| after.next(rule));
         let (broken, now_ns) = (carry.is_broken(), self.now_ns);
-        let known = known_at(rule.shape, edge.at_ns, carry.point(), broken, next, now_ns);
+        let known = known_at(rule, edge.at_ns, carry.point(), broken, next, now_ns);
         let unknown = (nothing(edge.value_type), Quality::BAD_NO_DATA);
         let (value, quality) = match (known, &carry.usable, after) {
             (Known::Held, Some(held), _) => (held.value.clone(), held.quality),

@@ -4,9 +4,9 @@
 //! look-up each. Both ways give the same answers.
 
 use datafusion::common::Result;
-use tagmill_storage::{TagId, TimeRange};
+use tagmill_storage::{Rule, TagId, TimeRange};
 
-use super::readings::{Carry, Reader, Reading, Rule, readings};
+use super::readings::{Carry, Reader, Reading, readings};
 
 /// A walk is worth it up to so many samples per instant.
 const WALKED_ROWS: u64 = 64;
@@ -22,7 +22,7 @@ pub(crate) enum Look {
 pub(crate) fn visit(
     reader: &Reader,
     tag: TagId,
-    rule: Rule,
+    rule: &Rule,
     times: &[i64],
     look: Look,
     mut found: impl FnMut(usize, &Carry, Option<&Reading>),

@@ -20,14 +20,9 @@ use datafusion::physical_expr::{
     EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
-use datafusion::physical_plan::stream::{
-    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
-};
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
-use futures::StreamExt;
-use tokio::sync::mpsc::Sender;
 
-use crate::limits::BATCHES_AHEAD;
+use crate::aside::{BatchSender, stream_of};
 use crate::source::Flow;
 
 /// What a table function does once its arguments are known.
@@ -47,7 +42,7 @@ pub(crate) trait Job: fmt::Debug + Send + Sync {
 
 /// Where a job leaves its rows.
 pub(crate) struct Sink {
-    sender: Sender<Result<RecordBatch>>,
+    sender: BatchSender,
     baseline: BaselineMetrics,
     left: Option<usize>,
     memory: MemoryReservation,
@@ -105,13 +100,9 @@ impl DataSource for JobSource {
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let memory = MemoryConsumer::new("table function").register(context.memory_pool());
         let (schema, left) = (job.schema(), self.fetch);
-        let stream = futures::stream::once(async move {
-            let mut builder = RecordBatchReceiverStreamBuilder::new(job.schema(), BATCHES_AHEAD);
-            let sender = builder.tx();
-            builder.spawn_blocking(move || job.run(&mut Sink { sender, baseline, left, memory }));
-            builder.build()
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream.flatten())))
+        Ok(stream_of(&schema, move |sender| {
+            job.run(&mut Sink { sender: sender.clone(), baseline, left, memory })
+        }))
     }
 
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {

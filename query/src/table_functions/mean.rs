@@ -2,7 +2,7 @@
 //!
 //! A mean is the integral over the pieces in a window by their length there; without a piece there is none.
 
-use super::pieces::Piece;
+use crate::pieces::Piece;
 
 /// Means of windows that follow one another, fed with ascending pieces.
 #[derive(Debug)]

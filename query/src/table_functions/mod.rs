@@ -7,8 +7,7 @@
 //!
 //! # Reading order
 //! [`arguments`] (names and values), [`selection`] (which tags), [`planner`] (from text to [`node`] to what runs),
-//! [`job`] (how it runs). Then what is known between samples, arithmetic alone: [`pieces`], [`mean`], [`condition`],
-//! [`stretches`]; and [`readings`], which reads samples, [`instants`] for many instants. Then the functions:
+//! [`job`] (how it runs). Then what is made of pieces, arithmetic alone: [`mean`], [`condition`], [`stretches`]; and [`readings`], which reads samples, [`instants`] for many instants. Then the functions:
 //! [`history`], [`grid`], [`windows`], [`m4`], [`lttb`], [`asof_join`].
 
 mod arguments;
@@ -22,7 +21,6 @@ mod lttb;
 mod m4;
 mod mean;
 mod node;
-pub(crate) mod pieces;
 pub(crate) mod planner;
 pub(crate) mod readings;
 mod selection;

@@ -5,13 +5,13 @@
 
 use datafusion::common::Result;
 use tagmill_storage::{
-    OnDamage, Quality, Scan, ScanBatch, ScanRequest, Snapshot, Tag, TagId, TagSelection, TimeRange,
-    Value, ValueType,
+    Neighbours, OnDamage, Quality, Rule, Scan, ScanBatch, ScanRequest, Snapshot, Tag, TagId,
+    TagSelection, TimeRange, Value, ValueType,
 };
 
-use super::pieces::{Next, Point, Shape};
 use crate::error::into_datafusion;
-use crate::source::check_skipped;
+use crate::pieces::{Next, Point};
+use crate::source::{check_announced, check_skipped};
 
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,36 +21,19 @@ pub(crate) struct Reading {
     pub(crate) quality: Quality,
 }
 
-/// How a tag's samples are understood, by its attributes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) shape: Shape,
-    uncertain_usable: bool,
-}
-
-impl Rule {
-    /// The rule of a tag.
-    pub(crate) fn of(tag: &Tag) -> Self {
-        // No line leads from one text or state to another.
-        let stepped =
-            tag.is_stepped() || matches!(tag.value_type, ValueType::Text | ValueType::State);
-        let shape = Shape { stepped, max_gap_ns: tag.attributes.max_gap_ns };
-        Self { shape, uncertain_usable: tag.attributes.uncertain_usable == Some(true) }
-    }
-
-    /// Whether a sample counts: finite, and Good or, where the tag says so, Uncertain.
-    pub(crate) fn is_usable(self, reading: &Reading) -> bool {
-        let finite = match &reading.value {
-            Value::F64(value) => value.is_finite(),
-            Value::F32(value) => value.is_finite(),
-            _ => true,
-        };
-        let quality = reading.quality;
-        finite && (quality.is_good() || (self.uncertain_usable && !quality.is_bad()))
-    }
+/// How a tag's samples are understood: by its attributes, but that no line leads from one text or state to another.
+pub(crate) fn rule_of(tag: &Tag) -> Rule {
+    let rule = Rule::of(tag);
+    let holds = matches!(tag.value_type, ValueType::Text | ValueType::State);
+    Rule { stepped: rule.stepped || holds, ..rule }
 }
 
 impl Reading {
+    /// Whether it counts, by the rule of its tag.
+    pub(crate) fn is_usable(&self, rule: &Rule) -> bool {
+        rule.is_usable(self.value.value_type(), self.value.to_word(), self.quality)
+    }
+
     /// Its value as a number; NaN stands for text.
     pub(crate) fn number(&self) -> f64 {
         number_of(&self.value)
@@ -67,8 +50,8 @@ impl Reading {
     }
 
     /// It as the sample that follows another.
-    pub(crate) fn next(&self, rule: Rule) -> Next {
-        let value = rule.is_usable(self).then(|| self.number());
+    pub(crate) fn next(&self, rule: &Rule) -> Next {
+        let value = self.is_usable(rule).then(|| self.number());
         Next { time_ns: self.time_ns, value }
     }
 }
@@ -96,8 +79,8 @@ pub(crate) struct Carry {
 
 impl Carry {
     /// Takes the next sample.
-    pub(crate) fn push(&mut self, reading: Reading, rule: Rule) {
-        if rule.is_usable(&reading) {
+    pub(crate) fn push(&mut self, reading: Reading, rule: &Rule) {
+        if reading.is_usable(rule) {
             self.usable = Some(reading.clone());
         }
         self.last = Some(reading);
@@ -125,26 +108,19 @@ pub(crate) struct Reader {
 impl Reader {
     /// Walks samples: tags ascending, times ascending within one.
     pub(crate) fn walk(&self, tags: &[TagId], range: TimeRange) -> Walk<'_> {
-        Walk { reader: self, scan: self.scan(tags, range, false, None) }
+        Walk { reader: self, scan: self.snapshot.scan(self.request(tags, range)) }
     }
 
     /// What came before `at_ns`. Unusable samples are stepped over for as long as there are any.
-    pub(crate) fn before(&self, tag: TagId, at_ns: i64, rule: Rule) -> Result<Carry> {
-        let range = TimeRange::new(TimeRange::ALL.start_ns, at_ns);
-        let mut carry = Carry::default();
-        let mut walk = Walk { reader: self, scan: self.scan(&[tag], range, true, None) };
-        while let Some(batch) = walk.next_batch()? {
-            for reading in readings(&batch) {
-                if carry.last.is_none() {
-                    carry.last = Some(reading.clone());
-                }
-                if rule.is_usable(&reading) {
-                    carry.usable = Some(reading);
-                    return Ok(carry);
-                }
-            }
-        }
-        Ok(carry)
+    pub(crate) fn before(&self, tag: TagId, at_ns: i64, rule: &Rule) -> Result<Carry> {
+        let mut neighbours = self.snapshot.neighbours(self.damage);
+        let before = neighbours.before(tag, at_ns, rule).map_err(failed)?;
+        self.check(&neighbours)?;
+        let at = |time_ns: Option<i64>| self.at(tag, time_ns);
+        let usable_ns = before.usable.map(|usable| usable.time_ns);
+        let usable = at(usable_ns)?;
+        let last = if before.last_ns == usable_ns { usable.clone() } else { at(before.last_ns)? };
+        Ok(Carry { usable, last })
     }
 
     /// The first sample at or after `at_ns`; with `usable_by` the first that counts.
@@ -152,44 +128,50 @@ impl Reader {
         &self,
         tag: TagId,
         at_ns: i64,
-        usable_by: Option<Rule>,
+        usable_by: Option<&Rule>,
     ) -> Result<Option<Reading>> {
-        let range = TimeRange::new(at_ns, TimeRange::ALL.end_ns);
-        let limit = if usable_by.is_some() { None } else { Some(1) };
-        let mut walk = Walk { reader: self, scan: self.scan(&[tag], range, false, limit) };
+        let Some(rule) = usable_by else {
+            let mut neighbours = self.snapshot.neighbours(self.damage);
+            let next = neighbours.after(tag, at_ns).map_err(failed)?;
+            self.check(&neighbours)?;
+            return self.at(tag, next.map(|next| next.time_ns));
+        };
+        let mut walk = self.walk(&[tag], TimeRange::new(at_ns, TimeRange::ALL.end_ns));
         while let Some(batch) = walk.next_batch()? {
-            for reading in readings(&batch) {
-                if usable_by.is_none_or(|rule| rule.is_usable(&reading)) {
-                    return Ok(Some(reading));
-                }
+            if let Some(found) = readings(&batch).find(|reading| reading.is_usable(rule)) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// At most so many samples a tag has in a range.
-    pub(crate) fn estimate(&self, tag: TagId, range: TimeRange) -> u64 {
-        self.snapshot.estimate_rows(&self.request(&[tag], range, false, None))
+    /// The sample of this time.
+    fn at(&self, tag: TagId, time_ns: Option<i64>) -> Result<Option<Reading>> {
+        let Some(time_ns) = time_ns else { return Ok(None) };
+        let mut walk = self.walk(&[tag], TimeRange::new(time_ns, time_ns.saturating_add(1)));
+        Ok(walk.next_batch()?.and_then(|batch| readings(&batch).next()))
     }
 
-    fn scan(&self, tags: &[TagId], range: TimeRange, descending: bool, limit: Option<u64>) -> Scan {
-        self.snapshot.scan(self.request(tags, range, descending, limit))
-    }
-
-    fn request(
-        &self,
-        tags: &[TagId],
-        range: TimeRange,
-        descending: bool,
-        limit: Option<u64>,
-    ) -> ScanRequest {
-        ScanRequest {
-            descending,
-            limit,
-            damage: self.damage,
-            ..ScanRequest::new(TagSelection::Only(tags.into()), range)
+    fn check(&self, neighbours: &Neighbours) -> Result<()> {
+        match self.damage {
+            OnDamage::Fail => Ok(()),
+            OnDamage::Skip => check_announced(&self.snapshot, &neighbours.skipped()),
         }
     }
+
+    /// At most so many samples a tag has in a range.
+    pub(crate) fn estimate(&self, tag: TagId, range: TimeRange) -> u64 {
+        self.snapshot.estimate_rows(&self.request(&[tag], range))
+    }
+
+    fn request(&self, tags: &[TagId], range: TimeRange) -> ScanRequest {
+        let request = ScanRequest::new(TagSelection::Only(tags.into()), range);
+        ScanRequest { damage: self.damage, ..request }
+    }
+}
+
+fn failed(error: tagmill_storage::Error) -> datafusion::error::DataFusionError {
+    into_datafusion(error.into())
 }
 
 /// Samples in order, batch by batch.
@@ -203,7 +185,7 @@ impl Walk<'_> {
     /// The next samples, all of one tag.
     pub(crate) fn next_batch(&mut self) -> Result<Option<ScanBatch>> {
         let next = self.scan.next().transpose();
-        let next = next.map_err(|error| into_datafusion(error.into()))?;
+        let next = next.map_err(failed)?;
         check_skipped(&self.reader.snapshot, &self.scan)?;
         Ok(next)
     }

@@ -14,16 +14,16 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use tagmill_storage::{Snapshot, Tag, TagId, TimeRange, Value, ValueType};
+use tagmill_storage::{Rule, Snapshot, Tag, TagId, TimeRange, Value, ValueType};
 
 use super::condition::{Condition, split};
 use super::job::{Job, Sink};
 use super::known_tags;
-use super::pieces::{Next, Piece, Point};
 use super::planner::Call;
-use super::readings::{Carry, Reader, Reading, Rule, number_of, readings};
+use super::readings::{Carry, Reader, Reading, number_of, readings, rule_of};
 use super::stretches::{Keep, Stretch, Stretches};
 use crate::limits::BATCH_ROWS;
+use crate::pieces::{Next, Piece, Point, piece_of};
 use crate::relations::{UTC, utc_time};
 use crate::source::Flow;
 
@@ -183,13 +183,13 @@ impl Windows {
         sink: &mut Sink,
     ) -> Result<Flow> {
         let Some(tag) = self.reader.snapshot.registry().get(id) else { return Ok(Flow::Continue) };
-        let rule = Rule::of(tag);
-        let mut carry = self.reader.before(id, self.range.start_ns, rule)?;
+        let rule = rule_of(tag);
+        let mut carry = self.reader.before(id, self.range.start_ns, &rule)?;
         let mut follower = Follower {
             tag,
             snapshot: &self.reader.snapshot,
             question: question.clone(),
-            rule,
+            rule: rule.clone(),
             range: self.range,
             horizon_ns: self.range.end_ns.min(self.now_ns),
             hold: self.hold,
@@ -201,7 +201,7 @@ impl Windows {
         while let Some(batch) = walk.next_batch()? {
             for reading in readings(&batch) {
                 follower.follow(&carry, Some(&reading));
-                carry.push(reading, rule);
+                carry.push(reading, &rule);
             }
             rows.extend(follower.out.drain(..).map(|it| (id, it)));
             if rows.len() >= BATCH_ROWS && self.send(rows, sink)? == Flow::Stop {
@@ -287,9 +287,9 @@ impl Follower<'_> {
         let point = Point { time_ns: from.time_ns, value: number(from) };
         let next = next.map(|next| Next {
             time_ns: next.time_ns,
-            value: self.rule.is_usable(next).then(|| number(next)),
+            value: next.is_usable(&self.rule).then(|| number(next)),
         });
-        let Some(whole) = self.rule.shape.piece(point, next, self.horizon_ns) else { return };
+        let Some(whole) = piece_of(&self.rule, point, next, self.horizon_ns) else { return };
         let Some(piece) = whole.cut(self.range.start_ns, self.range.end_ns) else { return };
         if piece.start_ns > self.fed_ns && !self.hold {
             self.stretches.close(self.fed_ns);
@@ -323,7 +323,7 @@ impl Follower<'_> {
     fn follow_value(&mut self, piece: &Piece, value: &Value, cut: bool) {
         let key = Some(value.clone());
         // Text has no number, and holds all the same.
-        let flat = self.rule.shape.stepped || piece.is_flat();
+        let flat = self.rule.stepped || piece.is_flat();
         if flat && self.stretches.current().is_some_and(|current| current.key == key) {
             return;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tagmill_storage::{RollupWindows, TimeRange};
 
-use super::pieces::Cell;
+use super::fold::Cell;
 use crate::functions::bucket::Buckets;
 use crate::limits::CELLS_LISTED_MAX;
 

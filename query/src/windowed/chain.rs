@@ -8,7 +8,7 @@
 
 use tagmill_storage::{Rule, ValueType};
 
-use super::pieces::number;
+use super::fold::number;
 
 /// What was counted: whole numbers exactly, others in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -24,22 +24,19 @@ use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::{
-    RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
-};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements, PlanProperties,
     ReplaceChildrenOptions,
 };
 use futures::TryStreamExt;
 use tagmill_storage::TagId;
-use tokio::sync::mpsc::Sender;
 
+use super::fold::{Cell, Share};
 use super::node::Argument;
 use super::output::{Output, Rows};
-use super::pieces::{Cell, Share};
 use super::read::{Counts, Reading};
-use crate::limits::{BATCH_ROWS, BATCHES_AHEAD, SCAN_TAGS};
+use crate::aside::{BatchSender, Work, stream_of_all};
+use crate::limits::{BATCH_ROWS, SCAN_TAGS};
 use crate::source::ShortRange;
 
 /// See the module.
@@ -150,25 +147,21 @@ impl ExecutionPlan for WindowedAggregateExec {
         let threads = self.threads.max(1);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let counts = Counts::new(&self.metrics, partition);
-        let schema = self.schema();
-        let stream = futures::stream::once(async move {
+        let works = async move {
             let input_schema = input.schema();
             let batches: Vec<RecordBatch> = input.try_collect().await?;
             let tags = concat_batches(&input_schema, &batches)?;
             let job = Arc::new(Job::new(reading, output, &tags, counts, baseline)?);
-            let mut builder = RecordBatchReceiverStreamBuilder::new(
-                Arc::clone(&job.output.schema),
-                BATCHES_AHEAD,
-            );
-            for thread in 0..threads.min(job.works.len()) {
-                let (job, sender) = (Arc::clone(&job), builder.tx());
+            let threads = 0..threads.min(job.tasks.len());
+            let work_of = |thread| {
+                let job = Arc::clone(&job);
                 let memory = MemoryConsumer::new(format!("WindowedAggregate[{thread}]"));
                 let memory = memory.register(context.memory_pool());
-                builder.spawn_blocking(move || job.run(&sender, &memory));
-            }
-            Ok::<_, datafusion::error::DataFusionError>(builder.build())
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream.try_flatten())))
+                Box::new(move |sender: &BatchSender| job.run(sender, &memory)) as Work
+            };
+            Ok(threads.map(work_of).collect())
+        };
+        Ok(stream_of_all(&self.output.schema, works))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -177,7 +170,7 @@ impl ExecutionPlan for WindowedAggregateExec {
 }
 
 /// Tags that are read in one go, and the row of the input that shows their group.
-enum Work {
+enum Task {
     /// Groups of one tag each.
     Apart { tags: Vec<TagId>, rows: Vec<u32> },
     /// One group of any number of tags.
@@ -189,7 +182,7 @@ struct Job {
     reading: Reading,
     output: Arc<Output>,
     groups: Arc<[ArrayRef]>,
-    works: Vec<Work>,
+    tasks: Vec<Task>,
     next: AtomicUsize,
     counts: Counts,
     baseline: BaselineMetrics,
@@ -203,20 +196,20 @@ impl Job {
         counts: Counts,
         baseline: BaselineMetrics,
     ) -> Result<Self> {
-        let works = works_of(tags, output.keys.is_empty())?;
+        let tasks = tasks_of(tags, output.keys.is_empty())?;
         let groups = tags.columns().into();
-        Ok(Self { reading, output, groups, works, next: AtomicUsize::new(0), counts, baseline })
+        Ok(Self { reading, output, groups, tasks, next: AtomicUsize::new(0), counts, baseline })
     }
 
     /// Does what is left to do, until nothing is or nobody wants it.
-    fn run(&self, sender: &Sender<Result<RecordBatch>>, memory: &MemoryReservation) -> Result<()> {
+    fn run(&self, sender: &BatchSender, memory: &MemoryReservation) -> Result<()> {
         let mut rows = Rows::new(Arc::clone(&self.output), Arc::clone(&self.groups));
-        while let Some(work) = self.works.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let flow = match work {
-                Work::Apart { tags, rows: group_rows } => {
+        while let Some(task) = self.tasks.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let flow = match task {
+                Task::Apart { tags, rows: group_rows } => {
                     self.apart(tags, group_rows, &mut rows, sender)?
                 }
-                Work::Together { tags, row } => {
+                Task::Together { tags, row } => {
                     self.together(tags, *row, &mut rows, sender, memory)?
                 }
             };
@@ -235,7 +228,7 @@ impl Job {
         tags: &[TagId],
         group_rows: &[u32],
         rows: &mut Rows,
-        sender: &Sender<Result<RecordBatch>>,
+        sender: &BatchSender,
     ) -> Result<ControlFlow<()>> {
         let registry = self.reading.snapshot.registry();
         let mut failed = Ok(());
@@ -258,7 +251,7 @@ impl Job {
         tags: &[TagId],
         row: u32,
         rows: &mut Rows,
-        sender: &Sender<Result<RecordBatch>>,
+        sender: &BatchSender,
         memory: &MemoryReservation,
     ) -> Result<ControlFlow<()>> {
         if let Some(function) = self.output.of_one_tag().filter(|_| tags.len() > 1) {
@@ -311,22 +304,14 @@ impl Job {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn send_full(
-        &self,
-        rows: &mut Rows,
-        sender: &Sender<Result<RecordBatch>>,
-    ) -> Result<ControlFlow<()>> {
+    fn send_full(&self, rows: &mut Rows, sender: &BatchSender) -> Result<ControlFlow<()>> {
         if rows.len() < BATCH_ROWS {
             return Ok(ControlFlow::Continue(()));
         }
         self.send(rows, sender)
     }
 
-    fn send(
-        &self,
-        rows: &mut Rows,
-        sender: &Sender<Result<RecordBatch>>,
-    ) -> Result<ControlFlow<()>> {
+    fn send(&self, rows: &mut Rows, sender: &BatchSender) -> Result<ControlFlow<()>> {
         let batch = rows.finish()?;
         self.baseline.record_output(batch.num_rows());
         let sent = sender.blocking_send(Ok(batch));
@@ -334,8 +319,8 @@ impl Job {
     }
 }
 
-/// Cuts tags into works: the input's first column is the tag's number, the others are keys.
-fn works_of(tags: &RecordBatch, is_global: bool) -> Result<Vec<Work>> {
+/// Cuts tags into tasks: the input's first column is the tag's number, the others are keys.
+fn tasks_of(tags: &RecordBatch, is_global: bool) -> Result<Vec<Task>> {
     let Some((numbers, keys)) = tags.columns().split_first() else {
         return internal_err!("a windowed aggregate knows its tags");
     };
@@ -358,20 +343,20 @@ fn works_of(tags: &RecordBatch, is_global: bool) -> Result<Vec<Work>> {
             groups[at].1.push(TagId(number));
         }
     }
-    let mut works = Vec::new();
+    let mut tasks = Vec::new();
     let mut single: Vec<(TagId, u32)> = Vec::new();
     for (row, mut tags) in groups {
         tags.sort_unstable();
         tags.dedup();
         match tags.as_slice() {
             [tag] if !is_global => single.push((*tag, row)),
-            _ => works.push(Work::Together { tags, row }),
+            _ => tasks.push(Task::Together { tags, row }),
         }
     }
     single.sort_unstable();
     for part in single.chunks(SCAN_TAGS) {
         let (tags, rows) = part.iter().copied().unzip();
-        works.push(Work::Apart { tags, rows });
+        tasks.push(Task::Apart { tags, rows });
     }
-    Ok(works)
+    Ok(tasks)
 }

@@ -8,7 +8,7 @@
 //!
 //! # Reading order
 //! [`crate::functions::interval`] (names and types), [`analyze`] with [`input`] (cuts them out of an aggregate),
-//! [`node`], [`plan`] (constants), [`exec`] with [`read`] and [`output`]; the arithmetic is in [`pieces`], [`chain`] and
+//! [`node`], [`plan`] (constants), [`exec`] with [`read`] and [`output`]; the arithmetic is in [`fold`], [`chain`] and
 //! [`axis`], which know no SQL.
 
 pub(crate) mod analyze;
@@ -16,9 +16,9 @@ mod axis;
 mod chain;
 mod exec;
 mod fill;
+mod fold;
 mod input;
 pub(crate) mod node;
 mod output;
-mod pieces;
 pub(crate) mod plan;
 mod read;

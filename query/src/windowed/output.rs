@@ -11,8 +11,8 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{Result, exec_err};
 use tagmill_storage::{SECOND_NS, ValueType};
 
+use super::fold::Share;
 use super::node::{Argument, Key};
-use super::pieces::Share;
 use crate::functions::interval::IntervalFunction;
 use crate::relations::UTC;
 

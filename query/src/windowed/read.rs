@@ -15,7 +15,7 @@ use tagmill_storage::{
 };
 
 use super::axis::Axis;
-use super::pieces::{Carried, Cell, Fold, Meaning, Share, State};
+use super::fold::{Carried, Cell, Fold, Meaning, Share, State};
 use crate::error::into_datafusion;
 use crate::served::{RAW, ServedCounts, coarsest_tier};
 

@@ -1,9 +1,7 @@
 //! What holds between the samples of one tag, cut into cells of time: the arithmetic of the interval functions. Pure.
 //!
 //! # Contract
-//! * A piece runs from a usable sample to the next sample of any quality. To a usable one a stepped tag holds, a sloped
-//!   tag draws the line; to an unusable one both hold, and from there to the next usable sample is no data.
-//! * A piece longer than the tag's `max_gap` is no data. After the last sample of all, the value is held up to `max_gap`.
+//! * What holds between two samples, [`crate::pieces`] says.
 //! * Pieces are cut at the bounds of cells: the value before a cell is carried in, a line is drawn across bounds.
 //! * Cells come out in order, each once, those without any sample too.
 //!
@@ -15,6 +13,7 @@ use std::ops::ControlFlow;
 use tagmill_storage::{Point, Rollup, Rule, ValueType};
 
 use super::chain::{Chain, Gain};
+use crate::pieces::{self, Piece, piece_of};
 
 /// One bucket, cut by the range that is asked for.
 #[expect(clippy::struct_field_names, reason = "all are times, and times say their unit")]
@@ -112,15 +111,8 @@ impl State {
 }
 
 /// The number that a word of this type stands for; 0 for text.
-#[expect(clippy::cast_possible_truncation, reason = "an f32 word holds its bits in the low half")]
 pub(crate) fn number(value_type: ValueType, word: u64) -> f64 {
-    match value_type {
-        ValueType::F64 => f64::from_bits(word),
-        ValueType::F32 => f64::from(f32::from_bits(word as u32)),
-        ValueType::I64 => word.cast_signed() as f64,
-        ValueType::Bool | ValueType::State => word as f64,
-        ValueType::Text => 0.0,
-    }
+    Point { time_ns: 0, word }.value(value_type)
 }
 
 /// How the samples of one tag are understood.
@@ -131,20 +123,12 @@ pub(crate) struct Meaning {
     pub(crate) states: Vec<State>,
 }
 
-/// A sample that holds or is drawn from.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    time_ns: i64,
-    word: u64,
-}
-
 /// Where a value goes until the next sample.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
-    from: Held,
-    end_ns: i64,
-    /// The value a line is drawn to; without one the value is held.
-    to: Option<f64>,
+struct Stretch {
+    piece: Piece,
+    /// What is held.
+    word: u64,
     /// Whether no sample follows.
     is_last: bool,
 }
@@ -159,9 +143,9 @@ pub(crate) struct Fold<I, E> {
     /// Since when, in this cell, there was no sample.
     silent_from_ns: i64,
     /// The last usable sample, if no unusable one came after it.
-    held: Option<Held>,
+    held: Option<Point>,
     /// The last usable sample, whatever came after it.
-    last: Option<Held>,
+    last: Option<Point>,
     chain: Chain,
 }
 
@@ -182,7 +166,7 @@ where
     /// Begins at the first of `cells`, which ascend and touch each other.
     pub(crate) fn new(meaning: Meaning, carried: Carried, mut cells: I, emit: E) -> Self {
         let cell = cells.next();
-        let last = carried.usable.map(|(time_ns, word)| Held { time_ns, word });
+        let last = carried.usable.map(|(time_ns, word)| Point { time_ns, word });
         let mut fold = Self {
             meaning,
             cells,
@@ -200,7 +184,7 @@ where
 
     /// Takes the next sample: its word if it is usable.
     pub(crate) fn meet(&mut self, time_ns: i64, word: Option<u64>) -> ControlFlow<()> {
-        self.run_to(time_ns, self.held.map(|from| self.piece(from, time_ns, word)))?;
+        self.run_to(time_ns, self.held.and_then(|from| self.stretch(from, time_ns, word)))?;
         self.share.is_sampled = true;
         self.share.gap_ns = self.share.gap_ns.max(time_ns - self.silent_from_ns);
         self.silent_from_ns = time_ns;
@@ -214,9 +198,9 @@ where
             self.share.transitions += 1;
         }
         self.share.increase.add(self.chain.step(rule, *value_type, time_ns, word));
-        self.stand(Held { time_ns, word });
-        self.last = Some(Held { time_ns, word });
-        self.held = self.last;
+        let sample = Point { time_ns, word };
+        self.stand(sample);
+        (self.last, self.held) = (Some(sample), Some(sample));
         ControlFlow::Continue(())
     }
 
@@ -226,8 +210,8 @@ where
         let usable = &rollup.usable;
         let first = usable.first.filter(|first| first.time_ns == rollup.first_ns);
         let word = first.map(|first| first.word);
-        let piece = self.held.map(|from| self.piece(from, rollup.first_ns, word));
-        self.run_to(rollup.first_ns, piece)?;
+        let stretch = self.held.and_then(|from| self.stretch(from, rollup.first_ns, word));
+        self.run_to(rollup.first_ns, stretch)?;
         let Meaning { value_type, rule, .. } = &self.meaning;
         let share = &mut self.share;
         let silent_ns = rollup.first_ns - self.silent_from_ns;
@@ -241,49 +225,48 @@ where
         if let (Some(last), Some(first)) = (self.last, usable.first) {
             share.transitions += u64::from(differ(*value_type, last.word, first.word));
         }
-        let before = self.last.map(|Held { time_ns, word }| Point { time_ns, word });
-        let (real, whole) = usable.increase_after(before, rule, *value_type);
+        let (real, whole) = usable.increase_after(self.last, rule, *value_type);
         share.increase.add(match value_type {
             ValueType::F64 | ValueType::F32 => Gain { whole: 0, real },
             _ => Gain { whole, real: 0.0 },
         });
-        let held = |point: Point| Held { time_ns: point.time_ns, word: point.word };
         if let Some(first) = first {
-            self.stand(held(first));
+            self.stand(first);
         }
-        self.held = usable.last.filter(|last| last.time_ns == rollup.last_ns).map(held);
-        self.last = usable.last.map(held).or(self.last);
+        self.held = usable.last.filter(|last| last.time_ns == rollup.last_ns);
+        self.last = usable.last.or(self.last);
         ControlFlow::Continue(())
     }
 
     /// Ends the last cells, given the first sample after them: its time, and its word if it is usable.
     pub(crate) fn finish(mut self, next: Option<(i64, Option<u64>)>) -> ControlFlow<()> {
-        let piece = self.held.map(|from| match (next, self.meaning.rule.max_gap_ns) {
-            (Some((time_ns, word)), _) => self.piece(from, time_ns, word),
-            (None, None) => Piece { from, end_ns: i64::MAX, to: None, is_last: true },
-            (None, Some(most_ns)) => {
-                let end_ns = from.time_ns.saturating_add(most_ns);
-                Piece { from, end_ns, to: None, is_last: true }
+        let stretch = self.held.and_then(|from| {
+            if let Some((time_ns, word)) = next {
+                return self.stretch(from, time_ns, word);
             }
+            let piece = piece_of(&self.meaning.rule, self.point(from), None, i64::MAX)?;
+            Some(Stretch { piece, word: from.word, is_last: true })
         });
-        self.run_to(i64::MAX, piece)
+        self.run_to(i64::MAX, stretch)
     }
 
-    /// The piece from `from` to a sample.
-    fn piece(&self, from: Held, end_ns: i64, word: Option<u64>) -> Piece {
-        let Meaning { value_type, rule, .. } = &self.meaning;
-        if rule.max_gap_ns.is_some_and(|most_ns| end_ns.saturating_sub(from.time_ns) > most_ns) {
-            return Piece { from, end_ns: from.time_ns, to: None, is_last: false };
-        }
-        let to = word.filter(|_| !rule.stepped).map(|word| number(*value_type, word));
-        Piece { from, end_ns, to, is_last: false }
+    /// From a usable sample to the next one: its time, and its word if it is usable.
+    fn stretch(&self, from: Point, time_ns: i64, word: Option<u64>) -> Option<Stretch> {
+        let value = word.map(|word| number(self.meaning.value_type, word));
+        let next = pieces::Next { time_ns, value };
+        let piece = piece_of(&self.meaning.rule, self.point(from), Some(next), i64::MAX)?;
+        Some(Stretch { piece, word: from.word, is_last: false })
     }
 
-    /// Goes on to `time_ns`, leaving the cells that end by then, and adds the piece to each that it touches.
-    fn run_to(&mut self, time_ns: i64, piece: Option<Piece>) -> ControlFlow<()> {
+    fn point(&self, from: Point) -> pieces::Point {
+        pieces::Point { time_ns: from.time_ns, value: from.value(self.meaning.value_type) }
+    }
+
+    /// Goes on to `time_ns`, leaving the cells that end by then, and adds the stretch to each that it touches.
+    fn run_to(&mut self, time_ns: i64, stretch: Option<Stretch>) -> ControlFlow<()> {
         while let Some(cell) = self.cell {
-            if let Some(piece) = &piece {
-                self.add(&cell, piece);
+            if let Some(stretch) = &stretch {
+                self.add(&cell, stretch);
             }
             if time_ns < cell.end_ns {
                 break;
@@ -305,63 +288,38 @@ where
         self.share = Share { length_ns, in_state_ns, ..Share::default() };
         self.silent_from_ns = cell.start_ns;
         // So that a cell's answer is the same whatever other cells are asked for.
-        if let Some(Held { time_ns, word }) = self.last {
+        if let Some(Point { time_ns, word }) = self.last {
             self.chain.begin(time_ns, word);
         }
     }
 
     /// A usable sample at the cell's first instant is what the tag shows there, whatever comes next.
-    fn stand(&mut self, Held { time_ns, word }: Held) {
-        if self.cell.is_some_and(|cell| cell.start_ns == time_ns) {
-            let value = number(self.meaning.value_type, word);
+    fn stand(&mut self, sample: Point) {
+        if self.cell.is_some_and(|cell| cell.start_ns == sample.time_ns) {
+            let value = sample.value(self.meaning.value_type);
             let standing = Standing { held: value, drawn: value, age_ns: 0, span_ns: 0 };
             self.share.at_start = Some(standing);
         }
     }
 
-    /// What a piece shows at an instant within it.
-    fn standing(&self, at_ns: i64, piece: &Piece) -> Standing {
-        let held = number(self.meaning.value_type, piece.from.word);
-        let drawn = piece.to.map_or(held, |to| piece.drawn(held, to, at_ns, 0.0));
-        let age_ns = at_ns - piece.from.time_ns;
-        let span_ns = if piece.is_last { age_ns } else { piece.end_ns - piece.from.time_ns };
-        Standing { held, drawn, age_ns, span_ns }
-    }
-
-    /// Adds the part of a piece that lies in a cell.
-    fn add(&mut self, cell: &Cell, piece: &Piece) {
-        let start_ns = piece.from.time_ns.max(cell.start_ns);
-        let end_ns = piece.end_ns.min(cell.end_ns);
-        if start_ns >= end_ns {
-            return;
+    /// Adds the part of a stretch that lies in a cell.
+    fn add(&mut self, cell: &Cell, stretch: &Stretch) {
+        let Stretch { piece, word, is_last } = stretch;
+        let Some(part) = piece.cut(cell.start_ns, cell.end_ns) else { return };
+        if part.start_ns == cell.start_ns && self.share.at_start.is_none() {
+            let age_ns = part.start_ns - piece.start_ns;
+            let span_ns = if *is_last { age_ns } else { piece.end_ns - piece.start_ns };
+            self.share.at_start =
+                Some(Standing { held: piece.from, drawn: part.from, age_ns, span_ns });
         }
-        if start_ns == cell.start_ns && self.share.at_start.is_none() {
-            self.share.at_start = Some(self.standing(start_ns, piece));
-        }
-        let value_type = self.meaning.value_type;
-        let part_ns = end_ns - start_ns;
-        self.share.covered_ns += i128::from(part_ns);
-        let value = number(value_type, piece.from.word);
-        let mean = match piece.to {
-            None => value,
-            // The middle of the part lies on the line where the mean is.
-            Some(to) => piece.drawn(value, to, start_ns, part_ns as f64 / 2.0),
-        };
-        self.share.integral += mean * part_ns as f64;
+        let part_ns = i128::from(part.end_ns - part.start_ns);
+        self.share.covered_ns += part_ns;
+        self.share.integral += part.integral();
         for (state, in_state_ns) in self.meaning.states.iter().zip(&mut self.share.in_state_ns) {
-            if state.holds(value_type, piece.from.word) {
-                *in_state_ns += i128::from(part_ns);
+            if state.holds(self.meaning.value_type, *word) {
+                *in_state_ns += part_ns;
             }
         }
-    }
-}
-
-impl Piece {
-    /// The line from `value` to `to`, `more_ns` after an instant.
-    fn drawn(&self, value: f64, to: f64, at_ns: i64, more_ns: f64) -> f64 {
-        let whole = (self.end_ns - self.from.time_ns) as f64;
-        let along = ((at_ns - self.from.time_ns) as f64 + more_ns) / whole;
-        (value * (1.0 - along) + to * along).clamp(value.min(to), value.max(to))
     }
 }
 

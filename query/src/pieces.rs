@@ -6,16 +6,10 @@
 //! * Between two samples farther apart than the tag's maximum gap there is no piece.
 //! * After the last sample its value is held up to a horizon, at most for the maximum gap.
 //!
-//! Everything that reads a value at a time ([`known_at`]) or over a stretch ([`Piece`]) comes from here.
+//! Everything that reads a value at a time ([`known_at`]) or over a stretch ([`piece_of`]) comes from here: table functions,
+//! `value_at` and the interval functions.
 
-/// How a tag's samples are joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
-    /// Whether a value holds until the next sample, else a line is drawn.
-    pub(crate) stepped: bool,
-    /// Beyond this distance of two samples nothing is held or drawn.
-    pub(crate) max_gap_ns: Option<i64>,
-}
+use tagmill_storage::Rule;
 
 /// A usable sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,30 +50,29 @@ pub(crate) enum Known {
     Drawn(f64),
 }
 
-impl Shape {
-    /// Whether two samples are too far apart to be joined.
-    fn parts(self, from_ns: i64, to_ns: i64) -> bool {
-        self.max_gap_ns.is_some_and(|most| to_ns.saturating_sub(from_ns) > most)
-    }
+/// The piece from a usable sample to the `next` one, or without one up to the horizon.
+pub(crate) fn piece_of(
+    rule: &Rule,
+    from: Point,
+    next: Option<Next>,
+    horizon_ns: i64,
+) -> Option<Piece> {
+    let (end_ns, to) = match next {
+        Some(next) if !is_joined(rule, from.time_ns, next.time_ns) => return None,
+        Some(next) => (next.time_ns, next.value.filter(|_| !rule.stepped)),
+        None => {
+            let held_ns = rule.max_gap_ns.map(|most| from.time_ns.saturating_add(most));
+            (held_ns.unwrap_or(i64::MAX).min(horizon_ns), None)
+        }
+    };
+    let to = to.unwrap_or(from.value);
+    let piece = Piece { start_ns: from.time_ns, end_ns, from: from.value, to };
+    (from.time_ns < end_ns).then_some(piece)
+}
 
-    /// The piece from a usable sample to the `next` one, or without one up to the horizon.
-    pub(crate) fn piece(self, from: Point, next: Option<Next>, horizon_ns: i64) -> Option<Piece> {
-        let (end_ns, to) = match next {
-            Some(next) if self.parts(from.time_ns, next.time_ns) => return None,
-            Some(next) => (next.time_ns, next.value.filter(|_| !self.stepped)),
-            None => {
-                let held_ns = self.max_gap_ns.map(|most| from.time_ns.saturating_add(most));
-                (held_ns.unwrap_or(i64::MAX).min(horizon_ns), None)
-            }
-        };
-        let to = to.unwrap_or(from.value);
-        (from.time_ns < end_ns).then_some(Piece {
-            start_ns: from.time_ns,
-            end_ns,
-            from: from.value,
-            to,
-        })
-    }
+/// Whether anything is held or drawn between two samples.
+fn is_joined(rule: &Rule, from_ns: i64, to_ns: i64) -> bool {
+    rule.bridges(to_ns.saturating_sub(from_ns))
 }
 
 impl Piece {
@@ -129,7 +122,7 @@ impl Piece {
 /// What is known at `at_ns`, from the last usable sample at or before it, whether an unusable one came after that one
 /// (`broken`), the first sample after, and the statement's now.
 pub(crate) fn known_at(
-    shape: Shape,
+    rule: &Rule,
     at_ns: i64,
     before: Option<Point>,
     broken: bool,
@@ -146,15 +139,15 @@ pub(crate) fn known_at(
     let Some(next) = next else {
         return if at_ns > now_ns {
             Known::Nothing
-        } else if shape.parts(before.time_ns, at_ns) {
-            Known::Apart
-        } else {
+        } else if is_joined(rule, before.time_ns, at_ns) {
             Known::Held
+        } else {
+            Known::Apart
         };
     };
-    match shape.piece(before, Some(next), next.time_ns) {
+    match piece_of(rule, before, Some(next), next.time_ns) {
         None => Known::Apart,
-        Some(_) if shape.stepped || next.value.is_none() => Known::Held,
+        Some(_) if rule.stepped || next.value.is_none() => Known::Held,
         Some(piece) => Known::Drawn(piece.value_at(at_ns)),
     }
 }
@@ -168,7 +161,14 @@ mod tests {
     use super::*;
     use tagmill_storage::disk::sim::Random;
 
-    const SLOPED: Shape = Shape { stepped: false, max_gap_ns: None };
+    const SLOPED: Rule = Rule {
+        stepped: false,
+        uncertain_usable: false,
+        max_gap_ns: None,
+        rollover: None,
+        jitter: 0.0,
+        reset_value: 0.0,
+    };
 
     fn point(time_ns: i64, value: f64) -> Point {
         Point { time_ns, value }
@@ -180,30 +180,30 @@ mod tests {
 
     #[test]
     fn a_sloped_tag_draws_and_a_stepped_one_holds() {
-        let at = |shape, next| known_at(shape, 15, Some(point(10, 1.0)), false, next, 100);
-        let stepped = Shape { stepped: true, ..SLOPED };
-        assert_eq!(at(SLOPED, next(20, 3.0)), Known::Drawn(2.0));
-        assert_eq!(at(stepped, next(20, 3.0)), Known::Held);
-        assert_eq!(at(SLOPED, next(20, f64::NAN)), Known::Held);
-        assert_eq!(at(SLOPED, None), Known::Held);
-        assert_eq!(known_at(SLOPED, 15, None, false, next(20, 3.0), 100), Known::Nothing);
-        assert_eq!(known_at(SLOPED, 15, Some(point(10, 1.0)), true, None, 100), Known::Broken);
+        let at = |rule: &Rule, next| known_at(rule, 15, Some(point(10, 1.0)), false, next, 100);
+        let stepped = Rule { stepped: true, ..SLOPED };
+        assert_eq!(at(&SLOPED, next(20, 3.0)), Known::Drawn(2.0));
+        assert_eq!(at(&stepped, next(20, 3.0)), Known::Held);
+        assert_eq!(at(&SLOPED, next(20, f64::NAN)), Known::Held);
+        assert_eq!(at(&SLOPED, None), Known::Held);
+        assert_eq!(known_at(&SLOPED, 15, None, false, next(20, 3.0), 100), Known::Nothing);
+        assert_eq!(known_at(&SLOPED, 15, Some(point(10, 1.0)), true, None, 100), Known::Broken);
     }
 
     #[test]
     fn nothing_is_held_into_the_future_or_over_a_gap() {
         let before = Some(point(10, 1.0));
-        assert_eq!(known_at(SLOPED, 100, before, false, None, 100), Known::Held);
-        assert_eq!(known_at(SLOPED, 101, before, false, None, 100), Known::Nothing);
-        assert_eq!(known_at(SLOPED, 60, before, false, next(110, 2.0), 50), Known::Drawn(1.5));
-        let short = Shape { max_gap_ns: Some(5), ..SLOPED };
-        assert_eq!(known_at(short, 15, before, false, None, 100), Known::Held);
-        assert_eq!(known_at(short, 16, before, false, None, 100), Known::Apart);
-        assert_eq!(known_at(short, 12, before, false, next(15, 2.0), 100), Known::Drawn(1.4));
-        assert_eq!(known_at(short, 12, before, false, next(16, 2.0), 100), Known::Apart);
-        assert_eq!(short.piece(point(10, 1.0), None, 12).map(|piece| piece.end_ns), Some(12));
-        assert_eq!(short.piece(point(10, 1.0), None, 90).map(|piece| piece.end_ns), Some(15));
-        assert_eq!(short.piece(point(10, 1.0), None, 10), None);
+        assert_eq!(known_at(&SLOPED, 100, before, false, None, 100), Known::Held);
+        assert_eq!(known_at(&SLOPED, 101, before, false, None, 100), Known::Nothing);
+        assert_eq!(known_at(&SLOPED, 60, before, false, next(110, 2.0), 50), Known::Drawn(1.5));
+        let short = Rule { max_gap_ns: Some(5), ..SLOPED };
+        assert_eq!(known_at(&short, 15, before, false, None, 100), Known::Held);
+        assert_eq!(known_at(&short, 16, before, false, None, 100), Known::Apart);
+        assert_eq!(known_at(&short, 12, before, false, next(15, 2.0), 100), Known::Drawn(1.4));
+        assert_eq!(known_at(&short, 12, before, false, next(16, 2.0), 100), Known::Apart);
+        assert_eq!(piece_of(&short, point(10, 1.0), None, 12).map(|piece| piece.end_ns), Some(12));
+        assert_eq!(piece_of(&short, point(10, 1.0), None, 90).map(|piece| piece.end_ns), Some(15));
+        assert_eq!(piece_of(&short, point(10, 1.0), None, 10), None);
     }
 
     #[test]
