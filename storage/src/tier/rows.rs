@@ -99,14 +99,29 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// All of a series.
+    /// All of a series; what is the same for all of its rows is looked for.
     pub(crate) fn of(series: Series<'a>) -> Self {
+        let Series { times, qualities, .. } = series;
+        let step_ns = match times {
+            [first, second, ..] => second.saturating_sub(*first).max(1),
+            _ => 1,
+        };
+        let is_grid = times.array_windows().all(|[a, b]| b.wrapping_sub(*a) == step_ns);
+        let quality = qualities.first().copied().unwrap_or_default();
+        let is_uniform = qualities.iter().all(|each| *each == quality);
         Self {
             value_type: series.value_type,
-            count: series.times.len(),
-            times: Times::Each(series.times),
+            count: times.len(),
+            times: match times.first() {
+                Some(first_ns) if is_grid => Times::Step(*first_ns, step_ns),
+                _ => Times::Each(times),
+            },
             words: series.words,
-            qualities: RowQualities::Each(series.qualities),
+            qualities: if is_uniform {
+                RowQualities::Uniform(quality)
+            } else {
+                RowQualities::Each(qualities)
+            },
         }
     }
 
