@@ -222,6 +222,9 @@ impl TagReader {
         let mut rows = SeriesBuf::new(self.tag, self.value_type);
         for piece in cluster {
             let from = rows.times.len();
+            if self.is_deleted(snapshot, piece, range) {
+                continue; // not even its damage matters
+            }
             let read = self.read(piece, cursors, request, range, &mut rows);
             if let Err((damage, error)) = read {
                 if let (Some(damage), Source::Chunk(..)) = (&damage, &piece.source) {
@@ -244,6 +247,16 @@ impl TagReader {
             order(&mut rows);
         }
         Ok(rows)
+    }
+
+    /// Whether deletes hide all that a chunk may have within `range`.
+    fn is_deleted(&self, snapshot: &Snapshot, piece: &Piece, range: TimeRange) -> bool {
+        let tombstones = &snapshot.view.tombstones;
+        if !matches!(piece.source, Source::Chunk(..)) || !tombstones.any_after(piece.max_seq) {
+            return false;
+        }
+        let (from, to) = (piece.first_ns.max(range.start_ns), piece.last_ns.min(range.end_ns - 1));
+        tombstones.hiding(self.tag, piece.max_seq).iter().any(|h| h.covers_span(from, to))
     }
 
     /// Appends a piece's rows. An error comes with the place that is damaged, if that is the reason.
