@@ -222,9 +222,6 @@ impl TagReader {
         let mut rows = SeriesBuf::new(self.tag, self.value_type);
         for piece in cluster {
             let from = rows.times.len();
-            if self.is_deleted(snapshot, piece, range) {
-                continue; // not even its damage matters
-            }
             let read = self.read(piece, cursors, request, range, &mut rows);
             if let Err((damage, error)) = read {
                 if let (Some(damage), Source::Chunk(..)) = (&damage, &piece.source) {
@@ -247,16 +244,6 @@ impl TagReader {
             order(&mut rows);
         }
         Ok(rows)
-    }
-
-    /// Whether deletes hide all that a chunk may have within `range`.
-    fn is_deleted(&self, snapshot: &Snapshot, piece: &Piece, range: TimeRange) -> bool {
-        let tombstones = &snapshot.view.tombstones;
-        if !matches!(piece.source, Source::Chunk(..)) || !tombstones.any_after(piece.max_seq) {
-            return false;
-        }
-        let (from, to) = (piece.first_ns.max(range.start_ns), piece.last_ns.min(range.end_ns - 1));
-        tombstones.hiding(self.tag, piece.max_seq).iter().any(|h| h.covers_span(from, to))
     }
 
     /// Appends a piece's rows. An error comes with the place that is damaged, if that is the reason.
@@ -306,13 +293,15 @@ fn pieces_of_segment(
     if !range.overlaps_span(meta.first_ns, meta.last_ns) {
         return Ok(());
     }
+    // What was deleted as a whole is missed by nobody, and not even its damage matters.
+    let hidden = view.tombstones.hiding(tag, max_seq);
+    let is_deleted = |first_ns: i64, last_ns: i64| {
+        let (from, to) = (first_ns.max(range.start_ns), last_ns.min(range.end_ns - 1));
+        hidden.iter().any(|h| h.covers_span(from, to))
+    };
     let mut put_damaged = |damage: Arc<Damage>, error: Error| {
         let (first_ns, last_ns) = (damage.first_ns, damage.last_ns);
-        // What was deleted as a whole is missed by nobody.
-        let (from, to) = (first_ns.max(range.start_ns), last_ns.min(range.end_ns - 1));
-        let hidden = view.tombstones.hiding(tag, max_seq);
-        if range.overlaps_span(first_ns, last_ns) && !hidden.iter().any(|h| h.covers_span(from, to))
-        {
+        if range.overlaps_span(first_ns, last_ns) && !is_deleted(first_ns, last_ns) {
             let source = Source::Damaged(damage, error);
             pieces.push(Piece { first_ns, last_ns, max_seq, rank: number, source });
         }
@@ -343,7 +332,9 @@ fn pieces_of_segment(
             continue;
         }
         match cursor.span(chunk, tag) {
-            Ok(Some((first_ns, last_ns, _))) if range.overlaps_span(first_ns, last_ns) => {
+            Ok(Some((first_ns, last_ns, _)))
+                if range.overlaps_span(first_ns, last_ns) && !is_deleted(first_ns, last_ns) =>
+            {
                 let source = Source::Chunk(number, chunk);
                 found.push(Piece { first_ns, last_ns, max_seq, rank: number, source });
             }
