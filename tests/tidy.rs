@@ -75,6 +75,7 @@ const STORAGE_ORDER: &[&[&str]] = &[
         "time",
         "quality",
         "tag",
+        "tier::width",
         "sample",
         "error",
         "options",

@@ -12,6 +12,7 @@
 
 mod aggregate_pushdown;
 mod aside;
+mod beyond_raw;
 mod catalog;
 mod cooperation;
 mod database;

@@ -45,6 +45,7 @@ pub struct Settings {
     partitions: NonZeroUsize,
     damaged: OnDamage,
     tiers: TierUse,
+    is_strict: bool,
 }
 
 /// One line of SHOW ALL.
@@ -60,7 +61,7 @@ pub struct Setting {
     pub description: &'static str,
 }
 
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 7] = [
     (
         "statement_timeout",
         "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds",
@@ -74,6 +75,10 @@ const NAMES: [(&str, &str); 6] = [
         "A statement with more rows in its answer is ended with an error; 0 is no limit",
     ),
     ("tagmill.partitions", "How many parts of a scan one statement reads at once"),
+    (
+        "tagmill.strict",
+        "What a statement does where a bound of its windows would cut a rollup whose samples have ended: 'on' refuses, 'off' moves the bound inward, with a notice",
+    ),
     (
         "tagmill.tiers",
         "What answers aggregates over windows: 'auto' tiers where these are exact, 'raw' samples alone, 'off' rows in a plan without tiers",
@@ -90,6 +95,7 @@ impl Default for Settings {
             partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             damaged: OnDamage::Fail,
             tiers: TierUse::Auto,
+            is_strict: false,
         }
     }
 }
@@ -123,6 +129,11 @@ impl Settings {
     /// What answers aggregates over windows.
     pub fn tiers(&self) -> TierUse {
         self.tiers
+    }
+
+    /// Whether bounds must not move where samples have ended.
+    pub fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     /// Every setting with its value.
@@ -179,6 +190,13 @@ impl Settings {
                 let rows = u64::from_str(value).map_err(|_| refused("a number of rows"))?;
                 self.max_rows = Some(rows).filter(|&rows| rows > 0);
             }
+            "tagmill.strict" => {
+                self.is_strict = match value.to_ascii_lowercase().as_str() {
+                    "on" | "true" | "1" | "yes" => true,
+                    "off" | "false" | "0" | "no" => false,
+                    _ => return Err(refused("'on' or 'off'")),
+                };
+            }
             "tagmill.tiers" => {
                 self.tiers = match value.to_ascii_lowercase().as_str() {
                     "auto" => TierUse::Auto,
@@ -212,6 +230,7 @@ impl Settings {
             "statement_timeout" => self.statement_timeout = defaults.statement_timeout,
             "tagmill.damaged" => self.damaged = defaults.damaged,
             "tagmill.max_rows" => self.max_rows = defaults.max_rows,
+            "tagmill.strict" => self.is_strict = defaults.is_strict,
             "tagmill.tiers" => self.tiers = defaults.tiers,
             _ => self.partitions = defaults.partitions,
         }
@@ -230,6 +249,7 @@ impl Settings {
                 OnDamage::Skip => "skip".to_owned(),
             },
             "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
+            "tagmill.strict" => if self.is_strict { "on" } else { "off" }.to_owned(),
             "tagmill.tiers" => match self.tiers {
                 TierUse::Auto => "auto".to_owned(),
                 TierUse::Raw => "raw".to_owned(),
@@ -289,6 +309,7 @@ mod tests {
             ("tagmill.max_rows", "-1"),
             ("tagmill.damaged", "maybe"),
             ("tagmill.tiers", "on"),
+            ("tagmill.strict", "auto"),
             ("datafusion.execution.batch_size", "1"),
         ] {
             assert!(settings.set(name, value).is_err(), "{name} took {value}");

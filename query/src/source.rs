@@ -34,6 +34,7 @@ use tagmill_storage::{
 };
 
 use crate::aside::{BatchSender, stream_of};
+use crate::beyond_raw::Bounds;
 use crate::hints::Hints;
 use crate::limits::{BATCH_ROWS, SCAN_TAGS};
 use crate::relations::rows::{RowBuilder, RowColumn, schema_of};
@@ -54,6 +55,7 @@ pub(crate) struct SampleSource {
     rows_estimate: u64,
     damage: OnDamage,
     tiers: TierUse,
+    bounds: Bounds,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct PlainScan {
     pub(crate) damage: OnDamage,
     /// What may answer.
     pub(crate) tiers: Tiers,
+    /// What to do where samples have ended.
+    pub(crate) bounds: Bounds,
 }
 
 impl SampleSource {
@@ -93,6 +97,7 @@ impl SampleSource {
             rows_estimate,
             damage: OnDamage::Fail,
             tiers: TierUse::Auto,
+            bounds: Bounds::default(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -107,6 +112,11 @@ impl SampleSource {
         Self { tiers, ..self }
     }
 
+    /// The same, that does this about bounds of windows where samples have ended.
+    pub(crate) fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
     /// What is read, if aggregates of it may be answered from tiers.
     pub(crate) fn plain(&self) -> Option<PlainScan> {
         let plain = self.fetch.is_none() && self.hints.is_empty() && self.tiers != TierUse::Off;
@@ -117,6 +127,7 @@ impl SampleSource {
             range: self.range,
             damage: self.damage,
             tiers: self.tiers.of_rollups(),
+            bounds: self.bounds.clone(),
         })
     }
 
@@ -402,8 +413,18 @@ impl PartRead {
             let end = tags.len().min(next + step);
             let Some(part) = tags.get(next..end).filter(|part| !part.is_empty()) else { break };
             self.tags_read.add(part.len());
+            // With a limit, or with the newest first, older samples may not be missed.
+            let may_do = self.left.is_some() || self.descending;
+            if !may_do {
+                self.require(part, range)?;
+            }
             if self.read(part, range, &mut rows, sender)? == Flow::Stop {
                 return Ok(());
+            }
+            if may_do && self.left != Some(0) {
+                self.hints.look_again();
+                let (part, range) = self.hints.apply(self.snapshot.registry(), part, self.range)?;
+                self.require(&part, range)?;
             }
             next = end;
         }
@@ -411,6 +432,12 @@ impl PartRead {
             self.send(&mut rows, sender)?;
         }
         Ok(())
+    }
+
+    /// Refuses to answer without samples that have ended.
+    fn require(&self, tags: &[TagId], range: TimeRange) -> Result<()> {
+        let required = self.snapshot.require_samples(&TagSelection::Only(tags.into()), range);
+        required.map_err(|error| crate::error::into_datafusion(error.into()))
     }
 
     fn read(

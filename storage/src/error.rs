@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::Seq;
+use crate::tier::width::Tier;
+use crate::time::Rfc3339;
 
 /// Result of an engine call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -90,6 +92,24 @@ pub enum Error {
     Poisoned {
         /// First record whose fate is unknown.
         since: Seq,
+    },
+    /// The samples have ended, and what is left of them does not say what is asked.
+    #[error(
+        "the samples of tag {tag:?} before {} have ended, and the rollups of {tier} that are left of {} cannot answer: {why}",
+        Rfc3339(*before_ns),
+        Rfc3339(*at_ns)
+    )]
+    Ended {
+        /// The tag's name.
+        tag: String,
+        /// When its samples begin.
+        before_ns: i64,
+        /// What was asked about.
+        at_ns: i64,
+        /// The finest tier that is left there.
+        tier: Tier,
+        /// Why it does not do, and what would.
+        why: String,
     },
     /// The engine was closed, or its committer has ended.
     #[error("the database is closed")]

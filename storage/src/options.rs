@@ -4,17 +4,58 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::tier::width::Tier;
 
 /// The shortest retention: horizons are whole days.
 const RETENTION_MIN: Duration = Duration::from_hours(24);
 
-/// How long the raw samples of some tags are kept. A tag names its class in its attribute `retention`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How long samples of some tags are kept, and rollups of them. A tag names its class in its attribute `retention`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetentionClass {
     /// The class's name. The empty one is the default class: of tags that name none, or one that does not exist.
     pub name: String,
     /// Raw samples are kept at least this long, and at most a day longer; `None` for ever. At least a day.
     pub raw: Option<Duration>,
+    /// Tiers whose rollups are kept longer, the finest first, and how long; `None` for ever. Each at least as long as what is
+    /// finer. A tier that is not named is kept as long as the next finer one, that of a minute as long as raw samples.
+    pub tiers: Vec<(Tier, Option<Duration>)>,
+}
+
+impl RetentionClass {
+    /// Raw samples, and rollups no longer than these.
+    pub fn of_raw(name: impl Into<String>, raw: Option<Duration>) -> Self {
+        Self { name: name.into(), raw, tiers: Vec::new() }
+    }
+
+    /// How long each tier is kept, in the order of [`Tier::ALL`].
+    pub(crate) fn of_tiers(&self) -> [Option<Duration>; Tier::ALL.len()] {
+        let mut kept = self.raw;
+        Tier::ALL.map(|tier| {
+            let own = self.tiers.iter().find(|(named, _)| *named == tier);
+            kept = own.map_or(kept, |(_, time)| *time);
+            kept
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { name, raw, tiers } = self;
+        let invalid = |why: String| Err(Error::Invalid(format!("retention class '{name}' {why}")));
+        if raw.is_some_and(|raw| raw < RETENTION_MIN) {
+            return invalid("must keep at least one day".into());
+        }
+        let mut before = ("raw samples".to_owned(), *raw);
+        for (at, (tier, kept)) in tiers.iter().enumerate() {
+            if at > 0 && tiers[at - 1].0 >= *tier {
+                return invalid("must name each tier once, the finest first".into());
+            }
+            // For ever is the longest.
+            if kept.is_some_and(|kept| before.1.is_none_or(|finer| kept < finer)) {
+                return invalid(format!("must keep {tier} at least as long as {}", before.0));
+            }
+            before = (tier.to_string(), *kept);
+        }
+        Ok(())
+    }
 }
 
 /// How an engine is opened.
@@ -94,7 +135,7 @@ impl Options {
             return invalid(format!("a database has at most {most} retention classes"));
         }
         for (at, class) in self.retention.iter().enumerate() {
-            let RetentionClass { name, raw } = class;
+            let name = &class.name;
             if name.len() > limits::RETENTION_NAME_BYTES_MAX || name.chars().any(char::is_control) {
                 let most = limits::RETENTION_NAME_BYTES_MAX;
                 let why = "a retention class's name has no control characters and at most";
@@ -103,9 +144,7 @@ impl Options {
             if self.retention[..at].iter().any(|other| other.name == *name) {
                 return invalid(format!("retention class '{name}' is given twice"));
             }
-            if raw.is_some_and(|raw| raw < RETENTION_MIN) {
-                return invalid(format!("retention class '{name}' must keep at least one day"));
-            }
+            class.check()?;
         }
         Ok(())
     }

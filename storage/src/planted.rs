@@ -97,6 +97,12 @@ pub enum Bug {
     EdgeForgotten,
     /// The search for what lies before an instant takes no sample that is not usable for a break.
     BreakForgotten,
+    /// A day is rolled up while samples of it wait in the head.
+    HeadForgottenAtRollUp,
+    /// A seal leaves out what has ended although rollups of it have not.
+    EndedNotRolledUp,
+    /// Deletes of days that are rolled up change nothing.
+    LeftIgnoresDeletes,
 }
 
 impl Bug {
@@ -146,6 +152,9 @@ impl Bug {
         Self::OverlappingRollupsTaken,
         Self::EdgeForgotten,
         Self::BreakForgotten,
+        Self::HeadForgottenAtRollUp,
+        Self::EndedNotRolledUp,
+        Self::LeftIgnoresDeletes,
     ];
 }
 

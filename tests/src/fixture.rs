@@ -5,7 +5,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tagmill::storage::{RetentionClass, Tier};
 use tagmill::{
     Batch, Database, Engine, Labels, Options, Qualities, Quality, TagAttributes, TagColumn,
     TagDefinition, TagId, ValueType, Values,
@@ -17,15 +19,27 @@ const SECOND_NS: i64 = 1_000_000_000;
 const HOUR_NS: i64 = 3_600 * SECOND_NS;
 
 /// Every fixture's name.
-pub const NAMES: [&str; 7] =
-    ["empty", "plant_small", "exact", "clock_change", "many_rows", "intervals", "two_shifts"];
+pub const NAMES: [&str; 8] = [
+    "empty",
+    "plant_small",
+    "exact",
+    "clock_change",
+    "many_rows",
+    "intervals",
+    "two_shifts",
+    "beyond_raw",
+];
 
 /// Builds a fixture in an empty directory; `sealed` has its samples in segments instead of the head.
 ///
 /// # Panics
 /// If there is no fixture of this name, or the database refuses it.
 pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
-    let database = Database::open(directory, Options::default()).expect("directory is empty");
+    let mut options = Options::default();
+    if name == "beyond_raw" {
+        options.storage.retention = short_lived();
+    }
+    let database = Database::open(directory, options).expect("directory is empty");
     let engine = database.engine();
     match name {
         "empty" => {}
@@ -35,12 +49,79 @@ pub fn build(name: &str, directory: &Path, sealed: bool) -> Database {
         "many_rows" => many_rows(engine),
         "intervals" => intervals(engine),
         "two_shifts" => two_shifts(engine),
+        "beyond_raw" => beyond_raw(engine, sealed),
         _ => panic!("no fixture named {name}: there are {}", NAMES.join(", ")),
     }
     if sealed {
         engine.seal().expect("fixture seals");
     }
     database
+}
+
+/// Samples for three days, rollups of a minute for five, of an hour for ever; and all of it for ever.
+fn short_lived() -> Vec<RetentionClass> {
+    let days = |count: u64| Some(Duration::from_secs(count * 86_400));
+    let tiers = vec![(Tier::Minute, days(5)), (Tier::Hour, None)];
+    vec![
+        RetentionClass { tiers, ..RetentionClass::of_raw("", days(3)) },
+        RetentionClass::of_raw("keep", None),
+    ]
+}
+
+/// Ten days from [`START_NS`] on, of which samples are left from 8 March on, rollups of a minute from the 6th on, and rollups
+/// of an hour before; `rolled_up` has them in tier segments, else they are still in the head.
+///
+/// | tag | type | samples |
+/// |---|---|---|
+/// | B/TT | f64 | every 10 minutes, in each hour 0 1 2 3 4 5 |
+/// | B/KEPT | f64 | the same, of the class that is kept |
+/// | B/FQ | i64, a counter | at every full hour 10 more, from 0; on 3 March at noon it is 0 again |
+/// | B/UP | i64, a counter | at every full hour 10 more, from 0 |
+/// | B/SP | f64, stepped | 1 March 06:00: 40, and nothing since |
+/// | B/MODE | text | at every full hour, A and B in turn |
+fn beyond_raw(engine: &Engine, rolled_up: bool) {
+    let class = |name: Option<&str>, stepped| TagAttributes {
+        retention: name.map(str::to_owned),
+        stepped,
+        ..TagAttributes::default()
+    };
+    let tag = |name: &str, value_type, attributes| TagDefinition {
+        name: name.to_owned(),
+        value_type,
+        attributes,
+    };
+    let ids = engine
+        .define(&[
+            tag("B/TT", ValueType::F64, class(None, None)),
+            tag("B/KEPT", ValueType::F64, class(Some("keep"), None)),
+            tag("B/FQ", ValueType::I64, class(None, None)),
+            tag("B/UP", ValueType::I64, class(None, None)),
+            tag("B/SP", ValueType::F64, class(None, Some(true))),
+            tag("B/MODE", ValueType::Text, class(None, None)),
+        ])
+        .expect("tags are new");
+    let tens: Vec<i64> = (0..1_440).map(|at| at * 600).collect();
+    let hours: Vec<i64> = (0..240).map(|at| at * 3_600).collect();
+    let saw: Vec<f64> = (0..1_440).map(|at| f64::from(at % 6)).collect();
+    let noon = 2 * 24 + 12;
+    let falling: Vec<i64> =
+        (0..240).map(|at| 10 * if at < noon { at } else { at - noon }).collect();
+    let rising: Vec<i64> = (0..240).map(|at| 10 * at).collect();
+    let modes = (0..240).map(|at| Arc::from(if at % 2 == 0 { "A" } else { "B" })).collect();
+    let columns = vec![
+        column(ids[0], &tens, Values::F64(saw.clone()), Qualities::GOOD),
+        column(ids[1], &tens, Values::F64(saw), Qualities::GOOD),
+        column(ids[2], &hours, Values::I64(falling), Qualities::GOOD),
+        column(ids[3], &hours, Values::I64(rising), Qualities::GOOD),
+        column(ids[4], &[6 * 3_600], Values::F64(vec![40.0]), Qualities::GOOD),
+        column(ids[5], &hours, Values::Text(modes), Qualities::GOOD),
+    ];
+    engine.append(Batch { columns, ..Batch::default() }).expect("fixture is accepted");
+    // Time is at most a day past the newest sample, however late it is now.
+    engine.confirm_clock().expect("horizons rise");
+    if rolled_up {
+        engine.compact().expect("days are rolled up");
+    }
 }
 
 /// Eight tags of two units, one of them without samples. Times in seconds after [`START_NS`].

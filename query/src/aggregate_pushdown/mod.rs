@@ -52,7 +52,7 @@ impl PhysicalOptimizerRule for TierAggregates {
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_down(|node| {
-            let served = node.downcast_ref::<AggregateExec>().and_then(served);
+            let served = node.downcast_ref::<AggregateExec>().map(served).transpose()?.flatten();
             Ok(served.map_or_else(|| Transformed::no(node), Transformed::yes))
         })
         .data()
@@ -68,8 +68,17 @@ impl PhysicalOptimizerRule for TierAggregates {
 }
 
 /// A source of what an aggregate gives, if there is one.
-fn served(aggregate: &AggregateExec) -> Option<Arc<dyn ExecutionPlan>> {
-    let (grouping, form) = match aggregate.mode() {
+fn served(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some((grouping, form)) = grouping_and_form(aggregate) else { return Ok(None) };
+    let PlainScan { snapshot, parts, bounds, .. } = &grouping.scan;
+    let tags = parts.iter().flat_map(|part| part.iter().copied());
+    bounds.check(snapshot, tags, grouping.windows.range())?;
+    let source = AggregateSource::new(Grouping { form, ..grouping }, aggregate.schema());
+    Ok(Some(DataSourceExec::from_data_source(source)))
+}
+
+fn grouping_and_form(aggregate: &AggregateExec) -> Option<(Grouping, Form)> {
+    Some(match aggregate.mode() {
         AggregateMode::Partial => (grouping_of(aggregate)?, Form::Partial),
         AggregateMode::Final | AggregateMode::FinalPartitioned => {
             let partial = aggregate.input().downcast_ref::<AggregateExec>()?;
@@ -87,9 +96,7 @@ fn served(aggregate: &AggregateExec) -> Option<Arc<dyn ExecutionPlan>> {
             (grouping, Form::Final)
         }
         _ => return None,
-    };
-    let source = AggregateSource::new(Grouping { form, ..grouping }, aggregate.schema());
-    Some(DataSourceExec::from_data_source(source))
+    })
 }
 
 /// What a partial aggregate groups, if it is over a scan and rollups have all it needs.
@@ -144,6 +151,7 @@ fn bounded(scan: &PlainScan, grain: &Grain) -> Option<TimeRange> {
     }
     if range.start_ns == all.start_ns {
         let first_ns = first_of(scan, &tags, range.end_ns);
+        let first_ns = scan.snapshot.left_from().map_or(first_ns, |left_ns| first_ns.min(left_ns));
         range.start_ns = grain.bucket_of(first_ns)?.start_ns.max(limits::TIME_MIN_NS);
     }
     Some(range)

@@ -16,6 +16,7 @@ use tagmill_storage::{OnDamage, ScanRequest, Snapshot, TagId, TagSelection, Time
 
 use super::Scope;
 use super::rows::{RowColumn, schema_of};
+use crate::beyond_raw::Bounds;
 use crate::limits::PARTITION_ROWS_MIN;
 use crate::pushdown;
 use crate::selection::select;
@@ -88,6 +89,7 @@ impl TableProvider for Samples {
         let parts = cut(snapshot, &tags, pushed.range, wanted.clamp(1, tags.len().max(1)));
         let source = SampleSource::new(snapshot.clone(), columns, parts, pushed.range, rows);
         let source = source.with_damage(damage).with_tiers(self.scope.settings.tiers());
+        let source = source.with_bounds(Bounds::of(&self.scope));
         let plan = DataSourceExec::from_data_source(source);
         Ok(match limit {
             Some(_) => plan.with_fetch(limit).unwrap_or(plan),

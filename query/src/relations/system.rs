@@ -1,6 +1,7 @@
 //! `system.segments`, `system.tiers`, `system.damage`, `system.retention` and `system.settings`: what the database and the session say of themselves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
@@ -14,7 +15,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use tagmill_storage::{
-    DamagedPlace, RetentionStatus, SegmentKind, SegmentSummary, Snapshot, TagId, TierSummary,
+    DamagedPlace, RetentionStatus, SegmentKind, SegmentSummary, Snapshot, TagId, Tier, TierSummary,
 };
 
 use super::{Scope, UTC, memory_plan};
@@ -199,21 +200,37 @@ fn damage_columns(snapshot: &Snapshot, places: &[DamagedPlace]) -> Vec<(&'static
 }
 
 fn retention_columns(classes: &[RetentionStatus]) -> Vec<(&'static str, ArrayRef)> {
-    let keeps = |class: &RetentionStatus| match class.raw {
-        None => "forever".to_owned(),
-        Some(raw) if raw.as_secs() % 86_400 == 0 => format!("{}d", raw.as_secs() / 86_400),
-        Some(raw) => format!("{}s", raw.as_secs()),
+    let kept = |times: &mut dyn Iterator<Item = Option<Duration>>| -> ArrayRef {
+        let words = times.map(|time| match time {
+            None => "forever".to_owned(),
+            Some(time) if time.as_secs() % 86_400 == 0 => format!("{}d", time.as_secs() / 86_400),
+            Some(time) => format!("{}s", time.as_secs()),
+        });
+        Arc::new(StringViewArray::from_iter_values(words))
     };
-    let keeps: Vec<String> = classes.iter().map(keeps).collect();
-    let horizons = classes.iter().map(|class| class.horizon_ns);
-    let horizons = TimestampNanosecondArray::from_iter_values(horizons).with_timezone(UTC);
-    let paused: Vec<bool> = classes.iter().map(|class| class.is_paused).collect();
-    vec![
+    let from = |ends: &mut dyn Iterator<Item = i64>| -> ArrayRef {
+        Arc::new(TimestampNanosecondArray::from_iter_values(ends).with_timezone(UTC))
+    };
+    let mut columns = vec![
         ("class", text(classes.iter().map(|class| class.class.as_ref()))),
-        ("raw", text(keeps.iter().map(String::as_str))),
-        ("raw_from", Arc::new(horizons)),
-        ("paused", Arc::new(BooleanArray::from(paused))),
-    ]
+        ("raw", kept(&mut classes.iter().map(|class| class.raw))),
+        ("raw_from", from(&mut classes.iter().map(|class| class.horizon_ns))),
+    ];
+    let names = [
+        ("rollup_1m", "rollup_1m_from"),
+        ("rollup_15m", "rollup_15m_from"),
+        ("rollup_1h", "rollup_1h_from"),
+        ("rollup_1d", "rollup_1d_from"),
+    ];
+    for (tier, (name, from_name)) in Tier::ALL.into_iter().zip(names) {
+        let at = tier.index();
+        columns.push((name, kept(&mut classes.iter().map(|class| class.tiers[at]))));
+        let ends = &mut classes.iter().map(|class| class.tier_horizons_ns[at]);
+        columns.push((from_name, from(ends)));
+    }
+    let paused: Vec<bool> = classes.iter().map(|class| class.is_paused).collect();
+    columns.push(("paused", Arc::new(BooleanArray::from(paused))));
+    columns
 }
 
 fn text<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {

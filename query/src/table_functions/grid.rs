@@ -227,7 +227,7 @@ impl Grid {
         let range = TimeRange::new(stripe.start_ns, stripe.end_ns);
         for part in tracks.chunks_mut(SCAN_TAGS) {
             let tags: Vec<TagId> = part.iter().map(|track| track.tag).collect();
-            let mut walk = self.reader.walk(&tags, range);
+            let mut walk = self.reader.walk(&tags, range)?;
             let mut ahead = walk.next_batch()?;
             for track in part {
                 if sink.flow() == Flow::Stop {

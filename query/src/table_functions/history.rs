@@ -97,7 +97,7 @@ impl History {
         let TimeRange { start_ns, end_ns } = self.range;
         let mut carry =
             if self.bounds { self.reader.before(tag, start_ns, &rule)? } else { Carry::default() };
-        let mut walk = self.reader.walk(&[tag], self.range);
+        let mut walk = self.reader.walk(&[tag], self.range)?;
         let mut next = walk.next_batch()?;
         if self.bounds {
             let first = next.as_ref().and_then(|batch| readings(batch).next());

@@ -45,7 +45,7 @@ pub(crate) fn visit(
     }
     let mut carry = reader.before(tag, first, rule)?;
     let mut at = 0;
-    let mut walk = reader.walk(&[tag], range);
+    let mut walk = reader.walk(&[tag], range)?;
     while let Some(batch) = walk.next_batch()? {
         for reading in readings(&batch) {
             while times.get(at).is_some_and(|&time| time < reading.time_ns) {

@@ -61,7 +61,7 @@ impl Job for Lttb {
         let mut rows = RowBuilder::new(self.reader.snapshot.clone(), &RowColumn::SAMPLES, 0);
         for &tag in &self.tags {
             let mut all: Vec<Reading> = Vec::new();
-            let mut walk = self.reader.walk(&[tag], self.range);
+            let mut walk = self.reader.walk(&[tag], self.range)?;
             while let Some(batch) = walk.next_batch()? {
                 if sink.flow() == Flow::Stop {
                     return Ok(());

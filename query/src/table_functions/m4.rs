@@ -59,7 +59,7 @@ impl Job for M4 {
 
     fn run(&self, sink: &mut Sink) -> Result<()> {
         let mut rows = RowBuilder::new(self.reader.snapshot.clone(), &RowColumn::SAMPLES, 0);
-        let mut walk = self.reader.walk(&self.tags, self.range);
+        let mut walk = self.reader.walk(&self.tags, self.range)?;
         let mut pixel = Pixel::default();
         let mut at: Option<(TagId, i64)> = None;
         while let Some(batch) = walk.next_batch()? {

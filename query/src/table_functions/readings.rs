@@ -106,9 +106,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Walks samples: tags ascending, times ascending within one.
-    pub(crate) fn walk(&self, tags: &[TagId], range: TimeRange) -> Walk<'_> {
-        Walk { reader: self, scan: self.snapshot.scan(self.request(tags, range)) }
+    /// Walks samples: tags ascending, times ascending within one. Refused where they have ended and rollups are left.
+    pub(crate) fn walk(&self, tags: &[TagId], range: TimeRange) -> Result<Walk<'_>> {
+        let request = self.request(tags, range);
+        self.snapshot.require_samples(&request.tags, range).map_err(failed)?;
+        Ok(Walk { reader: self, scan: self.snapshot.scan(request) })
     }
 
     /// What came before `at_ns`. Unusable samples are stepped over for as long as there are any.
@@ -116,10 +118,16 @@ impl Reader {
         let mut neighbours = self.snapshot.neighbours(self.damage);
         let before = neighbours.before(tag, at_ns, rule).map_err(failed)?;
         self.check(&neighbours)?;
-        let at = |time_ns: Option<i64>| self.at(tag, time_ns);
-        let usable_ns = before.usable.map(|usable| usable.time_ns);
-        let usable = at(usable_ns)?;
-        let last = if before.last_ns == usable_ns { usable.clone() } else { at(before.last_ns)? };
+        let usable = match before.usable {
+            Some(found) => self.at(tag, found.time_ns, (found.word, Quality::GOOD))?,
+            None => None,
+        };
+        let last = match before.last_ns {
+            Some(last_ns) if before.usable.map(|usable| usable.time_ns) != Some(last_ns) => {
+                self.at(tag, last_ns, (0, Quality::BAD))?
+            }
+            _ => usable.clone(),
+        };
         Ok(Carry { usable, last })
     }
 
@@ -134,9 +142,10 @@ impl Reader {
             let mut neighbours = self.snapshot.neighbours(self.damage);
             let next = neighbours.after(tag, at_ns).map_err(failed)?;
             self.check(&neighbours)?;
-            return self.at(tag, next.map(|next| next.time_ns));
+            let at = next.map(|next| self.at(tag, next.time_ns, (next.word, next.quality)));
+            return at.transpose().map(Option::flatten);
         };
-        let mut walk = self.walk(&[tag], TimeRange::new(at_ns, TimeRange::ALL.end_ns));
+        let mut walk = self.walk(&[tag], TimeRange::new(at_ns, TimeRange::ALL.end_ns))?;
         while let Some(batch) = walk.next_batch()? {
             if let Some(found) = readings(&batch).find(|reading| reading.is_usable(rule)) {
                 return Ok(Some(found));
@@ -145,11 +154,23 @@ impl Reader {
         Ok(None)
     }
 
-    /// The sample of this time.
-    fn at(&self, tag: TagId, time_ns: Option<i64>) -> Result<Option<Reading>> {
-        let Some(time_ns) = time_ns else { return Ok(None) };
-        let mut walk = self.walk(&[tag], TimeRange::new(time_ns, time_ns.saturating_add(1)));
-        Ok(walk.next_batch()?.and_then(|batch| readings(&batch).next()))
+    /// The sample of this time; if it has ended, what a rollup says of it.
+    fn at(
+        &self,
+        tag: TagId,
+        time_ns: i64,
+        (word, quality): (u64, Quality),
+    ) -> Result<Option<Reading>> {
+        let range = TimeRange::new(time_ns, time_ns.saturating_add(1));
+        let scan = self.snapshot.scan(self.request(&[tag], range));
+        let found = Walk { reader: self, scan }.next_batch()?;
+        if let Some(found) = found.and_then(|batch| readings(&batch).next()) {
+            return Ok(Some(found));
+        }
+        let known = self.snapshot.registry().get(tag).map(|known| known.value_type);
+        let value_type = known.filter(|value_type| *value_type != ValueType::Text);
+        let value = value_type.map(|value_type| Value::from_word(value_type, word));
+        Ok(value.map(|value| Reading { time_ns, value, quality }))
     }
 
     fn check(&self, neighbours: &Neighbours) -> Result<()> {

@@ -197,7 +197,7 @@ impl Windows {
             stretches: Stretches::new(self.keep),
             out: Vec::new(),
         };
-        let mut walk = self.reader.walk(&[id], self.range);
+        let mut walk = self.reader.walk(&[id], self.range)?;
         while let Some(batch) = walk.next_batch()? {
             for reading in readings(&batch) {
                 follower.follow(&carry, Some(&reading));

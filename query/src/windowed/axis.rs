@@ -42,6 +42,12 @@ impl Axis {
         listed.iter().copied().chain(rest.into_iter().flatten())
     }
 
+    /// The same, up to an earlier end.
+    pub(crate) fn cells_until(&self, start_ns: i64, end_ns: i64) -> impl Iterator<Item = Cell> {
+        let cells = self.cells(start_ns).take_while(move |cell| cell.start_ns < end_ns);
+        cells.map(move |cell| Cell { end_ns: cell.end_ns.min(end_ns), ..cell })
+    }
+
     /// Start of the bucket of an instant, if it can be represented.
     pub(crate) fn bucket_start(&self, time_ns: i64) -> Option<i64> {
         self.buckets.as_ref()?.range_of(time_ns).map(|(start_ns, _)| start_ns)

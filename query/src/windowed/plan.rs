@@ -23,6 +23,7 @@ use super::exec::WindowedAggregateExec;
 use super::node::{Argument, Call, WindowedAggregate};
 use super::output::{Output, Wanted};
 use super::read::{Detail, Reading, Target};
+use crate::beyond_raw::Bounds;
 use crate::functions::interval::IntervalFunction;
 use crate::functions::time_bucket::{buckets_of, parts_of};
 use crate::pushdown;
@@ -76,6 +77,8 @@ impl ExtensionPlanner for WindowedPlanner {
             // What is carried in may come from any time before.
             announce(&node.scope, &TagSelection::All, TimeRange::ALL);
         }
+        let tags = node.scope.snapshot.registry().iter().map(|tag| tag.id);
+        Bounds::of(&node.scope).check(&node.scope.snapshot, tags, axis.range())?;
         let reading = Reading {
             snapshot: node.scope.snapshot.clone(),
             axis: Arc::new(axis),

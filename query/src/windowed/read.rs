@@ -83,7 +83,7 @@ impl Reading {
         if self.axis.range().is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        let mut parts = Parts::new(self, tags);
+        let mut parts = Parts::new(self, tags)?;
         let flow = self.fold(tags, &mut parts, emit);
         counts.samples.add(parts.samples);
         if let Source::Rollups(rollups) = &parts.source {
@@ -119,6 +119,10 @@ impl Reading {
         for (position, &id) in tags.iter().enumerate() {
             let Some(tag) = self.snapshot.registry().get(id) else { continue };
             let first_ns = parts.peek(id)?;
+            // Where samples have ended, bounds move inward to whole rollups.
+            let left = self.snapshot.cut(id, self.axis.range());
+            let start_ns = start_ns.map(|start_ns| left.map_or(start_ns, |left| left.start_ns));
+            let end_ns = left.map_or(end_ns, |left| left.end_ns);
             let Some(from_ns) = start_ns.or_else(|| self.start_by(first_ns?)) else { continue };
             let meaning = self.meaning(tag);
             let rule = meaning.rule.clone();
@@ -141,7 +145,8 @@ impl Reading {
                 }
                 emit(position, cell, share)
             };
-            let mut fold = Fold::new(meaning, carried, self.axis.cells(from_ns), emit);
+            let cells = self.axis.cells_until(from_ns, end_ns);
+            let mut fold = Fold::new(meaning, carried, cells, emit);
             while let Some(part) = parts.next_of(id)? {
                 let flow = match part {
                     Part::Rollups(found) => {
@@ -274,16 +279,21 @@ enum Source {
 }
 
 impl<'a> Parts<'a> {
-    fn new(reading: &'a Reading, tags: &[TagId]) -> Self {
+    fn new(reading: &'a Reading, tags: &[TagId]) -> Result<Self> {
         let source = match reading.windows() {
             Some((needs, windows)) => {
                 let (tags, tiers) = (TagSelection::Only(tags.into()), reading.tiers);
                 let request = RollupRequest { tags, windows, needs, tiers, damage: reading.damage };
                 Source::Rollups(Box::new(reading.snapshot.rollups(request)))
             }
-            None => Source::Samples(Box::new(reading.scan(tags, reading.axis.range()))),
+            None => {
+                let range = reading.axis.range();
+                let only = TagSelection::Only(tags.into());
+                reading.snapshot.require_samples(&only, range).map_err(failed)?;
+                Source::Samples(Box::new(reading.scan(tags, range)))
+            }
         };
-        Self { reading, source, ready: None, samples: 0 }
+        Ok(Self { reading, source, ready: None, samples: 0 })
     }
 
     /// Time of the first sample of this tag that was not given yet.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tagmill::Database;
-use tagmill_storage::RetentionClass;
+use tagmill_storage::{RetentionClass, Tier};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::failure::{Failure, Result};
@@ -18,6 +18,7 @@ Examples:
   tagmill serve --data /var/lib/tagmill
   tagmill serve --data plant --listen 127.0.0.1:7500
   tagmill serve --data plant --retention 2y --retention vibration=30d
+  tagmill serve --data plant --retention 90d,1m=2y,1h=forever
 
 Gateways send samples to the address by gRPC (proto/tagmill/v1/ingest.proto, docs/ingest.md);
 'tagmill sql --connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.
@@ -39,9 +40,10 @@ pub struct Args {
     /// Allow an address that other machines can reach, though this version has neither TLS nor passwords.
     #[arg(long)]
     insecure_no_auth: bool,
-    /// How long raw samples are kept: 400d for all tags, NAME=90d for those with retention=NAME; d, w, y or 'forever'.
-    /// May be given several times; docs/retention.md.
-    #[arg(long, value_name = "[NAME=]TIME", value_parser = retention)]
+    /// How long raw samples are kept: 400d for all tags, NAME=90d for those with retention=NAME; d, w, y or 'forever'. After
+    /// a comma, rollups of 1m, 15m, 1h or 1d that are kept longer: 90d,1m=2y,1h=forever. May be given several times;
+    /// docs/retention.md.
+    #[arg(long, value_name = "[NAME=]TIME[,TIER=TIME]", value_parser = retention)]
     retention: Vec<RetentionClass>,
     /// Say that this machine's clock is right, though it leapt more than a day since the newest sample.
     #[arg(long)]
@@ -92,12 +94,25 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads a retention class: `NAME=TIME`, or `TIME` for the default class.
+/// Reads a retention class: `NAME=TIME`, or `TIME` for the default class, and after commas `TIER=TIME`.
 fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
-    let (name, time) = text.split_once('=').unwrap_or(("", text));
-    let name = name.to_owned();
+    let mut parts = text.split(',');
+    let raw = parts.next().unwrap_or_default();
+    let (name, time) = raw.split_once('=').unwrap_or(("", raw));
+    let raw = time_kept(time)?;
+    let tier = |part: &str| {
+        let (name, time) = part.split_once('=').ok_or("write rollups like 1m=2y")?;
+        let tier = Tier::ALL.into_iter().find(|tier| tier.to_string() == name);
+        Ok((tier.ok_or("there are rollups of 1m, 15m, 1h and 1d")?, time_kept(time)?))
+    };
+    let tiers = parts.map(tier).collect::<std::result::Result<_, String>>()?;
+    Ok(RetentionClass { tiers, ..RetentionClass::of_raw(name, raw) })
+}
+
+/// Reads how long something is kept; `None` for ever.
+fn time_kept(time: &str) -> std::result::Result<Option<Duration>, String> {
     if time == "forever" {
-        return Ok(RetentionClass { name, raw: None });
+        return Ok(None);
     }
     let unit_at = time.len() - time.chars().last().map_or(0, char::len_utf8);
     let (number, unit) = time.split_at(unit_at);
@@ -109,8 +124,8 @@ fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
     };
     let days = number.parse::<u64>().ok().and_then(|count| count.checked_mul(days));
     let seconds = days.filter(|days| (1..=100_000).contains(days)).map(|days| days * 86_400);
-    let raw = seconds.ok_or("a retention has 1 to 100000 days, like 90d, 12w or 2y")?;
-    Ok(RetentionClass { name, raw: Some(Duration::from_secs(raw)) })
+    let seconds = seconds.ok_or("a retention has 1 to 100000 days, like 90d, 12w or 2y")?;
+    Ok(Some(Duration::from_secs(seconds)))
 }
 
 /// Writes what happens to standard error: from `info` up, or what the variable `TAGMILL_LOG` says.
@@ -153,6 +168,13 @@ mod tests {
         assert_eq!(days("fast=2w"), ("fast".into(), Some(14)));
         assert_eq!(days("lab=forever"), ("lab".into(), None));
         assert_eq!(days("2y"), (String::new(), Some(730)));
+        let tiers = retention("fast=2w,1m=1y,1d=forever").unwrap().tiers;
+        let year = Duration::from_secs(365 * 86_400);
+        assert_eq!(tiers, [(Tier::Minute, Some(year)), (Tier::Day, None)]);
+        assert_eq!(retention("90d,1h=2y").unwrap().name, "");
+        for wrong in ["90d,", "90d,2m=1y", "90d,1m", "90d,1m=", "1m=1y,90d"] {
+            assert!(retention(wrong).is_err(), "{wrong:?}");
+        }
         for wrong in ["", "x=", "5", "5h", "0d", "-1d", "d", "99999999999999999999y", "5\u{e9}"] {
             assert!(retention(wrong).is_err(), "{wrong:?}");
         }

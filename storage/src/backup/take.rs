@@ -61,7 +61,7 @@ pub(crate) fn take(job: &Job<'_>, pin: impl FnOnce() -> Result<Pinned>) -> Resul
     let state = &pinned.everything.state;
     let mut report = BackupReport { seq: state.floor, ..BackupReport::default() };
     let quarantine = Quarantine::new(state.quarantine.clone());
-    for segment in pinned.version.segments() {
+    for segment in pinned.version.all() {
         bring_segment(job, segment, quarantine.of(segment.meta().id), &mut report)?;
     }
     target.sync_dir(SEGMENTS_DIR).map_err(fail)?;
@@ -193,7 +193,7 @@ fn clear_away(target: &Arc<dyn Disk>, before: Option<&Loaded>, pinned: &Pinned) 
     if old > 0 && now != Some(old) {
         drop(target.remove(&checkpoint::path(old)));
     }
-    let lives = |id| pinned.version.segments().iter().any(|segment| segment.meta().id == id);
+    let lives = |id| pinned.version.find(id).is_some();
     for meta in before.segments.values().filter(|meta| !lives(meta.id)) {
         drop(target.remove(&meta.path()));
     }

@@ -48,7 +48,7 @@ use crate::options::Options;
 use crate::sample::{Appended, Batch, Durability};
 use crate::scan::Snapshot;
 use crate::tag::TagId;
-use crate::time::{Clock, SystemClock, TimeRange};
+use crate::time::{Clock, DAY_NS, Rfc3339, SystemClock, TimeRange};
 use crate::wal::record::{Content, Delete};
 use core::{Core, Done, Entry};
 
@@ -197,10 +197,10 @@ impl Engine {
     /// What the engine has done since it was opened, in figures.
     pub fn metrics(&self) -> Metrics {
         let view = self.core.view();
-        let metas = view.version.segments().iter().map(|segment| segment.meta());
+        let metas = || view.version.all().map(|segment| segment.meta());
         Metrics {
-            segments: metas.len() as u64,
-            segment_bytes: metas.map(|meta| meta.file_bytes).sum(),
+            segments: metas().count() as u64,
+            segment_bytes: metas().map(|meta| meta.file_bytes).sum(),
             ..self.core.counters.read()
         }
     }
@@ -208,7 +208,8 @@ impl Engine {
     /// Deletes every sample of `tags` in `range` that is older than this call; visible when it returns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown tag or an empty range; else as [`Self::append`].
+    /// [`Error::Invalid`] for an unknown tag or an empty range, or where nothing but rollups is left and the range does not
+    /// take whole UTC days; else as [`Self::append`].
     pub fn delete(&self, tags: &[TagId], range: TimeRange, who: &str) -> Result<Seq> {
         if range.is_empty() {
             return Err(Error::Invalid(format!(
@@ -225,6 +226,18 @@ impl Engine {
         if tags.is_empty() {
             return Err(Error::Invalid("a delete needs at least one tag".into()));
         }
+        // What is left of samples that have ended is whole days at the coarsest.
+        for tag in &tags {
+            let beyond = range.intersect(&view.ends_of(*tag).beyond_raw());
+            let is_whole = |time_ns: i64| time_ns.rem_euclid(DAY_NS) == 0;
+            if !beyond.is_empty() && !(is_whole(beyond.start_ns) && is_whole(beyond.end_ns)) {
+                let from = Rfc3339(beyond.end_ns);
+                let name = view.registry.get(*tag).map(|tag| tag.name.clone()).unwrap_or_default();
+                return Err(Error::Invalid(format!(
+                    "of tag {name:?} only rollups are left before {from}: there a delete must take whole days, in UTC"
+                )));
+            }
+        }
         let delete = Delete { tags: tags.into(), range, who: Arc::from(who) };
         self.write(Content { delete: Some(delete), ..Content::default() })
     }
@@ -239,7 +252,7 @@ impl Engine {
     /// None; a file that cannot be read is handed over like damage.
     pub fn verify(&self, damage: &mut dyn FnMut(Error)) -> u64 {
         let (mut places, mut suspects) = (0, Vec::new());
-        for segment in self.core.view().version.segments() {
+        for segment in self.core.view().version.all() {
             let mut found = |error, place| {
                 places += 1;
                 suspects.extend(place);

@@ -58,7 +58,7 @@ pub(super) fn check(core: &Core, batch: &Batch) -> Checked {
     let target_of = |tag: TagId| {
         let known = view.registry.get(tag).or_else(|| reserved.get(&tag));
         let known = known.filter(|tag| !tag.is_deleted())?;
-        let horizon_ns = view.horizons.of(&known.attributes);
+        let horizon_ns = view.horizons.of(&known.attributes).raw_ns;
         Some(block::Target { value_type: known.value_type, horizon_ns })
     };
     let block = block::prepare(batch, core.clock.wall_ns(), &target_of);

@@ -280,6 +280,7 @@ pub fn write_segment(disk: &Arc<dyn Disk>, all: &[Rows]) -> Result<OpenSegment> 
     let plan = SegmentPlan {
         id: SegmentId(1),
         kind: SegmentKind::Base,
+        tier: 0,
         stage: SegmentStage::Sealed,
         identity: IDENTITY,
         seqs: (Seq(1), Seq(1)),

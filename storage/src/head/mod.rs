@@ -16,6 +16,7 @@ pub(crate) mod tombstone;
 use std::sync::Arc;
 
 use crate::ids::Seq;
+use crate::time::TimeRange;
 use run::Run;
 
 /// Runs in seq order. Those before `folded` were folded, the rest are one batch each.
@@ -71,6 +72,13 @@ impl Head {
     /// Rows held.
     pub(crate) fn rows(&self) -> u64 {
         self.runs.iter().map(|run| run.times.len() as u64).sum()
+    }
+
+    /// Whether any tag has rows in a range.
+    pub(crate) fn has_rows_in(&self, range: TimeRange) -> bool {
+        let has_rows =
+            |run: &Run| run.spans.iter().any(|span| !run.rows_in(span, range).is_empty());
+        self.runs.iter().any(|run| has_rows(run))
     }
 
     /// Rows in runs that were not folded yet.

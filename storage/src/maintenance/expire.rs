@@ -1,11 +1,12 @@
-//! Retention: raises the horizons as time passes, and lets go of segments of which every sample has ended.
+//! Retention: raises the horizons as time passes, and lets go of segments of which everything has ended.
 //!
 //! # Order
 //! One manifest edit with the new horizons, and without the segments that end before all of them; then the View with
 //! both, from which on no read shows what has ended; then the files are unlinked, each when the last View that pins it
 //! is gone. Segments that hold tags of several classes are looked into afterwards, one a turn: once when they may hold
 //! something that has ended, and again each time a horizon reaches them. Of those that must stay for some of their tags it
-//! is noted how much of them has ended, so that compaction can write them again without it.
+//! is noted how much of them has ended, and whether rollups shall outlive some of their samples, so that compaction can
+//! write them again without the one, and roll the other up.
 //!
 //! # Clock
 //! Time is the wall clock, but at most a day past the newest sample: a plant that sends nothing loses nothing. While the
@@ -23,6 +24,8 @@ use crate::manifest::edit::{Edit, State};
 use crate::retention::{ClockWatch, Horizons};
 use crate::scan::snapshot::View;
 use crate::segment::{Segment, SegmentMeta};
+use crate::tag::TagId;
+use crate::tier::build::BlockHead;
 use crate::time::DAY_NS;
 
 /// How long a failed step rests before it is tried again.
@@ -83,13 +86,13 @@ impl Expiry {
         let Some(newest_ns) = view.latest.newest_ns().filter(|_| !is_paused) else { return Ok(()) };
         let now_ns = wall_ns.min(newest_ns.saturating_add(DAY_NS));
         let Some(raised) = core.view().horizons.raised(now_ns) else { return Ok(()) };
-        let segments = view.version.segments().iter();
-        let ended = segments.filter(|segment| segment.meta().last_ns < raised.least_ns());
+        let segments = view.version.all();
+        let ended = segments.filter(|segment| has_ended(segment.meta(), &raised));
         let ended: Vec<SegmentId> = ended.map(|segment| segment.meta().id).collect();
         let before = Arc::clone(&view.horizons);
         let_go(core, ledger, raised, &ended)?;
         let view = core.view();
-        let segments = view.version.segments().iter().map(|segment| segment.meta());
+        let segments = view.version.all().map(|segment| segment.meta());
         let reached =
             |meta: &SegmentMeta| view.horizons.has_reached(&before, meta.first_ns, meta.last_ns);
         let seen = segments.filter(|meta| self.seen.contains(&meta.id) && !reached(meta));
@@ -105,12 +108,11 @@ impl Expiry {
         let looked: Vec<SegmentId> = self.unseen.drain(..count.min(self.unseen.len())).collect();
         let mut ended = Vec::new();
         for id in &looked {
-            let mut segments = view.version.segments().iter();
-            let Some(segment) = segments.find(|segment| segment.meta().id == *id) else { continue };
+            let Some(segment) = view.version.find(*id) else { continue };
             // One that cannot be read stays: what it holds is not known.
-            let rows = ended_rows(segment, &view).unwrap_or(0);
-            segment.note_ended(rows);
-            if rows == segment.meta().rows {
+            let found = look_into(segment, &view).unwrap_or_default();
+            segment.note_ended(found.ended_rows, found.is_outlived);
+            if found.ended_rows == segment.meta().rows {
                 ended.push(*id);
             }
         }
@@ -124,25 +126,59 @@ impl Expiry {
 
 /// Segments with samples before some horizon.
 fn candidates(view: &View) -> VecDeque<SegmentId> {
-    let metas = view.version.segments().iter().map(|segment| segment.meta());
-    let before = metas.filter(|meta| meta.last_ns < view.horizons.greatest_ns());
+    let metas = view.version.all().map(|segment| segment.meta());
+    let greatest_ns = |meta: &SegmentMeta| {
+        let tier = meta.only_tier();
+        tier.map_or(view.horizons.greatest_ns(), |tier| view.horizons.greatest_of_ns(tier))
+    };
+    let before = metas.filter(|meta| meta.last_ns < greatest_ns(meta));
     before.map(|meta| meta.id).collect()
 }
 
-/// Rows of tags that have no sample in the segment which could be shown.
-fn ended_rows(segment: &Segment, view: &View) -> Result<u64> {
+/// Whether everything in a segment has ended for every tag there may be.
+fn has_ended(meta: &SegmentMeta, horizons: &Horizons) -> bool {
+    let end_ns = match meta.only_tier() {
+        Some(tier) => horizons.least_of_ns(tier),
+        None => horizons.least_of_all_ns(),
+    };
+    meta.last_ns < end_ns
+}
+
+/// What has ended in a segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// Rows of tags of which nothing is left to be shown or rolled up.
+    ended_rows: u64,
+    /// Whether samples of others have ended, and rollups of them have not.
+    is_outlived: bool,
+}
+
+fn look_into(segment: &Segment, view: &View) -> Result<Found> {
     let meta = segment.meta();
-    if meta.last_ns < view.horizons.least_ns() {
-        return Ok(meta.rows);
+    if has_ended(meta, &view.horizons) {
+        return Ok(Found { ended_rows: meta.rows, is_outlived: false });
     }
-    let mut ended = 0;
     // Read through a copy, so that directories nobody asks for do not stay in memory.
-    segment.reopened().for_each_tag(&mut |tag, _, last_ns, rows| {
-        if last_ns < view.horizon_of(tag) {
-            ended += rows;
+    let copy = segment.reopened();
+    let mut found = Found::default();
+    if let Some(tier) = meta.only_tier() {
+        let lasts = |head: &BlockHead| {
+            let tags = (head.first_tag.0..=head.last_tag.0).map(TagId);
+            tags.into_iter().any(|tag| view.ends_of(tag).of(tier) <= head.last_ns)
+        };
+        let is_over = !copy.directory()?.tiers().iter().any(|entry| lasts(&entry.head));
+        found.ended_rows = if is_over { meta.rows } else { 0 };
+        return Ok(found);
+    }
+    copy.for_each_tag(&mut |tag, first_ns, last_ns, rows| {
+        let ends = view.ends_of(tag);
+        if last_ns < ends.all_ns() {
+            found.ended_rows += rows;
+        } else {
+            found.is_outlived |= ends.beyond_raw().overlaps_span(first_ns, last_ns);
         }
     })?;
-    Ok(ended)
+    Ok(found)
 }
 
 /// Makes horizons durable, shows them, and drops segments.
@@ -153,7 +189,7 @@ fn let_go(core: &Core, ledger: &mut Ledger, horizons: Horizons, ended: &[Segment
     commit(core, ledger, edit, &version)?;
     let _install = lock(&core.install);
     let mut next = View::clone(&core.view());
-    let segments = next.version.segments().iter();
+    let segments = next.version.all();
     segments.filter(|s| ended.contains(&s.meta().id)).for_each(|segment| segment.retire());
     next.version = version;
     next.horizons = Arc::new(horizons);

@@ -26,6 +26,7 @@ use crate::segment::name::{ASIDE_DIR, SEGMENTS_DIR, SegmentName};
 use crate::segment::writer::SegmentPlan;
 use crate::segment::{ChunkIndex, Segment, SegmentMeta};
 use crate::tag::{TagId, ValueType};
+use crate::tier::build::BlockHead;
 use crate::time::TimeRange;
 
 /// Looks after what scans have reported, and forgets places of segments that are gone.
@@ -94,7 +95,7 @@ pub(super) fn judge(
     };
     let _install = lock(&core.install);
     let mut next = View::clone(&core.view());
-    next.version = Version::new(next.version.segments().iter().map(anew).collect());
+    next.version = Version::new(next.version.all().map(anew).collect());
     next.quarantine = quarantine;
     core.swap(next);
     Ok(())
@@ -116,12 +117,8 @@ pub(super) fn forget(
     };
     let mut draft = Draft::new(&core.disk);
     let rest = write_rest(core, damaged, places, &mut draft)?;
-    let segments = view.version.segments().iter();
-    let mut segments: Vec<_> =
-        segments.filter(|other| other.meta().id != segment).cloned().collect();
     let open = |meta: &SegmentMeta| Arc::new(Segment::new(Arc::clone(&core.disk), meta.clone()));
-    segments.extend(rest.as_ref().map(open));
-    let version = Version::new(segments);
+    let version = view.version.without(&[segment]).with(rest.iter().map(open).collect());
     let others = view.quarantine.places().iter().filter(|damage| damage.segment != segment);
     let quarantine = Quarantine::new(others.cloned().collect());
     let state = State { quarantine: quarantine.places().to_vec(), ..ledger.state.clone() };
@@ -210,6 +207,9 @@ fn write_rest(
             core.view().reports.leave(damage);
         }
     };
+    if !segment.meta().is_raw() {
+        return write_rest_of_tier(core, segment, places, draft, &report);
+    }
     let Readable { chunks, first_ns } = readable(segment, places, &report)?;
     if chunks.is_empty() {
         return Ok(None);
@@ -218,6 +218,7 @@ fn write_rest(
     let mut writer = draft.begin(SegmentPlan {
         id: core.take_segment_id(),
         kind: old.kind,
+        tier: 0,
         stage: old.stage,
         identity: crate::ids::random(),
         seqs: (old.min_seq, old.max_seq),
@@ -234,6 +235,40 @@ fn write_rest(
         }
         let Some(rows) = rows else { continue };
         writer.push(rows.as_series())?;
+    }
+    let meta = writer.finish()?;
+    draft.sync()?;
+    Ok(Some(meta))
+}
+
+/// The same of a segment in which nothing but rollups is left.
+fn write_rest_of_tier(
+    core: &Core,
+    segment: &Segment,
+    places: &[Arc<Damage>],
+    draft: &mut Draft,
+    report: &dyn Fn(Option<Damage>),
+) -> Result<Option<SegmentMeta>> {
+    let (directory, old) = (segment.directory()?, segment.meta());
+    let is_lost = |head: &BlockHead| places.iter().any(|damage| damage.covers_block(head));
+    let left = || directory.tiers().iter().filter(|entry| !is_lost(&entry.head));
+    let Some(first_ns) = left().map(|entry| entry.head.first_ns).min() else { return Ok(None) };
+    let mut writer = draft.begin(SegmentPlan {
+        id: core.take_segment_id(),
+        kind: old.kind,
+        tier: old.tier,
+        stage: old.stage,
+        identity: crate::ids::random(),
+        seqs: (old.min_seq, old.max_seq),
+        first_ns,
+        effort: old.stage.effort(),
+    })?;
+    for entry in left() {
+        let block = segment.read_block(entry).inspect_err(|error| {
+            let why = damage_in(error);
+            report(why.map(|why| Damage::block(old.id, &entry.head, why)));
+        })?;
+        writer.put_block(&block)?;
     }
     let meta = writer.finish()?;
     draft.sync()?;
@@ -278,5 +313,5 @@ fn readable(
 }
 
 fn find(version: &Version, id: SegmentId) -> Option<&Arc<Segment>> {
-    version.segments().iter().find(|segment| segment.meta().id == id)
+    version.find(id)
 }

@@ -29,7 +29,7 @@ pub(crate) fn run(core: &Core) {
     let mut is_round = false;
     while !core.is_closed() {
         let age = started.elapsed();
-        let segments = core.view().version.segments().to_vec();
+        let segments: Vec<_> = core.view().version.all().cloned().collect();
         book.note(segments.iter().map(|segment| segment.meta().id), age, false);
         let due = if age < DELAY.min(period) { None } else { book.due(age, period) };
         let Some(segment) = due.and_then(|id| segments.iter().find(|s| s.meta().id == id)) else {
@@ -48,7 +48,7 @@ pub(crate) fn run(core: &Core) {
 }
 
 fn ids(core: &Core) -> Vec<SegmentId> {
-    core.view().version.segments().iter().map(|segment| segment.meta().id).collect()
+    core.view().version.all().map(|segment| segment.meta().id).collect()
 }
 
 /// Verifies one segment at the agreed pace. Gives whether it came to the end.

@@ -129,7 +129,7 @@ pub(crate) fn commit(
 
 /// The edit that begins a new manifest file.
 pub(crate) fn snapshot_edit(version: &Version, state: &State) -> Edit {
-    let add = version.segments().iter().map(|segment| segment.meta().clone()).collect();
+    let add = version.all().map(|segment| segment.meta().clone()).collect();
     Edit { remove: Vec::new(), add, state: state.clone() }
 }
 
@@ -163,13 +163,14 @@ fn write_rows(
 ) -> Result<()> {
     let runs = &view.head.runs;
     let until = |tag: TagId| ledger.sealed_until.get(tag.index()).copied().unwrap_or(i64::MIN);
-    let (first_base, first_late) = first_times(runs, &until, &|tag| view.horizon_of(tag));
+    let (first_base, first_late) = first_times(runs, &until, &|tag| view.ends_of(tag).all_ns());
     let seqs = (runs.first().map_or(Seq(0), |run| run.min_seq), view.durable_seq);
     let core = outputs.core;
     let create = |kind, first_ns, draft: &mut Draft| {
         draft.begin(SegmentPlan {
             id: core.take_segment_id(),
             kind,
+            tier: 0,
             stage: SegmentStage::Sealed,
             identity: crate::ids::random(),
             seqs,
@@ -180,7 +181,11 @@ fn write_rows(
     let mut next = vec![0; runs.len()];
     while let Some((tag, value_type)) = smallest(runs, &next) {
         let mut rows = gather(runs, &mut next, tag, value_type, &view.tombstones);
-        hide(&mut rows, 0, &[TimeRange::new(i64::MIN, view.horizon_of(tag))]);
+        // Samples that have ended still go into rollups that have not.
+        let ends = view.ends_of(tag);
+        let is_early = planted::is(Bug::EndedNotRolledUp);
+        let end_ns = if is_early { ends.raw_ns } else { ends.all_ns() };
+        hide(&mut rows, 0, &[TimeRange::new(i64::MIN, end_ns)]);
         let Some(last_ns) = rows.times.last().copied() else { continue };
         let split = rows.times.partition_point(|time| *time <= until(tag));
         let series = rows.as_series();

@@ -7,9 +7,11 @@ use crate::head::tombstone::Tombstone;
 use crate::ids::{SegmentId, Seq};
 use crate::limits::NUMBER_MAX;
 use crate::registry::change::{count, number, put_text, text};
+use crate::retention::Ends;
 use crate::segment::damage::Damage;
 use crate::segment::meta::SegmentMeta;
 use crate::tag::TagId;
+use crate::tier::Tier;
 use crate::wal::record::{Delete, delete, put_delete};
 
 /// What must survive when the log up to the floor is gone.
@@ -28,8 +30,8 @@ pub(crate) struct State {
     pub(crate) marks: Vec<(Arc<str>, u64, u64)>,
     /// Deletes that may still hide rows of segments.
     pub(crate) tombstones: Vec<Arc<Tombstone>>,
-    /// Retention classes whose raw samples have ended, and before which time. Ascending by name.
-    pub(crate) horizons: Vec<(Arc<str>, i64)>,
+    /// Retention classes, and before which times their samples and rollups have ended. Ascending by name.
+    pub(crate) horizons: Vec<(Arc<str>, Ends)>,
     /// Backfills that are done, by the id the caller gave, and the seq of their samples. Ascending by id.
     pub(crate) imports: Vec<(Arc<str>, Seq)>,
     /// Places known to be unreadable. Ascending by segment and tag.
@@ -73,9 +75,10 @@ impl Edit {
             put_delete(out, &Delete { tags, range: *range, who });
         }
         put_varint(out, state.horizons.len() as u64);
-        for (class, horizon_ns) in &state.horizons {
+        for (class, ends) in &state.horizons {
             put_text(out, class);
-            put_zigzag(out, *horizon_ns);
+            put_zigzag(out, ends.raw_ns);
+            ends.tiers_ns.iter().for_each(|end_ns| put_zigzag(out, *end_ns));
         }
         put_varint(out, state.imports.len() as u64);
         for (import, seq) in &state.imports {
@@ -117,8 +120,12 @@ impl Edit {
             let Delete { tags, range, who } = delete(reader)?;
             state.tombstones.push(Arc::new(Tombstone { seq, tags, range, who }));
         }
-        for _ in 0..count(reader, 2)? {
-            state.horizons.push((text(reader)?, reader.zigzag()?));
+        for _ in 0..count(reader, 2 + Tier::ALL.len())? {
+            let (class, mut ends) = (text(reader)?, Ends::at(reader.zigzag()?));
+            for end_ns in &mut ends.tiers_ns {
+                *end_ns = reader.zigzag()?;
+            }
+            state.horizons.push((class, ends));
         }
         for _ in 0..count(reader, 2)? {
             state.imports.push((text(reader)?, Seq(counter(reader)?)));

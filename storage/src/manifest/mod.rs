@@ -33,7 +33,7 @@ use crate::segment::meta::SegmentMeta;
 use edit::{Edit, State};
 
 const MAGIC: [u8; 8] = *b"TMMAN\r\n\x1a";
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const HEADER_BYTES: usize = 64;
 const FRAME_HEADER_BYTES: usize = 16;
 

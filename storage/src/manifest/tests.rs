@@ -4,6 +4,7 @@ use super::*;
 use crate::disk::sim::SimDisk;
 use crate::fields::tests::{check_page, golden};
 use crate::head::tombstone::Tombstone;
+use crate::retention::Ends;
 use crate::segment::damage::Damage;
 use crate::segment::meta::tests::example as segment;
 use crate::tag::TagId;
@@ -35,7 +36,10 @@ fn edits() -> [Edit; 2] {
         latest_file: 3,
         marks: vec![(Arc::from("Gerät 2"), 1, 1), (Arc::from("gw-1"), 2, 300)],
         tombstones: vec![tombstone(4), tombstone(11)],
-        horizons: vec![(Arc::from(""), -86_400), (Arc::from("long"), 1 << 40)],
+        horizons: vec![
+            (Arc::from(""), Ends::at(-86_400)),
+            (Arc::from("long"), Ends { raw_ns: 1 << 40, tiers_ns: [1 << 39, 1 << 38, 7, 0] }),
+        ],
         imports: vec![(Arc::from("plant/2025.parquet"), Seq(10))],
         quarantine: vec![Arc::new(damage)],
     };
@@ -83,7 +87,7 @@ fn the_format_page_agrees() {
 
 #[test]
 fn the_golden_manifest_is_written_and_read_the_same() {
-    assert_second(&load(&golden("manifest/v4.log", &written())).unwrap());
+    assert_second(&load(&golden("manifest/v5.log", &written())).unwrap());
 }
 
 /// A change of any byte is found, or undoes the last edit as a torn write of it would; nothing else is ever read.
@@ -135,7 +139,7 @@ fn a_newer_version_and_reserved_bytes_are_told_from_damage() {
         load(&bytes)
     };
     let [_, version, reserved, .., reserved_too] = HEADER;
-    assert!(matches!(with(version, 5), Err(Error::TooNew { found: 5, .. })));
+    assert!(matches!(with(version, 6), Err(Error::TooNew { found: 6, .. })));
     for field in [reserved, reserved_too] {
         assert!(matches!(with(field, 1), Err(Error::Corrupt { .. })));
     }

@@ -1,33 +1,43 @@
 //! The live segments of one instant.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::head::tombstone::Tombstone;
 use crate::ids::SegmentId;
 use crate::segment::{Segment, SegmentMeta};
+use crate::tier::Tier;
 
-/// Immutable list of live segments. Readers hold it through their View; maintenance builds the next one.
+/// Immutable lists of live segments. Readers hold them through their View; maintenance builds the next ones.
 ///
 /// # Invariants
-/// 1. Ascending by rank (kind, greatest seq, id): of equal keys the later segment's row counts.
-/// 2. Every id occurs once.
+/// 1. Raw segments ascend by rank (kind, greatest seq, id): of equal keys the later segment's row counts.
+/// 2. Tier segments, in which nothing but rollups is left, ascend by (tier, first time, id).
+/// 3. Every id occurs once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Version {
     segments: Arc<[Arc<Segment>]>,
+    tier_segments: Arc<[Arc<Segment>]>,
 }
 
 impl Version {
-    pub(crate) fn new(mut segments: Vec<Arc<Segment>>) -> Self {
-        segments.sort_by_key(|segment| segment.meta().rank());
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
         let mut ids: Vec<SegmentId> = segments.iter().map(|segment| segment.meta().id).collect();
         ids.sort_unstable();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "a segment is listed twice");
-        Self { segments: segments.into() }
+        let is_raw = |segment: &Arc<Segment>| segment.meta().is_raw();
+        let (mut segments, mut tiers): (Vec<_>, Vec<_>) = segments.into_iter().partition(is_raw);
+        segments.sort_by_key(|segment| segment.meta().rank());
+        tiers.sort_by_key(|segment| {
+            let meta = segment.meta();
+            (meta.tier, meta.first_ns, meta.id)
+        });
+        Self { segments: segments.into(), tier_segments: tiers.into() }
     }
 
     /// The same and `added`.
     pub(crate) fn with(&self, added: Vec<Arc<Segment>>) -> Self {
-        Self::new(self.segments.iter().cloned().chain(added).collect())
+        Self::new(self.all().cloned().chain(added).collect())
     }
 
     /// The same with `added` in place of `removed`; `None` if one of these does not live.
@@ -36,7 +46,7 @@ impl Version {
         removed: &[Arc<Segment>],
         added: Vec<Arc<Segment>>,
     ) -> Option<Self> {
-        let mut rest = self.segments.to_vec();
+        let mut rest: Vec<Arc<Segment>> = self.all().cloned().collect();
         for gone in removed {
             let at = rest.iter().position(|segment| Arc::ptr_eq(segment, gone))?;
             rest.remove(at);
@@ -47,16 +57,39 @@ impl Version {
     /// The same but these.
     pub(crate) fn without(&self, removed: &[SegmentId]) -> Self {
         let lives = |segment: &&Arc<Segment>| !removed.contains(&segment.meta().id);
-        Self::new(self.segments.iter().filter(lives).cloned().collect())
+        Self::new(self.all().filter(lives).cloned().collect())
     }
 
+    /// Those with samples.
     pub(crate) fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
     }
 
-    /// Whether a row that `tombstone` hides may still stand in a segment, judged by spans alone.
+    /// Those with rollups alone.
+    pub(crate) fn tier_segments(&self) -> &[Arc<Segment>] {
+        &self.tier_segments
+    }
+
+    /// Those with rollups alone, of one tier, as positions in [`Self::tier_segments`].
+    pub(crate) fn tier_segments_of(&self, tier: Tier) -> Range<usize> {
+        let start = self.tier_segments.partition_point(|s| s.meta().tier < tier.code());
+        let end = self.tier_segments.partition_point(|s| s.meta().tier <= tier.code());
+        start..end
+    }
+
+    /// Every live segment.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.iter().chain(self.tier_segments.iter())
+    }
+
+    /// The live segment of this number.
+    pub(crate) fn find(&self, id: SegmentId) -> Option<&Arc<Segment>> {
+        self.all().find(|segment| segment.meta().id == id)
+    }
+
+    /// Whether something that `tombstone` hides may still stand in a segment, judged by spans alone.
     pub(crate) fn may_hold(&self, tombstone: &Tombstone) -> bool {
-        self.segments.iter().any(|segment| may_hide_in(tombstone, segment.meta()))
+        self.all().any(|segment| may_hide_in(tombstone, segment.meta()))
     }
 }
 
@@ -93,6 +126,29 @@ mod tests {
             segment(5, Late, 20),
         ];
         assert_eq!(ids(&Version::new(all)), [4, 2, 3, 1, 5]);
+    }
+
+    #[test]
+    fn tier_segments_stand_apart_by_tier_and_time() {
+        let of = |id, tier: Tier, first_ns| {
+            let mut meta = example();
+            (meta.id, meta.tier, meta.first_ns) = (SegmentId(id), tier.code(), first_ns);
+            Arc::new(Segment::new(Arc::new(SimDisk::new(0)), meta))
+        };
+        let all = vec![
+            of(1, Tier::Hour, 5),
+            segment(2, Base, 90),
+            of(3, Tier::Minute, 9),
+            of(4, Tier::Hour, 1),
+        ];
+        let version = Version::new(all);
+        assert_eq!(ids(&version), [2]);
+        let tiers: Vec<u64> = version.tier_segments().iter().map(|s| s.meta().id.0).collect();
+        assert_eq!(tiers, [3, 4, 1]);
+        assert_eq!(Tier::ALL.map(|tier| version.tier_segments_of(tier)), [0..1, 1..1, 1..3, 3..3]);
+        assert_eq!(version.all().count(), 4);
+        assert_eq!(version.without(&[SegmentId(4), SegmentId(2)]).all().count(), 2);
+        assert!(version.find(SegmentId(1)).is_some() && version.find(SegmentId(5)).is_none());
     }
 
     #[test]

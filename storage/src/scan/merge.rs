@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::outlived::Unread;
 use super::snapshot::Snapshot;
 use super::{OnDamage, ScanRequest};
 use crate::chunk::series::SeriesBuf;
@@ -37,6 +38,25 @@ impl Cursors {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let each = snapshot.view.version.segments().iter().map(Segment::cursor).collect();
         Self { each, skipped: Vec::new() }
+    }
+
+    /// Rollups that are left of a tag cannot be read: fails, or leaves them out.
+    pub(super) fn miss(
+        &mut self,
+        snapshot: &Snapshot,
+        tag: TagId,
+        unread: Unread,
+        on_damage: OnDamage,
+    ) -> Result<()> {
+        let Unread { damage, error } = unread;
+        if let Some(damage) = &damage {
+            snapshot.view.reports.leave(damage.clone());
+        }
+        let Some(damage) = damage.filter(|_| on_damage == OnDamage::Skip) else {
+            return Err(name_tag(error, snapshot, tag));
+        };
+        self.skip(&Arc::new(damage));
+        Ok(())
     }
 
     fn skip(&mut self, damage: &Arc<Damage>) {
@@ -94,12 +114,13 @@ pub(super) struct Stretch {
 pub(super) struct TagReader {
     tag: TagId,
     value_type: ValueType,
-    /// The asked range, without what has ended.
+    /// The range that is read.
     range: TimeRange,
     clusters: VecDeque<Vec<Piece>>,
 }
 
 impl TagReader {
+    /// Samples that are asked for and have not ended.
     pub(super) fn open(
         snapshot: &Snapshot,
         cursors: &mut Cursors,
@@ -108,6 +129,17 @@ impl TagReader {
         request: &ScanRequest,
     ) -> Result<Self> {
         let range = snapshot.view.clip(tag, request.range);
+        Self::open_in(snapshot, cursors, (tag, value_type), range, request.descending)
+    }
+
+    /// Samples of a range, whether they have ended or not.
+    pub(super) fn open_in(
+        snapshot: &Snapshot,
+        cursors: &mut Cursors,
+        (tag, value_type): (TagId, ValueType),
+        range: TimeRange,
+        descending: bool,
+    ) -> Result<Self> {
         let mut pieces = Vec::new();
         for number in 0..cursors.each.len() {
             let wanted = Wanted { tag, value_type, range };
@@ -123,7 +155,7 @@ impl TagReader {
                 pieces.push(Piece { first_ns, last_ns, max_seq, rank, source });
             }
         }
-        let clusters = cluster(pieces, request.descending);
+        let clusters = cluster(pieces, descending);
         Ok(Self { tag, value_type, range, clusters })
     }
 
@@ -131,9 +163,9 @@ impl TagReader {
         !self.clusters.is_empty()
     }
 
-    /// The tag, and the type of its values.
-    pub(super) fn whose(&self) -> (TagId, ValueType) {
-        (self.tag, self.value_type)
+    /// Spans of what is to be read, in the order of reading; some may overlap.
+    pub(super) fn spans(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.clusters.iter().flatten().map(Piece::span)
     }
 
     /// Leaves out clusters ahead whose spans nobody wants.

@@ -6,12 +6,13 @@
 //! * Chunks outside the asked range are not read; memory is bounded by the rows of one tag that overlap in time.
 //!
 //! # Reading order
-//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows)
-//! and [`routing`] (what answers for them), [`newest`] (samples).
+//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows),
+//! [`routing`] (what answers for them) and [`outlived`] (rollups of samples that have ended), [`newest`] (samples).
 
 pub(crate) mod merge;
 pub(crate) mod neighbours;
 pub(crate) mod newest;
+pub(crate) mod outlived;
 pub(crate) mod rollups;
 mod routing;
 pub(crate) mod snapshot;
@@ -24,7 +25,7 @@ use crate::error::Result;
 use crate::limits::CHUNK_SAMPLES_MAX;
 use crate::quality::Quality;
 use crate::sample::{Qualities, Values};
-use crate::tag::TagId;
+use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
 use merge::TagReader;
 use snapshot::DamagedPlace;
@@ -129,24 +130,26 @@ impl Scan {
         self.cursors.skipped.iter().map(|damage| self.snapshot.view.place(damage)).collect()
     }
 
-    fn advance_tag(&mut self) -> Result<bool> {
+    /// The next tag that is asked for and lives.
+    fn next_tag(&mut self) -> Option<(TagId, ValueType)> {
         loop {
             let tag = match &self.request.tags {
-                TagSelection::Only(tags) => match tags.get(self.next_tag) {
-                    Some(tag) => *tag,
-                    None => return Ok(false),
-                },
-                TagSelection::All => match u32::try_from(self.next_tag) {
-                    Ok(id) if self.next_tag < self.snapshot.registry().len() => TagId(id),
-                    _ => return Ok(false),
-                },
+                TagSelection::Only(tags) => *tags.get(self.next_tag)?,
+                TagSelection::All => {
+                    let is_known = self.next_tag < self.snapshot.registry().len();
+                    TagId(u32::try_from(self.next_tag).ok().filter(|_| is_known)?)
+                }
             };
             self.next_tag += 1;
-            let Some(known) = self.snapshot.registry().get(tag) else { continue };
-            if known.is_deleted() {
-                continue;
+            let known = self.snapshot.registry().get(tag).filter(|known| !known.is_deleted());
+            if let Some(known) = known {
+                return Some((tag, known.value_type));
             }
-            let value_type = known.value_type;
+        }
+    }
+
+    fn advance_tag(&mut self) -> Result<bool> {
+        while let Some((tag, value_type)) = self.next_tag() {
             let reader =
                 TagReader::open(&self.snapshot, &mut self.cursors, tag, value_type, &self.request)?;
             if reader.has_rows() {
@@ -154,6 +157,7 @@ impl Scan {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     fn fill(&mut self) -> Result<()> {

@@ -4,19 +4,24 @@
 //! * Looks at some minutes first, then at an hour, then from segment to segment, twice as many with each step: a tag that is
 //!   still written is found without opening a file of last year.
 //! * Corrections, deletes and horizons hold as for a scan. A place that cannot be read fails the search, or is left out.
+//! * Where samples have ended, rollups that are left say what they know; where that is not enough the search fails with
+//!   [`crate::Error::Ended`].
 //! * Asked for one tag after the other, ascending, what tags share is read and decoded once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::merge::{Cursors, TagReader};
+use super::outlived::{LEFT_STEP_NS, Outlived, Part, Wanted, rows_of};
 use super::snapshot::{DamagedPlace, Snapshot};
 use super::{OnDamage, ScanRequest, TagSelection};
 use crate::chunk::series::SeriesBuf;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::quality::Quality;
 use crate::tag::{TagId, ValueType};
-use crate::tier::rollup::Point;
+use crate::tier::Tier;
+use crate::tier::rollup::{Point, Rollup};
 use crate::tier::rule::Rule;
 use crate::time::{SECOND_NS, TimeRange};
 
@@ -51,6 +56,7 @@ pub struct Neighbours {
     snapshot: Snapshot,
     damage: OnDamage,
     cursors: Cursors,
+    outlived: Outlived,
     /// The instant asked for last and whether it was the past that was asked for, with the steps that this takes.
     steps: Option<(i64, bool, Arc<[TimeRange]>)>,
 }
@@ -58,8 +64,8 @@ pub struct Neighbours {
 impl Snapshot {
     /// Finds what lies before and after instants, for many tags. See also [`Self::before`] and [`Self::after`].
     pub fn neighbours(&self, damage: OnDamage) -> Neighbours {
-        let cursors = Cursors::new(self);
-        Neighbours { snapshot: self.clone(), damage, cursors, steps: None }
+        let (cursors, outlived) = (Cursors::new(self), Outlived::new(&self.view));
+        Neighbours { snapshot: self.clone(), damage, cursors, outlived, steps: None }
     }
 
     /// What lies before an instant: the last usable sample, the first after it that is not, the last of any quality.
@@ -87,21 +93,44 @@ impl Neighbours {
     pub fn before(&mut self, tag: TagId, at_ns: i64, rule: &Rule) -> Result<Before> {
         let mut before = Before::default();
         let steps = self.steps_from(at_ns, true);
-        self.visit(tag, &steps, true, &mut |rows| {
-            for row in (0..rows.len()).rev() {
-                let (time_ns, sample) = (rows.times[row], sample_at(rows, row));
-                before.last_ns = before.last_ns.or(Some(time_ns));
-                if rule.is_usable(rows.value_type, sample.word, sample.quality) {
-                    before.usable = Some(Point { time_ns, word: sample.word });
-                    return true;
-                }
-                if !planted::is(Bug::BreakForgotten) {
-                    before.break_ns = Some(time_ns);
-                }
-            }
-            false
-        })?;
+        let is_found = self.visit(tag, &steps, true, &mut |rows| before.meet(rows, rule))?;
+        if !is_found {
+            self.before_among_left(tag, at_ns, rule, &mut before)?;
+        }
         Ok(before)
+    }
+
+    /// Goes on where samples have ended.
+    fn before_among_left(
+        &mut self,
+        tag: TagId,
+        at_ns: i64,
+        rule: &Rule,
+        before: &mut Before,
+    ) -> Result<()> {
+        for part in self.left(tag, TimeRange::new(i64::MIN, at_ns))?.into_iter().rev() {
+            let is_found = match part {
+                Part::Samples(range) => {
+                    self.visit_in(tag, range, true, &mut |rows| before.meet(rows, rule))?
+                }
+                Part::Left(range) => self.visit_left(tag, range, true, &mut |row| {
+                    before.last_ns = before.last_ns.or(Some(row.last_ns));
+                    if at_ns <= row.last_ns {
+                        return Err("they may lie on either side of the asked instant".into());
+                    }
+                    tells_usable(row)?;
+                    before.usable = row.usable.last;
+                    if row.usable.break_ns.is_some() {
+                        before.break_ns = row.usable.break_ns;
+                    }
+                    Ok(before.usable.is_some())
+                })?,
+            };
+            if is_found {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The first sample at or after an instant; see [`Snapshot::after`].
@@ -110,6 +139,28 @@ impl Neighbours {
     /// As a [`super::Scan`].
     pub fn after(&mut self, tag: TagId, at_ns: i64) -> Result<Option<Next>> {
         let mut next = None;
+        for part in self.left(tag, TimeRange::new(at_ns, i64::MAX))? {
+            let is_found = match part {
+                Part::Samples(range) => self.visit_in(tag, range, false, &mut |rows| {
+                    next = (rows.len() > 0).then(|| sample_at(rows, 0));
+                    next.is_some()
+                })?,
+                Part::Left(range) => self.visit_left(tag, range, false, &mut |row| {
+                    if row.first_ns < at_ns {
+                        return Err("they may lie on either side of the asked instant".into());
+                    }
+                    tells_usable(row)?;
+                    let usable = row.usable.first.filter(|first| first.time_ns == row.first_ns);
+                    let word = usable.map_or(0, |first| first.word);
+                    let quality = if usable.is_some() { Quality::GOOD } else { Quality::BAD };
+                    next = Some(Next { time_ns: row.first_ns, word, quality });
+                    Ok(true)
+                })?,
+            };
+            if is_found {
+                return Ok(next);
+            }
+        }
         let steps = self.steps_from(at_ns, false);
         self.visit(tag, &steps, false, &mut |rows| {
             next = (rows.len() > 0).then(|| sample_at(rows, 0));
@@ -123,30 +174,117 @@ impl Neighbours {
         self.cursors.skipped.iter().map(|damage| self.snapshot.view.place(damage)).collect()
     }
 
-    /// Shows the tag's rows, part by part, each ascending, until `is_enough`.
+    /// Parts of a range in which a tag's samples have ended.
+    fn left(&mut self, tag: TagId, range: TimeRange) -> Result<VecDeque<Part>> {
+        let ends = self.snapshot.view.ends_of(tag);
+        let range = range.intersect(&ends.beyond_raw());
+        let known = self.snapshot.registry().get(tag).filter(|known| !known.is_deleted());
+        let Some(value_type) = known.map(|known| known.value_type) else {
+            return Ok(VecDeque::new());
+        };
+        if range.is_empty() {
+            return Ok(VecDeque::new());
+        }
+        self.outlived.parts(&self.snapshot, &mut self.cursors, (tag, value_type), range)
+    }
+
+    /// Shows the rollups of the finest tier that is left, in the asked order, until `is_enough` or it says why they do not
+    /// do. Gives whether it was enough.
+    fn visit_left(
+        &mut self,
+        tag: TagId,
+        range: TimeRange,
+        descending: bool,
+        is_enough: &mut dyn FnMut(&Rollup) -> Result<bool, String>,
+    ) -> Result<bool> {
+        let ends = self.snapshot.view.ends_of(tag);
+        let Some(known) = self.snapshot.registry().get(tag) else { return Ok(false) };
+        let (value_type, name) = (known.value_type, known.name.to_string());
+        let mut steps = Vec::new();
+        let mut finer_ns = ends.raw_ns;
+        for tier in Tier::ALL {
+            let zone = TimeRange::new(ends.of(tier), finer_ns).intersect(&range);
+            finer_ns = ends.of(tier);
+            let mut end_ns = zone.end_ns;
+            while zone.start_ns < end_ns {
+                let start_ns = zone.start_ns.max(end_ns.saturating_sub(LEFT_STEP_NS));
+                steps.push((tier, TimeRange::new(start_ns, end_ns)));
+                end_ns = start_ns;
+            }
+        }
+        if !descending {
+            steps.reverse();
+        }
+        for (tier, range) in steps {
+            let wanted = Wanted { tag, value_type, tier, usable: true, range };
+            let mut found = self.outlived.find(&self.snapshot.view, &wanted);
+            if descending {
+                found.reverse();
+            }
+            for found in found {
+                let found = match found {
+                    Ok(found) => found,
+                    Err(unread) => {
+                        self.cursors.miss(&self.snapshot, tag, unread, self.damage)?;
+                        continue;
+                    }
+                };
+                let rows = rows_of(&found);
+                for at in 0..rows.len() {
+                    let row = &rows[if descending { rows.len() - 1 - at } else { at }];
+                    match is_enough(row) {
+                        Ok(true) => return Ok(true),
+                        Ok(false) => {}
+                        Err(why) => {
+                            let (before_ns, at_ns) = (ends.raw_ns, row.first_ns);
+                            return Err(Error::Ended { tag: name, before_ns, at_ns, tier, why });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Shows the tag's rows that have not ended, part by part, each ascending, until `is_enough`. Gives whether it was.
     fn visit(
         &mut self,
         tag: TagId,
         steps: &[TimeRange],
         descending: bool,
         is_enough: &mut dyn FnMut(&SeriesBuf) -> bool,
-    ) -> Result<()> {
-        let known = self.snapshot.registry().get(tag).filter(|known| !known.is_deleted());
-        let Some(value_type) = known.map(|known| known.value_type) else { return Ok(()) };
+    ) -> Result<bool> {
         let horizon_ns = self.snapshot.view.horizon_of(tag);
         for step in steps.iter().filter(|step| step.end_ns > horizon_ns && !step.is_empty()) {
-            let mut request = ScanRequest::new(TagSelection::All, *step);
-            (request.descending, request.damage) = (descending, self.damage);
-            request.values = value_type != ValueType::Text;
-            let (snapshot, cursors) = (&self.snapshot, &mut self.cursors);
-            let mut reader = TagReader::open(snapshot, cursors, tag, value_type, &request)?;
-            while let Some(rows) = reader.next(snapshot, cursors, &request)? {
-                if is_enough(&rows) {
-                    return Ok(());
-                }
+            let range = self.snapshot.view.clip(tag, *step);
+            if self.visit_in(tag, range, descending, is_enough)? {
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    fn visit_in(
+        &mut self,
+        tag: TagId,
+        range: TimeRange,
+        descending: bool,
+        is_enough: &mut dyn FnMut(&SeriesBuf) -> bool,
+    ) -> Result<bool> {
+        let known = self.snapshot.registry().get(tag).filter(|known| !known.is_deleted());
+        let Some(value_type) = known.map(|known| known.value_type) else { return Ok(false) };
+        let mut request = ScanRequest::new(TagSelection::All, range);
+        (request.descending, request.damage) = (descending, self.damage);
+        request.values = value_type != ValueType::Text;
+        let (snapshot, cursors) = (&self.snapshot, &mut self.cursors);
+        let of = (tag, value_type);
+        let mut reader = TagReader::open_in(snapshot, cursors, of, range, descending)?;
+        while let Some(rows) = reader.next(snapshot, cursors, &request)? {
+            if is_enough(&rows) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn steps_from(&mut self, at_ns: i64, backwards: bool) -> Arc<[TimeRange]> {
@@ -164,6 +302,37 @@ impl Neighbours {
         self.steps = Some((at_ns, backwards, Arc::clone(&steps)));
         steps
     }
+}
+
+impl Before {
+    /// Looks at the rows before those that were met. Gives whether a usable one was found.
+    fn meet(&mut self, rows: &SeriesBuf, rule: &Rule) -> bool {
+        for row in (0..rows.len()).rev() {
+            let (time_ns, sample) = (rows.times[row], sample_at(rows, row));
+            self.last_ns = self.last_ns.or(Some(time_ns));
+            if rule.is_usable(rows.value_type, sample.word, sample.quality) {
+                self.usable = Some(Point { time_ns, word: sample.word });
+                return true;
+            }
+            if !planted::is(Bug::BreakForgotten) {
+                self.break_ns = Some(time_ns);
+            }
+        }
+        false
+    }
+}
+
+/// Whether a rollup says which of its samples are usable. It does if none is Uncertain.
+fn tells_usable(row: &Rollup) -> Result<(), String> {
+    if row.uncertain > 0 {
+        return Err(
+            "there are samples of Uncertain quality, and which is not known any more".into()
+        );
+    }
+    if row.count == 0 && row.good > row.non_finite {
+        return Err("of text only counts are left".into());
+    }
+    Ok(())
 }
 
 fn sample_at(rows: &SeriesBuf, row: usize) -> Next {

@@ -7,6 +7,9 @@
 //! * Chunks of a segment in which nothing else has a say are answered for by its rollups, as far as [`super::routing`]
 //!   permits. The rest of them is decoded into reused memory and folded there: times on a grid are never written out,
 //!   times that chunks share are decoded once. All else goes the way of a scan.
+//! * Beyond the horizon of a tag's samples, what is left of them answers: whole windows of the finest tier that is left
+//!   there. Bounds move inward to such windows ([`Snapshot::answerable`]); what they cannot say fails with
+//!   [`crate::Error::Ended`], and never with less than was asked. Until a day is rolled up its samples answer.
 //! * Memory is bounded by the rows of one tag that overlap in time, [`ROLLUPS_MAX`] rollups, and [`KEPT_ROLLUPS_MAX`]
 //!   stored ones that are kept decoded.
 //!
@@ -14,15 +17,19 @@
 //! SQL, and what holds beyond the bounds of a window: [`super::neighbours`] looks there.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::merge::Stretch;
-use super::routing::{self, Job, Question};
-use super::snapshot::DamagedPlace;
+use super::merge::{Stretch, TagReader};
+use super::outlived::{LEFT_STEP_NS, Outlived, Part, Wanted, rows_of};
+use super::routing::{self, Beside, Job, Question, Source};
+use super::snapshot::{DamagedPlace, View};
 use super::{OnDamage, Scan, ScanRequest, Snapshot, TagSelection};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::retention::Ends;
 use crate::segment::SegmentCursor;
 use crate::segment::cursor::{PlainBuf, PlainRows, PlainTimes};
+use crate::segment::tiers::TierRows;
 use crate::tag::{TagId, ValueType};
 use crate::tier::fold::{Fold, Frame};
 use crate::tier::rollup::{Needs, Rollup};
@@ -68,7 +75,7 @@ impl RollupWindows {
     }
 
     /// Whether a window holds any instant of a span.
-    fn touch(&self, first_ns: i64, last_ns: i64) -> bool {
+    pub(super) fn touch(&self, first_ns: i64, last_ns: i64) -> bool {
         match self {
             Self::Even { .. } => true,
             Self::Each(windows) => {
@@ -187,6 +194,7 @@ pub struct Rollups {
     buffer: PlainBuf,
     served: Served,
     is_over: bool,
+    outlived: Outlived,
 }
 
 /// A tag being read.
@@ -195,7 +203,12 @@ struct Current {
     tag: TagId,
     value_type: ValueType,
     rule: Rule,
+    ends: Ends,
     fold: Fold,
+    /// What was not begun, in the order of time.
+    parts: VecDeque<Part>,
+    /// Whether the jobs are of a part of which rollups alone are left.
+    is_left: bool,
     /// Chunks that were taken from the reader, and what to read of them.
     stretch: Option<Stretch>,
     jobs: VecDeque<Job>,
@@ -214,7 +227,14 @@ impl Snapshot {
         let scan = self.scan(ScanRequest { damage, ..ScanRequest::new(tags, windows.hull()) });
         let is_over = scan.is_over;
         let (current, buffer, served) = (None, PlainBuf::default(), Served::default());
-        Rollups { scan, windows, needs, tiers, kept: 0, current, buffer, served, is_over }
+        let outlived = Outlived::new(&self.view);
+        Rollups { scan, windows, needs, tiers, kept: 0, current, buffer, served, is_over, outlived }
+    }
+
+    /// The part of a range of which windows of a tag can be answered for. Where its samples have ended, bounds move inward to
+    /// whole windows of the finest tier that is left; what lies before all of that is cut off.
+    pub fn answerable(&self, tag: TagId, range: TimeRange) -> TimeRange {
+        self.view.ends_of(tag).clip(range)
     }
 }
 
@@ -232,17 +252,8 @@ impl Rollups {
     /// The next part of a tag; `None` after the last.
     fn advance(&mut self) -> Result<Option<TagRollups>> {
         loop {
-            if self.current.is_none() {
-                if !self.scan.advance_tag()? {
-                    return Ok(None);
-                }
-                let Some(reader) = &self.scan.reader else { return Ok(None) };
-                let (tag, value_type) = reader.whose();
-                let known = self.scan.snapshot.registry().get(tag);
-                let Some(rule) = known.map(|known| Rule::of(known)) else { return Ok(None) };
-                let fold = Fold::new(self.windows.frame(), value_type, rule.clone(), self.needs);
-                let (stretch, jobs) = (None, VecDeque::new());
-                self.current = Some(Current { tag, value_type, rule, fold, stretch, jobs });
+            if self.current.is_none() && !self.begin_tag()? {
+                return Ok(None);
             }
             let has_more = self.step()?;
             let Some(Current { tag, value_type, fold, .. }) = &mut self.current else {
@@ -267,35 +278,85 @@ impl Rollups {
         }
     }
 
+    /// Begins the next tag that may have something. False at the end.
+    fn begin_tag(&mut self) -> Result<bool> {
+        while let Some((tag, value_type)) = self.scan.next_tag() {
+            let ends = self.scan.snapshot.view.ends_of(tag);
+            let range = ends.clip(self.scan.request.range);
+            let (snapshot, cursors) = (&self.scan.snapshot, &mut self.scan.cursors);
+            let of = (tag, value_type);
+            let mut parts = self.outlived.parts(snapshot, cursors, of, range)?;
+            if let [Part::Samples(range)] = *parts.make_contiguous() {
+                // Most tags have one part, and of many it is empty.
+                parts.clear();
+                if !self.open(tag, value_type, range)? {
+                    continue;
+                }
+            }
+            let known = self.scan.snapshot.registry().get(tag);
+            let Some(rule) = known.map(|known| Rule::of(known)) else { return Ok(false) };
+            let fold = Fold::new(self.windows.frame(), value_type, rule.clone(), self.needs);
+            let (is_left, stretch, jobs) = (false, None, VecDeque::new());
+            self.current =
+                Some(Current { tag, value_type, rule, ends, fold, parts, is_left, stretch, jobs });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Opens the samples of a range. False if there are none.
+    fn open(&mut self, tag: TagId, value_type: ValueType, range: TimeRange) -> Result<bool> {
+        let Scan { snapshot, cursors, reader, .. } = &mut self.scan;
+        let opened = TagReader::open_in(snapshot, cursors, (tag, value_type), range, false)?;
+        *reader = Some(opened).filter(TagReader::has_rows);
+        Ok(reader.is_some())
+    }
+
+    /// Begins the next part of the current tag. False if there is none.
+    fn next_part(&mut self) -> Result<bool> {
+        let Some(current) = &mut self.current else { return Ok(false) };
+        let Some(part) = current.parts.pop_front() else { return Ok(false) };
+        let (tag, value_type) = (current.tag, current.value_type);
+        match part {
+            Part::Samples(range) => {
+                current.is_left = false;
+                self.open(tag, value_type, range)?;
+            }
+            Part::Left(range) => {
+                // A step at a time, so that not all of a year's minutes are in memory.
+                let step_ns = range.start_ns.saturating_add(LEFT_STEP_NS).min(range.end_ns);
+                if step_ns < range.end_ns {
+                    current.parts.push_front(Part::Left(TimeRange::new(step_ns, range.end_ns)));
+                }
+                current.is_left = true;
+                let question = question(current, &self.windows, self.needs, &self.tiers);
+                let (view, outlived) = (&self.scan.snapshot.view, &mut self.outlived);
+                let mut left = Left { view, outlived, ends: current.ends };
+                let jobs = routing::route(&question, &mut left, (range.start_ns, step_ns - 1));
+                current.jobs = jobs.into();
+            }
+        }
+        Ok(true)
+    }
+
     /// Folds what comes next of the current tag; false if there is nothing.
     fn step(&mut self) -> Result<bool> {
-        let scan = &mut self.scan;
-        let (Some(reader), Some(current)) = (&mut scan.reader, &mut self.current) else {
-            return Ok(false);
-        };
-        if let Some(job) = current.jobs.pop_front() {
+        if let Some(job) = self.current.as_mut().and_then(|current| current.jobs.pop_front()) {
             return self.perform(job).map(|()| true);
         }
+        let scan = &mut self.scan;
+        let (Some(reader), Some(current)) = (&mut scan.reader, &mut self.current) else {
+            return self.next_part();
+        };
         reader.skip_outside(&mut |first_ns, last_ns| self.windows.touch(first_ns, last_ns));
         if let Some(stretch) = reader.take_stretch(&scan.snapshot) {
-            let question = Question {
-                tag: current.tag,
-                value_type: current.value_type,
-                rule: &current.rule,
-                needs: self.needs,
-                tiers: &self.tiers,
-                fits: &|first_ns, last_ns| {
-                    if matches!(self.windows, RollupWindows::Even { .. }) {
-                        return Some(true); // whole windows of the tiers that were chosen
-                    }
-                    let is_asked = self.windows.touch(first_ns, last_ns);
-                    is_asked.then(|| current.fold.is_of_one(first_ns, last_ns))
-                },
-            };
+            let question = question(current, &self.windows, self.needs, &self.tiers);
             let directory = scan.snapshot.view.version.segments()[stretch.segment].directory()?;
             let cursor = &mut scan.cursors.each[stretch.segment];
             let before = cursor.kept_rollups();
-            current.jobs = routing::route(&question, &directory, cursor, &stretch).into();
+            let mut beside = Beside { directory: &directory, cursor: &mut *cursor };
+            let span = (stretch.first_ns, stretch.last_ns);
+            current.jobs = routing::route(&question, &mut beside, span).into();
             self.kept = (self.kept + cursor.kept_rollups()).saturating_sub(before);
             if self.kept > KEPT_ROLLUPS_MAX {
                 scan.cursors.each.iter_mut().for_each(SegmentCursor::forget_rollups);
@@ -305,7 +366,8 @@ impl Rollups {
             return Ok(true);
         }
         let Some(series) = reader.next(&scan.snapshot, &mut scan.cursors, &scan.request)? else {
-            return Ok(false);
+            scan.reader = None;
+            return self.next_part();
         };
         current.fold.add(&Rows::of(series.as_series()));
         Ok(true)
@@ -314,9 +376,8 @@ impl Rollups {
     /// Folds what stored rollups say, or samples of one chunk.
     fn perform(&mut self, job: Job) -> Result<()> {
         let scan = &mut self.scan;
-        let (Some(reader), Some(current)) = (&scan.reader, &mut self.current) else {
-            return Ok(());
-        };
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let is_left = current.is_left;
         let Current { value_type, rule, fold, stretch, jobs, .. } = current;
         let (from_ns, to_ns) = match job {
             Job::Stored(tier, block, rows) => {
@@ -325,8 +386,10 @@ impl Rollups {
                 fold.add_stored(tier, &block.rows()[rows], serve);
                 return Ok(());
             }
+            Job::Samples(from_ns, to_ns) if is_left => return self.miss(from_ns, to_ns),
             Job::Samples(from_ns, to_ns) => (from_ns, to_ns),
         };
+        let Some(reader) = &scan.reader else { return Ok(()) };
         let mut pieces = stretch.iter().flat_map(|stretch| &stretch.pieces);
         let Some(piece) = pieces.find(|piece| from_ns <= piece.span().1) else { return Ok(()) };
         let (first_ns, last_ns) = piece.span();
@@ -346,6 +409,111 @@ impl Rollups {
         let series = reader.read_piece(&scan.snapshot, cursors, &scan.request, piece, range)?;
         fold.add(&Rows::of(series.as_series()));
         Ok(())
+    }
+
+    /// Fails if samples that have ended would have to answer: rollups were not found for them that do.
+    fn miss(&mut self, from_ns: i64, to_ns: i64) -> Result<()> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let Current { tag, value_type, ends, .. } = current;
+        let mut finer_ns = ends.raw_ns;
+        for tier in Tier::ALL {
+            let zone = TimeRange::new(ends.of(tier), finer_ns);
+            finer_ns = ends.of(tier);
+            let range = zone.intersect(&TimeRange::new(from_ns, to_ns.saturating_add(1)));
+            let usable = self.needs >= Needs::Weighted;
+            let wanted = Wanted { tag: *tag, value_type: *value_type, tier, usable, range };
+            let view = &self.scan.snapshot.view;
+            let found =
+                if range.is_empty() { Vec::new() } else { self.outlived.find(view, &wanted) };
+            for found in found {
+                match found {
+                    Ok(found) => {
+                        let asked = rows_of(&found).iter().find(|row| {
+                            self.windows.touch(row.first_ns.max(from_ns), row.last_ns.min(to_ns))
+                        });
+                        if let Some(row) = asked {
+                            return Err(self.refusal(current, tier, row));
+                        }
+                    }
+                    Err(unread) => {
+                        let Scan { cursors, snapshot, request, .. } = &mut self.scan;
+                        cursors.miss(snapshot, *tag, unread, request.damage)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a row of the finest tier that is left does not answer.
+    fn refusal(&self, current: &Current, tier: Tier, row: &Rollup) -> Error {
+        let Current { tag, value_type, rule, ends, fold, .. } = current;
+        let fits = match &self.windows {
+            RollupWindows::Even { .. } => self.windows.tiers().contains(&tier),
+            RollupWindows::Each(_) => fold.is_of_one(row.first_ns, row.last_ns),
+        };
+        let why = match () {
+            () if self.tiers.is_empty() && self.windows.tiers().contains(&tier) => {
+                if self.needs == Needs::SqlMoments {
+                    "deviations are kept of 15 minutes and more: ask for such windows".to_owned()
+                } else {
+                    "tiers are switched off".to_owned()
+                }
+            }
+            () if !fits => format!("ask for windows that are whole multiples of {tier}, in UTC"),
+            () if !stored::can_serve(row, rule, Needs::Weighted, tier, *value_type) => {
+                if *value_type == ValueType::Text {
+                    "of text only counts are left".to_owned()
+                } else if row.uncertain > 0 {
+                    "there are samples of Uncertain quality, and of these only SQL's aggregates are left".to_owned()
+                } else {
+                    "samples lie farther apart than the tag's max_gap, and where is not known any more".to_owned()
+                }
+            }
+            () if self.needs == Needs::SqlMoments => {
+                "deviations are kept of 15 minutes and more: ask for such windows".to_owned()
+            }
+            () => "the counter fell, or its chain was broken, within a window".to_owned(),
+        };
+        let name = self.scan.snapshot.registry().get(*tag).map(|tag| tag.name.to_string());
+        let tag = name.unwrap_or_else(|| tag.to_string());
+        Error::Ended { tag, before_ns: ends.raw_ns, at_ns: row.first_ns, tier, why }
+    }
+}
+
+/// What is asked of a tag's stored rollups.
+fn question<'a>(
+    current: &'a Current,
+    windows: &'a RollupWindows,
+    needs: Needs,
+    tiers: &'a [Tier],
+) -> Question<'a> {
+    let Current { tag, value_type, rule, fold, .. } = current;
+    let (tag, value_type) = (*tag, *value_type);
+    Question { tag, value_type, rule, needs, tiers, windows, fold }
+}
+
+/// The rollups that are left of a tag, as far as none of them has ended.
+struct Left<'a> {
+    view: &'a View,
+    outlived: &'a mut Outlived,
+    ends: Ends,
+}
+
+impl Source for Left<'_> {
+    fn find(
+        &mut self,
+        question: &Question<'_>,
+        tier: Tier,
+        (from_ns, to_ns): (i64, i64),
+    ) -> Vec<(Arc<TierRows>, Range<usize>)> {
+        let &Question { tag, value_type, needs, .. } = question;
+        let range = TimeRange::new(from_ns.max(self.ends.of(tier)), to_ns.saturating_add(1));
+        let usable = needs >= Needs::Weighted;
+        let wanted = Wanted { tag, value_type, tier, usable, range };
+        let found =
+            if range.is_empty() { Vec::new() } else { self.outlived.find(self.view, &wanted) };
+        found.into_iter().flatten().collect()
     }
 }
 

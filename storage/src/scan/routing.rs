@@ -13,12 +13,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::merge::Stretch;
+use super::rollups::RollupWindows;
 use crate::planted::{self, Bug};
 use crate::segment::tiers::{self, TierRows};
 use crate::segment::{Directory, SegmentCursor};
 use crate::tag::{TagId, ValueType};
 use crate::tier::Tier;
+use crate::tier::fold::Fold;
 use crate::tier::rollup::{Needs, Rollup};
 use crate::tier::rule::Rule;
 use crate::tier::stored;
@@ -40,26 +41,77 @@ pub(super) struct Question<'a> {
     pub(super) needs: Needs,
     /// Tiers that may fit the windows, the coarsest first.
     pub(super) tiers: &'a [Tier],
-    /// Whether one window holds all of a span; `None` if no window holds any of it.
-    pub(super) fits: &'a dyn Fn(i64, i64) -> Option<bool>,
+    pub(super) windows: &'a RollupWindows,
+    /// What the rows go into.
+    pub(super) fold: &'a Fold,
 }
 
-/// Plans the reading of a stretch.
+impl Question<'_> {
+    /// Whether one window holds all of a span; `None` if no window holds any of it.
+    fn fits(&self, first_ns: i64, last_ns: i64) -> Option<bool> {
+        if matches!(self.windows, RollupWindows::Even { .. }) {
+            return Some(true); // whole windows of the tiers that were chosen
+        }
+        let is_asked = self.windows.touch(first_ns, last_ns);
+        is_asked.then(|| self.fold.is_of_one(first_ns, last_ns))
+    }
+}
+
+/// Where stored rollups come from.
+pub(super) trait Source {
+    /// The tag's rows of a tier in blocks that may overlap a span, both ends included, ascending by time. What cannot be
+    /// read is left out.
+    fn find(
+        &mut self,
+        question: &Question<'_>,
+        tier: Tier,
+        span: (i64, i64),
+    ) -> Vec<(Arc<TierRows>, Range<usize>)>;
+}
+
+/// The rollups beside the samples of a segment.
+pub(super) struct Beside<'a> {
+    pub(super) directory: &'a Directory,
+    pub(super) cursor: &'a mut SegmentCursor,
+}
+
+impl Source for Beside<'_> {
+    fn find(
+        &mut self,
+        question: &Question<'_>,
+        tier: Tier,
+        (from_ns, to_ns): (i64, i64),
+    ) -> Vec<(Arc<TierRows>, Range<usize>)> {
+        let &Question { tag, value_type, needs, .. } = question;
+        let mut found = Vec::new();
+        for position in tiers::find(self.directory.tiers(), tier, value_type, tag) {
+            let head = self.directory.tiers()[position].head;
+            if head.last_ns < from_ns || to_ns < head.first_ns {
+                continue;
+            }
+            if let Ok(block) = self.cursor.tier_rows(position, needs >= Needs::Weighted) {
+                let run = block.run(tag);
+                found.push((block, run));
+            }
+        }
+        found
+    }
+}
+
+/// Plans the reading of a span, both ends included.
 pub(super) fn route(
     question: &Question<'_>,
-    directory: &Directory,
-    cursor: &mut SegmentCursor,
-    stretch: &Stretch,
+    source: &mut dyn Source,
+    (from_ns, to_ns): (i64, i64),
 ) -> Vec<Job> {
-    let mut route = Route { question, directory, cursor, jobs: Vec::new() };
-    route.fill(stretch.first_ns, stretch.last_ns, question.tiers);
+    let mut route = Route { question, source, jobs: Vec::new() };
+    route.fill(from_ns, to_ns, question.tiers);
     route.jobs
 }
 
 struct Route<'a> {
     question: &'a Question<'a>,
-    directory: &'a Directory,
-    cursor: &'a mut SegmentCursor,
+    source: &'a mut dyn Source,
     jobs: Vec<Job>,
 }
 
@@ -69,18 +121,8 @@ impl Route<'_> {
         let Some((tier, finer)) = tiers.split_first() else {
             return self.jobs.push(Job::Samples(from_ns, to_ns));
         };
-        let &Question { tag, value_type, needs, .. } = self.question;
-        let blocks = tiers::find(self.directory.tiers(), *tier, value_type, tag);
         let mut next_ns = from_ns;
-        for position in blocks {
-            let head = self.directory.tiers()[position].head;
-            if head.last_ns < next_ns || to_ns < head.first_ns {
-                continue;
-            }
-            let Ok(block) = self.cursor.tier_rows(position, needs >= Needs::Weighted) else {
-                continue;
-            };
-            let run = block.run(tag);
+        for (block, run) in self.source.find(self.question, *tier, (from_ns, to_ns)) {
             let rows = &block.rows()[run.clone()];
             let Some((first, last)) = rows.first().zip(rows.last()) else { continue };
             if last.last_ns < next_ns || to_ns < first.first_ns {
@@ -114,7 +156,7 @@ impl Route<'_> {
         // Whether rows that were not used have samples from `next_ns` on.
         let mut is_owed = false;
         for (at, row) in rows.iter().enumerate().take(through).skip(before) {
-            let fits = (self.question.fits)(row.first_ns, row.last_ns);
+            let fits = self.question.fits(row.first_ns, row.last_ns);
             let is_inside = next_ns <= row.first_ns && row.last_ns <= to_ns;
             let is_used = fits == Some(true)
                 && (is_inside || planted::is(Bug::OverlappingRollupsTaken))

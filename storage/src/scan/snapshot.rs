@@ -11,7 +11,7 @@ use crate::manifest::version::Version;
 use crate::quality::Quality;
 use crate::registry::Registry;
 use crate::registry::gateways::Gateways;
-use crate::retention::{Horizons, RetentionStatus};
+use crate::retention::{Ends, Horizons, RetentionStatus};
 use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
 use crate::segment::damage::{Damage, DamageReports, Quarantine};
@@ -47,9 +47,15 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Before which times a tag's samples and rollups have ended.
+    pub(crate) fn ends_of(&self, tag: TagId) -> Ends {
+        let known = self.registry.get(tag);
+        known.map_or_else(Ends::default, |tag| self.horizons.of(&tag.attributes))
+    }
+
     /// Samples of a tag before this time have ended: they are not shown, whether they still lie in a file or not.
     pub(crate) fn horizon_of(&self, tag: TagId) -> i64 {
-        self.registry.get(tag).map_or(0, |tag| self.horizons.of(&tag.attributes))
+        self.ends_of(tag).raw_ns
     }
 
     /// The part of `range` of which a tag's samples may be shown.
@@ -92,13 +98,13 @@ pub struct SegmentSummary {
     pub first_ns: i64,
     /// Latest source time.
     pub last_ns: i64,
-    /// Samples stored.
+    /// Samples stored, or stood for.
     pub rows: u64,
     /// Length of its file.
     pub bytes: u64,
     /// Chunks.
     pub chunks: u64,
-    /// Tags with samples in it.
+    /// Tags with samples or rollups in it.
     pub tags: u64,
     /// First record whose samples are in it.
     pub min_seq: Seq,
@@ -169,8 +175,7 @@ pub struct HeadSummary {
 impl View {
     /// A damaged place as it is shown.
     pub(crate) fn place(&self, damage: &Damage) -> DamagedPlace {
-        let mut metas = self.version.segments().iter().map(|segment| segment.meta());
-        let file = metas.find(|meta| meta.id == damage.segment).map(SegmentMeta::path);
+        let file = self.version.find(damage.segment).map(|segment| segment.meta().path());
         DamagedPlace {
             segment: damage.segment,
             file: file.unwrap_or_default(),
@@ -196,7 +201,7 @@ impl Snapshot {
     /// The tag's current value: the sample of the greatest time, of equal times the newest. `None` without samples.
     pub fn latest(&self, tag: TagId) -> Option<Latest> {
         let known = self.registry().get(tag).filter(|tag| !tag.is_deleted())?;
-        let horizon_ns = self.view.horizons.of(&known.attributes);
+        let horizon_ns = self.view.horizons.of(&known.attributes).raw_ns;
         let entry = self.view.latest.get(tag).filter(|entry| entry.time_ns >= horizon_ns)?;
         let value = match (&entry.text, known.value_type) {
             (Some(text), ValueType::Text) => Value::Text(Arc::clone(text)),
@@ -218,9 +223,10 @@ impl Snapshot {
         self.view.horizons.status()
     }
 
-    /// Live segments: base, then late ones, each by their greatest seq. Of equal keys the row of the later one counts.
+    /// Live segments: base, then late ones, each by their greatest seq: of equal keys the row of the later one counts. Then
+    /// those in which nothing but rollups of one tier is left.
     pub fn segments(&self) -> Vec<SegmentSummary> {
-        let metas = self.view.version.segments().iter().map(|segment| segment.meta());
+        let metas = self.view.version.all().map(|segment| segment.meta());
         let summary = |meta: &SegmentMeta| SegmentSummary {
             id: meta.id,
             kind: meta.kind,
@@ -244,7 +250,7 @@ impl Snapshot {
     /// out, [`Self::damage`] names them.
     pub fn tiers(&self) -> Vec<TierSummary> {
         let mut summaries = Vec::new();
-        for segment in self.view.version.segments() {
+        for segment in self.view.version.all() {
             let Ok(directory) = segment.directory() else { continue };
             for tier in Tier::ALL {
                 let entries = || directory.tiers().iter().filter(|entry| entry.head.tier == tier);

@@ -1,7 +1,8 @@
 //! [`Damage`]: a place in a segment that is known to be unreadable, and [`Quarantine`], all of them.
 //!
 //! # Contract
-//! * A place is a chunk, or a whole segment when its file, header or directory is bad.
+//! * A place is a chunk, a block of rollups whose samples have ended, or a whole segment when its file, header or directory
+//!   is bad.
 //! * What a place held is newer than older segments: they must not answer for it.
 //! * A quarantined place is never compacted. It leaves when it verifies again, or when someone forgets it.
 //!
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::ids::SegmentId;
 use crate::segment::SegmentMeta;
 use crate::tag::TagId;
+use crate::tier::build::BlockHead;
 use crate::time::{Rfc3339, TimeRange};
 
 /// Most places of one segment that are listed one by one. With more of them the segment counts as damaged as a whole: the
@@ -67,6 +69,12 @@ impl Damage {
         }
     }
 
+    /// A block of rollups in a segment that has nothing else.
+    pub(crate) fn block(segment: SegmentId, head: &BlockHead, why: impl Into<Arc<str>>) -> Self {
+        let BlockHead { first_tag, last_tag, first_ns, last_ns, .. } = *head;
+        Self { segment, first_tag, last_tag, first_ns, last_ns, why: why.into() }
+    }
+
     /// Whether it is a segment as a whole.
     pub(crate) fn is_whole(&self) -> bool {
         self.first_tag == TagId(0) && self.last_tag == TagId(u32::MAX)
@@ -77,6 +85,13 @@ impl Damage {
         let is_chunk = (self.first_tag, self.last_tag) == (entry.first_tag, entry.last_tag)
             && (self.first_ns, self.last_ns) == (entry.first_ns, entry.last_ns);
         is_chunk || self.is_whole()
+    }
+
+    /// Whether it is this block of its segment, or the whole of it.
+    pub(crate) fn covers_block(&self, head: &BlockHead) -> bool {
+        let is_block = (self.first_tag, self.last_tag) == (head.first_tag, head.last_tag)
+            && (self.first_ns, self.last_ns) == (head.first_ns, head.last_ns);
+        is_block || self.is_whole()
     }
 
     /// Whether it concerns any tag of `first..=last`.

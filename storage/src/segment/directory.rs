@@ -104,7 +104,7 @@ impl Directory {
         let whole = |why| (ChunkIndex(0), Malformed(why));
         let len = meta.chunks as usize;
         let entries_bytes = len * ENTRY_BYTES;
-        if bytes.len() < entries_bytes || len == 0 {
+        if bytes.len() < entries_bytes || (len == 0 && meta.is_raw()) {
             return Err(whole("the directory has another length"));
         }
         let tiers = TierEntry::decode_all(&bytes[entries_bytes..], meta);
@@ -128,7 +128,7 @@ impl Directory {
             }
             last = Some(entry);
         }
-        if rows != meta.rows {
+        if meta.is_raw() && rows != meta.rows {
             return Err(whole("the chunks have another number of rows than the segment"));
         }
         directory.check_extents(meta.directory_offset).map_err(whole)?;

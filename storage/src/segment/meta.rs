@@ -9,6 +9,7 @@ use crate::segment::layout::{
     CHUNKS_MAX, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES, TIER_BLOCKS_MAX, TIER_ENTRY_BYTES,
 };
 use crate::segment::name::{self, SegmentName};
+use crate::tier::Tier;
 use crate::{SegmentId, Seq};
 
 /// How a segment's samples relate to those sealed before it. The numbers are part of the formats.
@@ -100,7 +101,7 @@ pub(crate) struct SegmentMeta {
     pub id: SegmentId,
     /// Base or late.
     pub kind: SegmentKind,
-    /// 0 is raw.
+    /// 0 is raw; else the number of the tier whose rollups it holds, and nothing else.
     pub tier: u8,
     /// Random; seeds every checksum in the file.
     pub identity: u64,
@@ -112,11 +113,11 @@ pub(crate) struct SegmentMeta {
     pub first_ns: i64,
     /// Time of the newest sample.
     pub last_ns: i64,
-    /// Samples.
+    /// Samples, or samples that its rollups stand for.
     pub rows: u64,
-    /// Chunks, at least 1.
+    /// Chunks: at least 1 in a raw segment, else none.
     pub chunks: u32,
-    /// Tags that have samples in it.
+    /// Tags that have samples or rollups in it.
     pub tags: u32,
     /// Length of the file.
     pub file_bytes: u64,
@@ -140,6 +141,16 @@ impl SegmentMeta {
     /// it shares a key with, whatever their seqs say after merges.
     pub(crate) fn rank(&self) -> (u8, Seq, SegmentId) {
         (self.kind.code(), self.max_seq, self.id)
+    }
+
+    /// Whether it holds samples, and not what is left of some that have ended.
+    pub(crate) const fn is_raw(&self) -> bool {
+        self.tier == 0
+    }
+
+    /// The tier whose rollups are all it holds.
+    pub(crate) const fn only_tier(&self) -> Option<Tier> {
+        Tier::from_code(self.tier)
     }
 
     /// Path of the file, relative to the database directory.
@@ -212,8 +223,13 @@ impl SegmentMeta {
             && self.max_seq.0 <= NUMBER_MAX
             && self.min_seq <= self.max_seq
             && self.first_ns <= self.last_ns
-            && (1..=CHUNKS_MAX).contains(&(self.chunks as usize))
+            && self.chunks as usize <= CHUNKS_MAX
             && self.tier_blocks as usize <= TIER_BLOCKS_MAX
+            && if self.is_raw() {
+                self.chunks > 0
+            } else {
+                self.chunks == 0 && self.tier_blocks > 0
+            }
             && u32::try_from(self.directory_bytes()).is_ok()
             && self.tags > 0
             && u64::from(self.tags) <= self.rows

@@ -13,13 +13,13 @@ pub(crate) const TRASH_DIR: &str = "trash";
 /// Folder of damaged files that are kept for people: nothing in it is ever removed.
 pub(crate) const ASIDE_DIR: &str = "quarantine";
 
-/// Names of the tiers, by number.
-const TIERS: [&str; 1] = ["raw"];
+/// Names of the tiers, by number: raw, then those of [`crate::tier::Tier`].
+const TIERS: [&str; 5] = ["raw", "1m", "15m", "1h", "1d"];
 
 /// What the name of a segment file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentName {
-    /// 0 is raw.
+    /// 0 is raw, else the number of a tier.
     pub tier: u8,
     /// UTC day of the first sample, `yyyymmdd`.
     pub day: String,
@@ -61,7 +61,7 @@ impl SegmentName {
     }
 }
 
-/// Name of a tier: `raw`.
+/// Name of a tier: `raw`, `1m`, `15m`, `1h`, `1d`.
 ///
 /// # Panics
 /// If there is no such tier; tiers from a disk are checked when they are read.
@@ -82,6 +82,7 @@ pub(crate) fn day_of(time_ns: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tier::Tier;
 
     #[test]
     fn a_name_reads_back() {
@@ -89,6 +90,9 @@ mod tests {
         assert_eq!(name.path(), "segments/raw-20260101-00000000000000ab.seg");
         assert_eq!(SegmentName::parse("raw-20260101-00000000000000ab.seg"), Some(name));
         assert_eq!(SegmentName::new(0, -1, SegmentId(0)).day, "19691231");
+        for tier in Tier::ALL {
+            assert_eq!(tier_name(tier.code()), tier.to_string());
+        }
     }
 
     #[test]
@@ -98,7 +102,7 @@ mod tests {
             good.to_owned(),
             format!("{good}.seg.tmp"),
             format!("{good}-1.seg"),
-            good.replace("raw", "1m") + ".seg",
+            good.replace("raw", "2m") + ".seg",
             good.replace("ab", "AB") + ".seg",
             good.replace("00ab", "ab") + ".seg",
             good.replace("2026", "+026") + ".seg",

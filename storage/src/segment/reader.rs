@@ -27,6 +27,8 @@ use crate::segment::layout::{self, FOOTER_BYTES, HEADER_BYTES, Refusal};
 use crate::segment::tiers::{TierEntry, TierRows};
 use crate::segment::{ChunkIndex, Directory, SegmentCursor, SegmentMeta};
 use crate::tag::TagId;
+use crate::tier::build::TierBlock;
+use crate::tier::rollup::Rollup;
 use crate::time::Rfc3339;
 
 /// An immutable file of chunks.
@@ -39,6 +41,8 @@ pub(crate) struct Segment {
     is_retired: AtomicBool,
     /// Rows of tags that have ended, as far as somebody has looked.
     ended_rows: AtomicU64,
+    /// Whether others have ended and are still to be rolled up, as far as somebody has looked.
+    is_outlived: AtomicBool,
 }
 
 impl Drop for Segment {
@@ -63,7 +67,8 @@ impl Segment {
     /// The segment the manifest describes so. Touches no file.
     pub(crate) fn new(disk: Arc<dyn Disk>, meta: SegmentMeta) -> Self {
         let (opened, is_retired) = (OnceLock::new(), AtomicBool::new(false));
-        Self { disk, meta, opened, is_retired, ended_rows: AtomicU64::new(0) }
+        let (ended_rows, is_outlived) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { disk, meta, opened, is_retired, ended_rows, is_outlived }
     }
 
     /// The same segment, not opened yet.
@@ -76,9 +81,15 @@ impl Segment {
         self.is_retired.store(true, Ordering::Release);
     }
 
-    /// Takes note of how many of its rows retention has ended.
-    pub(crate) fn note_ended(&self, rows: u64) {
+    /// Takes note of how many of its rows retention has ended, and whether rollups outlive others of them.
+    pub(crate) fn note_ended(&self, rows: u64, is_outlived: bool) {
         self.ended_rows.store(rows, Ordering::Relaxed);
+        self.is_outlived.store(is_outlived, Ordering::Relaxed);
+    }
+
+    /// Whether it holds samples that have ended and are still to be rolled up, as far as somebody has looked.
+    pub(crate) fn is_outlived(&self) -> bool {
+        self.is_outlived.load(Ordering::Relaxed)
     }
 
     /// Bytes of its file that hold rows which have ended, about and as far as somebody has looked.
@@ -176,6 +187,14 @@ impl Segment {
         self.read_verified(file.as_ref(), entry.extent, identity, buffer, &what)?;
         TierRows::decode(entry, usable, buffer)
             .map_err(|why| self.corrupt(what(), entry.extent.offset, why.0))
+    }
+
+    /// A block of rollups as it goes into another segment.
+    pub(crate) fn read_block(&self, entry: &TierEntry) -> Result<TierBlock> {
+        let mut bytes = Vec::new();
+        let rows = self.read_tier(entry, false, &mut bytes)?;
+        let samples = rows.rows().iter().map(Rollup::rows).sum();
+        Ok(TierBlock { head: entry.head, samples, bytes })
     }
 
     /// Table and times of a packed chunk.

@@ -71,6 +71,7 @@ fn write(disk: &SimDisk, id: u64, identity: u64, all: &[SeriesBuf]) -> Result<Se
     let plan = SegmentPlan {
         id: SegmentId(id),
         kind: SegmentKind::Base,
+        tier: 0,
         stage: SegmentStage::Sealed,
         identity,
         seqs: (Seq(3), Seq(9)),

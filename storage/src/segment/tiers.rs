@@ -110,6 +110,9 @@ impl TierEntry {
         if last_tag < first_tag || runs == 0 || runs > rows || rows as usize > BLOCK_ROWS_MAX {
             return Err(Malformed("a tier block contradicts itself"));
         }
+        if meta.only_tier().is_some_and(|only| only != self.head.tier) {
+            return Err(Malformed("a tier block is of another tier than its segment"));
+        }
         if first_ns < meta.first_ns || last_ns > meta.last_ns || last_ns < first_ns {
             return Err(Malformed("a tier block lies outside the segment's span of time"));
         }

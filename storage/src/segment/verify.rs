@@ -57,12 +57,15 @@ impl Segment {
                 return;
             }
         }
-        if bad_chunks == 0
+        // Where samples have ended there is nothing to compare rollups with.
+        let has_samples = self.meta().is_raw();
+        if has_samples
+            && bad_chunks == 0
             && let Err(error) = fresh.verify_tags()
         {
             report(error, None);
         }
-        Arc::new(fresh).verify_tiers(&directory, bad_chunks == 0, report, pace);
+        Arc::new(fresh).verify_tiers(&directory, has_samples && bad_chunks == 0, report, pace);
     }
 
     /// Verifies again, through one file opened anew, places that were found damaged: of the segment as a whole, all of it.
@@ -74,6 +77,18 @@ impl Segment {
             Ok(directory) => directory,
             Err(error) => return places.iter().map(|_| Err(error.clone())).collect(),
         };
+        if !self.meta().is_raw() {
+            let mut buffer = Vec::new();
+            let mut verify =
+                |entry: &TierEntry| fresh.read_tier(entry, true, &mut buffer).map(drop);
+            let again = |damage: &Arc<Damage>| {
+                let mut places = directory.tiers().iter();
+                places.try_for_each(|entry| {
+                    if damage.covers_block(&entry.head) { verify(entry) } else { Ok(()) }
+                })
+            };
+            return places.iter().map(again).collect();
+        }
         let mut shared = Shared::new();
         let mut verify = |index| fresh.verify_chunk(&directory, index, &mut shared);
         let again = |damage: &Arc<Damage>| {
@@ -148,7 +163,10 @@ impl Segment {
         for (position, entry) in directory.tiers().iter().enumerate() {
             if let Err(error) = cursor.tier_rows(position, true) {
                 compared[position] = None;
-                report(error, None);
+                // Beside samples it is missed by nobody.
+                let why = damage_in(&error).filter(|_| !self.meta().is_raw());
+                let damage = why.map(|why| Damage::block(self.meta().id, &entry.head, why));
+                report(error, damage);
             }
             if !pace(u64::from(entry.extent.bytes)) {
                 return;

@@ -6,7 +6,8 @@
 //! * Chunks with equal times point at one stored region, as far as it was written lately.
 //! * Memory is bounded by the write buffer, a few MiB of such regions, one packed chunk per value type, blocks of rollups
 //!   and the directory.
-//! * Rollups are of exactly the samples it was given.
+//! * Rollups are of exactly the samples it was given. Or it is given blocks of one tier and no samples at all
+//!   ([`SegmentWriter::put_block`]): what outlives samples that have ended.
 //! * The file counts only once the manifest names it. After an error the caller removes it.
 //!
 //! # What it does not know
@@ -31,7 +32,7 @@ use crate::segment::shared::KeptTimes;
 use crate::segment::tiers::TierEntry;
 use crate::segment::{SegmentKind, SegmentMeta, SegmentStage, directory};
 use crate::tag::{TagId, ValueType};
-use crate::tier::build::TierBuilder;
+use crate::tier::build::{BlockHead, TierBlock, TierBuilder};
 use crate::tier::rows::Rows;
 use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
@@ -46,6 +47,8 @@ pub(crate) struct SegmentPlan {
     pub id: SegmentId,
     /// Base or late.
     pub kind: SegmentKind,
+    /// 0 is raw, see [`SegmentMeta::tier`].
+    pub tier: u8,
     /// How often its samples have been written again.
     pub stage: SegmentStage,
     /// Random; seeds every checksum in the file.
@@ -79,29 +82,28 @@ pub(crate) struct SegmentWriter {
     packed: [PackedBuilder; ValueType::ALL.len()],
     entries: Vec<ChunkEntry>,
     builder: TierBuilder,
-    block: Vec<u8>,
     tiers: Vec<TierEntry>,
 }
 
 impl SegmentPlan {
     /// Where the file will be.
     pub(crate) fn path(&self) -> String {
-        SegmentName::new(0, self.first_ns, self.id).path()
+        SegmentName::new(self.tier, self.first_ns, self.id).path()
     }
 }
 
 impl SegmentWriter {
-    /// Makes the file of a raw segment.
+    /// Makes the file.
     ///
     /// # Errors
     /// If the file exists or the disk refuses.
     pub(crate) fn create(disk: &dyn Disk, plan: SegmentPlan) -> Result<Self> {
-        let SegmentPlan { id, kind, stage, identity, seqs, first_ns, effort } = plan;
+        let SegmentPlan { id, kind, tier, stage, identity, seqs, first_ns, effort } = plan;
         assert!(seqs.0 <= seqs.1, "a segment's seqs ascend");
         let meta = SegmentMeta {
             id,
             kind,
-            tier: 0,
+            tier,
             identity,
             min_seq: seqs.0,
             max_seq: seqs.1,
@@ -136,7 +138,6 @@ impl SegmentWriter {
             packed: ValueType::ALL.map(PackedBuilder::new),
             entries: Vec::new(),
             builder: TierBuilder::new(),
-            block: Vec::new(),
             tiers: Vec::new(),
         })
     }
@@ -221,6 +222,23 @@ impl SegmentWriter {
         self.put_chunk(*entry)
     }
 
+    /// Takes a block of rollups of the tier that the segment is of, instead of samples.
+    ///
+    /// # Errors
+    /// If the disk refuses; the writer is then of no further use.
+    ///
+    /// # Panics
+    /// If the block is of another tier, or the segment of none.
+    pub(crate) fn put_block(&mut self, block: &TierBlock) -> Result<()> {
+        let TierBlock { head, samples, bytes } = block;
+        assert_eq!(head.tier.code(), self.meta.tier, "a tier segment holds one tier");
+        assert!(self.meta.first_ns <= head.first_ns, "a block is older than its segment");
+        self.meta.last_ns = self.meta.last_ns.max(head.last_ns);
+        self.meta.rows += samples;
+        self.meta.tags += head.runs; // a tag has one run of a day
+        self.append_block(*head, bytes)
+    }
+
     /// Takes note of samples to come.
     fn note(&mut self, series: Series<'_>) -> Result<()> {
         series.check();
@@ -245,13 +263,18 @@ impl SegmentWriter {
 
     /// Writes the blocks of rollups that are full.
     fn put_blocks(&mut self) -> Result<()> {
-        while let Some(head) = self.builder.next_block(&mut self.block) {
-            let bytes = u32::try_from(self.block.len()).expect("a block is below 4 GiB");
-            let crc = crc32(self.meta.identity, &self.block);
-            let extent = Extent { offset: self.bytes(), bytes, crc };
-            self.tiers.push(TierEntry { head, extent });
-            self.buffer.extend_from_slice(&self.block);
+        while let Some(TierBlock { head, bytes, .. }) = self.builder.next_block() {
+            self.append_block(head, &bytes)?;
         }
+        Ok(())
+    }
+
+    fn append_block(&mut self, head: BlockHead, block: &[u8]) -> Result<()> {
+        let bytes = u32::try_from(block.len()).expect("a block is below 4 GiB");
+        let crc = crc32(self.meta.identity, block);
+        let extent = Extent { offset: self.bytes(), bytes, crc };
+        self.tiers.push(TierEntry { head, extent });
+        self.buffer.extend_from_slice(block);
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 

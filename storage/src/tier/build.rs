@@ -4,7 +4,8 @@
 //! * A tag's rollups of a tier come in runs. A run is complete: every sample between its first and its last one counts in
 //!   it. Where a tag is not in a tier, only the next finer one, at last the samples, can say what it holds.
 //! * A run is kept if its windows hold [`ROWS_MIN`] samples each on average, and if it has at most half as many rows as
-//!   the next finer one that is kept.
+//!   the next finer one that is kept. Or, where rollups are to outlive the samples, every run of the tiers that do so is kept
+//!   ([`TierBuilder::outlive`]).
 //! * A block holds runs of neighbouring tags of one type; a run lies in one block.
 //! * Memory: [`SETTLE_ROWS`] rollups of a minute, and a block of each tier and type.
 //!
@@ -52,6 +53,17 @@ pub(crate) struct BlockHead {
     pub rows: u32,
 }
 
+/// A block as it goes into a segment.
+#[derive(Debug)]
+pub(crate) struct TierBlock {
+    /// What is in it.
+    pub head: BlockHead,
+    /// Samples that its rollups stand for.
+    pub samples: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
 /// A block on its way.
 #[derive(Debug)]
 struct Open {
@@ -74,6 +86,8 @@ pub(crate) struct TierBuilder {
     current: Option<(TagId, Fold)>,
     /// Windows of the coarser tiers that the tag's last minutes began.
     begun: [Option<Rollup>; Tier::ALL.len()],
+    /// Tiers that are kept whether they pay or not, and no others; `None` for those that pay.
+    outlive: Option<[bool; Tier::ALL.len()]>,
     blocks: Blocks,
 }
 
@@ -81,7 +95,14 @@ impl TierBuilder {
     /// Without samples.
     pub(crate) const fn new() -> Self {
         let begun = [const { None }; Tier::ALL.len()];
-        Self { current: None, begun, blocks: Blocks { open: Vec::new(), full: Vec::new() } }
+        let blocks = Blocks { open: Vec::new(), full: Vec::new() };
+        Self { current: None, begun, outlive: None, blocks }
+    }
+
+    /// Of the tags to come these tiers are kept, as the only thing that is left of them.
+    pub(crate) fn outlive(&mut self, tiers: [bool; Tier::ALL.len()]) {
+        self.end_tag();
+        self.outlive = Some(tiers);
     }
 
     /// Takes samples of a tag: of one greater than those before, or later ones of the last.
@@ -107,20 +128,20 @@ impl TierBuilder {
     /// Ends the last tag and all blocks: what is left comes out by [`Self::next_block`].
     pub(crate) fn finish(&mut self) {
         self.end_tag();
-        let pays =
-            |open: &Open| open.rows.iter().map(Rollup::rows).sum::<u64>() >= BLOCK_SAMPLES_MIN;
+        let is_needed = self.outlive.is_some();
+        let pays = |open: &Open| is_needed || samples_of(&open.rows) >= BLOCK_SAMPLES_MIN;
         self.blocks.full.extend(self.blocks.open.drain(..).filter(pays));
     }
 
-    /// The next full block, encoded into `out`. Never with [`Effort::Final`]: a tenth of a tier is not worth that a plant is
-    /// decoded half as fast.
-    pub(crate) fn next_block(&mut self, out: &mut Vec<u8>) -> Option<BlockHead> {
+    /// The next full block. Never with [`Effort::Final`]: a tenth of a tier is not worth that a plant is decoded half as fast.
+    pub(crate) fn next_block(&mut self) -> Option<TierBlock> {
         let effort = Effort::Light;
         let Open { head, runs, rows } = self.blocks.full.pop()?;
-        out.clear();
-        stored::encode_runs(&runs, effort, out);
-        stored::encode(&rows, head.tier, head.value_type, effort, out);
-        Some(BlockHead { runs: count(&runs), rows: count(&rows), ..head })
+        let mut bytes = Vec::new();
+        stored::encode_runs(&runs, effort, &mut bytes);
+        stored::encode(&rows, head.tier, head.value_type, effort, &mut bytes);
+        let head = BlockHead { runs: count(&runs), rows: count(&rows), ..head };
+        Some(TierBlock { head, samples: samples_of(&rows), bytes })
     }
 
     fn end_tag(&mut self) {
@@ -138,11 +159,15 @@ impl TierBuilder {
             if tier > Tier::Minute {
                 rows = coarser(&rows, tier, value_type, &mut self.begun[tier.index()], is_last);
             }
-            let samples: u64 = rows.iter().map(Rollup::rows).sum();
             let windows = rows.len() as u64;
-            let pays = samples >= ROWS_MIN * windows
-                && finer.is_none_or(|finer: u64| finer >= 2 * windows);
-            if windows > 0 && pays {
+            let is_kept = match self.outlive {
+                Some(tiers) => tiers[tier.index()],
+                None => {
+                    samples_of(&rows) >= ROWS_MIN * windows
+                        && finer.is_none_or(|finer: u64| finer >= 2 * windows)
+                }
+            };
+            if windows > 0 && is_kept {
                 finer = Some(windows);
                 self.blocks.put(tag, tier, value_type, &rows);
             }
@@ -199,6 +224,10 @@ impl Blocks {
         runs.push((tag, rows.len()));
         all.extend_from_slice(rows);
     }
+}
+
+fn samples_of(rows: &[Rollup]) -> u64 {
+    rows.iter().map(Rollup::rows).sum()
 }
 
 fn count<T>(of: &[T]) -> u32 {

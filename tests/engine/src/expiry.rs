@@ -24,7 +24,7 @@ pub fn at_the_horizon(test: &'static str, seeds: &[u64], tally: &Tally) {
         let now_ns =
             (20_000 + random.below(9) as i64) * DAY_NS + random.below(86_400) as i64 * SECOND_NS;
         let raw = Duration::from_secs(86_400 * kept_days.unsigned_abs());
-        let retention = vec![RetentionClass { name: String::new(), raw: Some(raw) }];
+        let retention = vec![RetentionClass::of_raw("", Some(raw))];
         let options = Options { retention, scrub_period: None, ..Options::default() };
         let clock = Arc::new(TestClock::new(now_ns));
         let disk = SimDisk::new(seed);

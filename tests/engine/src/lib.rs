@@ -13,6 +13,7 @@
     reason = "a panic is how a test fails, and errors are those of the engine"
 )]
 
+pub mod beyond;
 pub mod clock;
 pub mod cuts;
 pub mod errors;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
-    Needs, OnDamage, Point, Quality, Rollup, RollupRequest, RollupWindows, Rule, SECOND_NS, Served,
-    Severity, Snapshot, TagAttributes, TagDefinition, TagId, TagSelection, Tiers, TimeRange, Value,
-    ValueType,
+    Error, Needs, OnDamage, Point, Quality, Result, Rollup, RollupRequest, RollupWindows, Rule,
+    SECOND_NS, Served, Severity, Snapshot, TagAttributes, TagDefinition, TagId, TagSelection,
+    Tiers, TimeRange, Value, ValueType,
 };
 
 use crate::harness::{Harness, Place};
@@ -68,7 +68,8 @@ pub fn ask(harness: &mut Harness, tally: &Tally) {
         let mut request = question(harness);
         for tiers in [Tiers::Auto, Tiers::Off] {
             request.tiers = tiers;
-            let served = compare(&snapshot, &samples, &request);
+            let served = compare(&snapshot, &samples, &request, &|_, _| true);
+            let served = served.expect("a healthy disk");
             let stored: u64 = served.tiers.iter().sum();
             assert!(stored == 0 || tiers == Tiers::Auto, "tiers are off: {served:?}");
             tally.note("stored_rollups", stored);
@@ -79,7 +80,8 @@ pub fn ask(harness: &mut Harness, tally: &Tally) {
     for _ in 0..2 {
         let some = times.get(harness.random.index(times.len().max(1))).copied().unwrap_or(0);
         let at_ns = some.saturating_add(harness.random.below(3) as i64 - 1);
-        compare_neighbours(&snapshot, &samples, at_ns);
+        let refused = compare_neighbours(&snapshot, &samples, at_ns, &|_| i64::MIN);
+        assert!(refused.is_empty(), "{refused:?}");
         tally.note("neighbours", 1);
     }
 }
@@ -128,16 +130,22 @@ fn question(harness: &mut Harness) -> RollupRequest {
 
 /// One sample as rollups see it.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
-    time_ns: i64,
-    word: u64,
-    quality: Quality,
+pub struct Sample {
+    /// Source time.
+    pub time_ns: i64,
+    /// The value as a word; 0 for text.
+    pub word: u64,
+    /// Its quality.
+    pub quality: Quality,
 }
 
 /// The samples of the model, tag by tag.
-struct Samples {
-    each: BTreeMap<TagId, Vec<Sample>>,
-    tags: BTreeMap<TagId, TagDefinition>,
+#[derive(Debug)]
+pub struct Samples {
+    /// Ascending by time.
+    pub each: BTreeMap<TagId, Vec<Sample>>,
+    /// The live tags.
+    pub tags: BTreeMap<TagId, TagDefinition>,
 }
 
 impl Samples {
@@ -161,7 +169,7 @@ impl Samples {
 }
 
 /// The rule, from the attributes as the documents have it.
-fn rule_of(value_type: ValueType, attributes: &TagAttributes) -> Rule {
+pub fn rule_of(value_type: ValueType, attributes: &TagAttributes) -> Rule {
     let is_float = matches!(value_type, ValueType::F64 | ValueType::F32);
     Rule {
         stepped: attributes.stepped.unwrap_or(!is_float),
@@ -173,14 +181,26 @@ fn rule_of(value_type: ValueType, attributes: &TagAttributes) -> Rule {
     }
 }
 
-fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) -> Served {
+/// Holds the answer against the samples that `counts` lets count.
+///
+/// # Errors
+/// What the engine says instead of an answer.
+///
+/// # Panics
+/// If the answer is wrong.
+pub fn compare(
+    snapshot: &Snapshot,
+    samples: &Samples,
+    request: &RollupRequest,
+    counts: &dyn Fn(TagId, i64) -> bool,
+) -> Result<Served> {
     let mut want: BTreeMap<(TagId, i64), Vec<Sample>> = BTreeMap::new();
     for (tag, each) in &samples.each {
         let is_asked = match &request.tags {
             TagSelection::All => true,
             TagSelection::Only(tags) => tags.contains(tag),
         };
-        for sample in each.iter().filter(|_| is_asked) {
+        for sample in each.iter().filter(|sample| is_asked && counts(*tag, sample.time_ns)) {
             if let Some(start_ns) = window_of(&request.windows, sample.time_ns) {
                 want.entry((*tag, start_ns)).or_default().push(*sample);
             }
@@ -189,7 +209,7 @@ fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) -> S
     let mut last = None;
     let mut rollups = snapshot.rollups(request.clone());
     for part in rollups.by_ref() {
-        let part = part.expect("a healthy disk");
+        let part = part?;
         assert!(!part.rollups.is_empty(), "an empty part");
         let definition = &samples.tags[&part.tag];
         assert_eq!(part.value_type, definition.value_type);
@@ -206,7 +226,7 @@ fn compare(snapshot: &Snapshot, samples: &Samples, request: &RollupRequest) -> S
         }
     }
     assert!(want.is_empty(), "missing of {request:?}: {:?}", want.keys());
-    rollups.served()
+    Ok(rollups.served())
 }
 
 /// Start of the window that an instant lies in, as far as an `i64` can say it.
@@ -419,7 +439,18 @@ fn exact_sum(values: &[f64]) -> f64 {
     sum + lost
 }
 
-fn compare_neighbours(snapshot: &Snapshot, samples: &Samples, at_ns: i64) {
+/// Looks before and after an instant, tag by tag. Of a sample before `kept_from` that cannot be used only the time need be
+/// known. Gives what the engine says instead of an answer.
+///
+/// # Panics
+/// If an answer is wrong.
+pub fn compare_neighbours(
+    snapshot: &Snapshot,
+    samples: &Samples,
+    at_ns: i64,
+    kept_from: &dyn Fn(TagId) -> i64,
+) -> Vec<(TagId, Error)> {
+    let mut refused = Vec::new();
     let mut neighbours = snapshot.neighbours(OnDamage::Fail);
     for (tag, definition) in &samples.tags {
         let none = Vec::new();
@@ -430,14 +461,30 @@ fn compare_neighbours(snapshot: &Snapshot, samples: &Samples, at_ns: i64) {
         let usable = before.iter().rev().find(|row| book.is_usable(row));
         let since_ns = usable.map_or(i64::MIN, |row| row.time_ns);
         let mut later = before.iter().filter(|row| row.time_ns > since_ns);
-        let found = neighbours.before(*tag, at_ns, &rule).expect("a healthy disk");
+        let both = neighbours.before(*tag, at_ns, &rule);
+        let both = both.and_then(|found| Ok((found, neighbours.after(*tag, at_ns)?)));
+        let (found, next) = match both {
+            Ok(both) => both,
+            Err(error) => {
+                refused.push((*tag, error));
+                continue;
+            }
+        };
         let point = usable.map(|row| Point { time_ns: row.time_ns, word: row.word });
         assert_eq!(found.usable, point, "before {at_ns} of {tag}: {found:?}");
         assert_eq!(found.break_ns, later.next().map(|row| row.time_ns), "before {at_ns} of {tag}");
         assert_eq!(found.last_ns, before.last().map(|row| row.time_ns), "before {at_ns} of {tag}");
-        let next = neighbours.after(*tag, at_ns).expect("a healthy disk");
         let next = next.map(|next| (next.time_ns, next.word, next.quality));
         let want = after.first().map(|row| (row.time_ns, row.word, row.quality));
+        let is_known = |row: &Sample| row.time_ns >= kept_from(*tag) || book.is_usable(row);
+        if let (Some((time_ns, word, quality)), Some(row)) = (next, after.first())
+            && !is_known(row)
+        {
+            assert_eq!(time_ns, row.time_ns, "after {at_ns} of {tag}");
+            assert!(!book.is_usable(&Sample { time_ns, word, quality }), "after {at_ns} of {tag}");
+            continue;
+        }
         assert_eq!(next, want, "after {at_ns} of {tag}");
     }
+    refused
 }

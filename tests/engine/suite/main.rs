@@ -5,6 +5,7 @@
 mod backfill;
 mod backup;
 mod bad_input;
+mod beyond;
 mod compaction;
 mod crash;
 mod damage;

@@ -19,7 +19,7 @@ const START_NS: i64 = 20_000 * DAY_NS + 9 * HOUR_NS;
 
 fn class(name: &str, days: u64) -> RetentionClass {
     let raw = (days > 0).then(|| Duration::from_secs(days * 86_400));
-    RetentionClass { name: name.into(), raw }
+    RetentionClass::of_raw(name, raw)
 }
 
 fn options(retention: Vec<RetentionClass>) -> Options {
@@ -588,7 +588,7 @@ fn what_has_ended_leaves_files_that_others_need() {
 
 #[test]
 fn classes_that_make_no_sense_are_refused() {
-    let short = RetentionClass { name: "a".into(), raw: Some(Duration::from_hours(1)) };
+    let short = RetentionClass::of_raw("a", Some(Duration::from_hours(1)));
     let cases = [
         vec![short],
         vec![class("a", 1), class("a", 2)],

@@ -102,6 +102,7 @@ fn write_segment(
             let plan = SegmentPlan {
                 id: core.take_segment_id(),
                 kind: UNPLACED.0,
+                tier: 0,
                 stage: SegmentStage::Sealed,
                 identity: crate::ids::random(),
                 seqs: (UNPLACED.1, UNPLACED.1),

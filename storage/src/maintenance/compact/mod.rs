@@ -206,6 +206,7 @@ impl Compactor<'_> {
                     || view.quarantine.touches(meta.id, TagId(0), TagId(u32::MAX)),
                 hits: hits.count(),
                 ended_bytes: segment.ended_bytes(),
+                is_outlived: segment.is_outlived() && !task::waits_in_head(view, meta),
                 ..Known::of(meta)
             });
         }

@@ -54,6 +54,8 @@ pub(super) struct Known {
     pub(super) hits: usize,
     /// Bytes of rows that have ended, about.
     pub(super) ended_bytes: u64,
+    /// Whether samples that have ended are to be rolled up, and could be now.
+    pub(super) is_outlived: bool,
 }
 
 impl Known {
@@ -72,6 +74,7 @@ impl Known {
             is_damaged: false,
             hits: 0,
             ended_bytes: 0,
+            is_outlived: false,
         }
     }
 
@@ -232,6 +235,11 @@ impl<'a> Day<'a> {
         ended.saturating_mul(ENDED_SHARE) > bytes_of(self.all())
     }
 
+    /// Whether rollups are to take the place of some of its samples.
+    fn is_outlived(&self) -> bool {
+        self.all().any(|known| known.is_outlived)
+    }
+
     /// Whether an old day shall be ended: it never was, or much has come or ended since.
     fn is_due(&self) -> bool {
         let fresh: u64 = self.all().filter(|k| !k.is_final_base()).map(|k| k.bytes).sum();
@@ -241,13 +249,15 @@ impl<'a> Day<'a> {
         let is_fresh = fresh.saturating_mul(LATE_SHARE) > ended;
         self.is_whole()
             && self.all().all(|known| known.is_settled)
-            && (is_fresh || is_hit || self.has_ended())
+            && (is_fresh || is_hit || self.has_ended() || self.is_outlived())
     }
 
     fn is_due_by_force(&self, through: Seq) -> bool {
         let is_open = |known: &Known| !known.is_final_base() && known.min_seq <= through;
         self.is_whole()
-            && self.all().any(|known| is_open(known) || known.hits > 0 || known.ended_bytes > 0)
+            && self.all().any(|known| {
+                is_open(known) || known.hits > 0 || known.ended_bytes > 0 || known.is_outlived
+            })
     }
 
     /// Everything into one, or a step towards it if that is too much at once.

@@ -21,6 +21,7 @@ fn known(id: u64, kind: SegmentKind, stage: SegmentStage, days: (i64, i64), byte
         is_damaged: false,
         hits: 0,
         ended_bytes: 0,
+        is_outlived: false,
     }
 }
 
@@ -95,6 +96,8 @@ fn a_day_that_is_over_is_ended_once() {
     check("a quarter has ended", &ended, DAY + 2, None);
     ended[0].ended_bytes = 101;
     check("more has ended", &ended, DAY + 2, Some((Aim::Final, &[1, 2])));
+    (ended[0].ended_bytes, ended[1].is_outlived) = (0, true);
+    check("to be rolled up", &ended, DAY + 2, Some((Aim::Final, &[1, 2])));
     hit[0].is_damaged = true;
     check("damaged", &hit, DAY + 2, None);
 }
@@ -133,6 +136,8 @@ fn force_ends_every_day() {
     assert_eq!(plan_the_end(&hit, Seq(30)).len(), 1, "deletes are applied");
     (hit[0].hits, hit[0].ended_bytes) = (0, 1);
     assert_eq!(plan_the_end(&hit, Seq(30)).len(), 1, "what has ended goes");
+    (hit[0].ended_bytes, hit[0].is_outlived) = (0, true);
+    assert_eq!(plan_the_end(&hit, Seq(30)).len(), 1, "or is rolled up");
 }
 
 /// Segments that seals leave: seqs ascend, days are few.
@@ -216,6 +221,7 @@ fn after(segments: &[Known], task: &Task, next_id: &mut u64) -> Vec<Known> {
             is_damaged: false,
             hits: 0,
             ended_bytes: 0,
+            is_outlived: false,
         });
     }
     rest

@@ -1,20 +1,26 @@
 //! One task of a compaction: day by day, tag by tag, from the inputs to new files.
 //!
 //! A day of one pass over the tags: few files are open at a time, however many days the inputs hold.
+//!
+//! When a day is ended, samples that have ended and that rollups shall outlive go into tier segments instead. All that
+//! was ever taken of the day is among the inputs then: since they have ended, no further ones are taken.
 
 use std::sync::Arc;
 
 use super::output::{Output, Style};
-use super::plan::{Task, day_of};
+use super::plan::{Aim, Task, day_of};
 use super::tag::{Found, Input, Unwanted};
 use super::{CompactionReport, Failed, Pace};
 use crate::engine::core::Core;
 use crate::ids::Seq;
 use crate::manifest::version::may_hide_in;
+use crate::planted::{self, Bug};
+use crate::scan::outlived::Outlived;
 use crate::scan::snapshot::View;
 use crate::segment::name::SegmentName;
 use crate::segment::{Segment, SegmentKind, SegmentMeta};
 use crate::tag::TagId;
+use crate::tier::Tier;
 use crate::time::{DAY_NS, TimeRange};
 
 /// Inputs and what has become of them, on its way into the manifest.
@@ -66,7 +72,7 @@ pub(super) fn write(
         view.version.segments().iter().filter(is_input).cloned().collect();
     let style = Style { kind: task.kind, stage: task.stage, seqs: (Seq(0), Seq(0)) };
     let mut output = Output::new(core, style);
-    let outputs = write_days(view, &segments, task.kind, &mut output, pace);
+    let outputs = write_days(view, &segments, task, &mut output, pace);
     let outputs = outputs.and_then(|()| output.finish());
     if outputs.is_err() {
         output.discard();
@@ -77,10 +83,12 @@ pub(super) fn write(
 fn write_days(
     view: &View,
     segments: &[Arc<Segment>],
-    kind: SegmentKind,
+    task: &Task,
     output: &mut Output<'_>,
     pace: &mut Pace<'_>,
 ) -> Result<(), Failed> {
+    let kind = task.kind;
+    let mut outlived = Outlived::new(view);
     let mut inputs: Vec<Input> = segments.iter().map(Input::open).collect::<Result<_, _>>()?;
     let Some(mut from_ns) = segments.iter().map(|segment| segment.meta().first_ns).min() else {
         return Ok(());
@@ -89,18 +97,27 @@ fn write_days(
         let start_ns = day_of(from_ns).saturating_mul(DAY_NS);
         let day = TimeRange::new(start_ns, start_ns.saturating_add(DAY_NS));
         output.begin(from_ns, seqs_of(view, segments, kind, day))?;
+        let closes = task.aim == Aim::Final && is_everything(view, segments, day);
         let mut next_ns: Option<i64> = None;
         let mut next_tag = first_tag(&inputs, TagId(0));
         while let Some(tag) = next_tag {
             pace.spend(0)?;
             let found = Found::look(&mut inputs, tag, day)?;
             next_ns = next_ns.into_iter().chain(found.next_ns).min();
-            let unwanted = Unwanted {
+            let ends = view.ends_of(tag);
+            let is_base = kind == SegmentKind::Base;
+            let mut unwanted = Unwanted {
                 tombstones: &view.tombstones,
                 // A late row that has ended still stands before an older one of its instant, which might be shown again
                 // if the tag goes to a class that keeps more.
-                horizon_ns: if kind == SegmentKind::Base { view.horizon_of(tag) } else { i64::MIN },
+                horizon_ns: if is_base { ends.all_ns() } else { i64::MIN },
             };
+            let beyond_raw = closes && ends.beyond_raw().contains(start_ns);
+            output.roll_up(beyond_raw.then(|| Tier::ALL.map(|tier| ends.of(tier) <= start_ns)));
+            if beyond_raw && outlived.has_any(view, tag, day).map_err(Failed::Disk)? {
+                // The day was closed before: what came after it had ended came too late.
+                unwanted.horizon_ns = day.end_ns;
+            }
             found.write(&mut inputs, tag, day, &unwanted, output, pace)?;
             next_tag = tag.0.checked_add(1).and_then(|next| first_tag(&inputs, TagId(next)));
         }
@@ -109,6 +126,27 @@ fn write_days(
             None => return Ok(()),
         }
     }
+}
+
+/// Whether samples of a segment's time wait in the head.
+pub(super) fn waits_in_head(view: &View, meta: &SegmentMeta) -> bool {
+    let range = TimeRange::new(meta.first_ns, meta.last_ns.saturating_add(1));
+    let start_ns = day_of(range.start_ns).saturating_mul(DAY_NS);
+    let end_ns = day_of(range.end_ns - 1).saturating_add(1).saturating_mul(DAY_NS);
+    waits(view, TimeRange::new(start_ns, end_ns))
+}
+
+fn waits(view: &View, days: TimeRange) -> bool {
+    view.head.has_rows_in(days) && !planted::is(Bug::HeadForgottenAtRollUp)
+}
+
+/// Whether all samples of a day are in these segments.
+fn is_everything(view: &View, segments: &[Arc<Segment>], day: TimeRange) -> bool {
+    let mut live = view.version.segments().iter().filter(|segment| {
+        let meta = segment.meta();
+        day.overlaps_span(meta.first_ns, meta.last_ns)
+    });
+    live.all(|live| segments.iter().any(|input| Arc::ptr_eq(input, live))) && !waits(view, day)
 }
 
 /// The least tag from `tag` on that an input may hold.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tagmill_engine_tests::seeds::seeds;
 use tagmill_engine_tests::tally::Tally;
-use tagmill_engine_tests::{cuts, errors, expiry, mutation, rollups};
+use tagmill_engine_tests::{beyond, cuts, errors, expiry, mutation, rollups};
 use tagmill_storage::planted::{Bug, plant};
 
 /// A process that takes longer hangs.
@@ -84,6 +84,9 @@ fn hunt() {
     round("random_operations", &|tally| cuts::random_operations(test, &seeds(12), tally));
     round("rollups_equal_the_rule_book", &|tally| {
         rollups::equal_the_rule_book(test, &seeds(30), tally);
+    });
+    round("what_outlives_samples_says_what_they_said", &|tally| {
+        beyond::equal_what_has_ended(test, &seeds(30), tally);
     });
     round("errors_at_random", &|tally| errors::at_random(test, &seeds(60), tally));
     round("power_cuts_at_random_moments", &|tally| {
