@@ -83,25 +83,31 @@ fn measure(
         writeln!(out, "tier {tier}: {rollups} rollups, {share:.3} B/sample")?;
     }
     let one = || TagSelection::Only(Arc::from([ids[ids.len() / 2]]));
+    let last_ns = segments.iter().map(|segment| segment.last_ns).max().unwrap_or(0);
+    let (all, hour) = (TimeRange::ALL, TimeRange::new(last_ns - DAY_NS / 24, i64::MAX));
     let questions = [
-        ("every tag by 1 min", TagSelection::All, 60_i64),
-        ("every tag by 1 h", TagSelection::All, 3_600),
-        ("one tag by 1 min", one(), 60),
+        ("every tag by 1 min", TagSelection::All, all, 60_i64),
+        ("every tag by 1 h", TagSelection::All, all, 3_600),
+        ("one tag by 1 min", one(), all, 60),
+        ("one tag by 1 h", one(), all, 3_600),
+        ("every tag, an hour", TagSelection::All, hour, 60),
+        ("one tag, an hour", one(), hour, 60),
     ];
-    let modes = [("tiers", Tiers::Auto), ("raw", Tiers::Off)];
-    for ((name, tags, width_s), (mode, tiers)) in
+    let modes = [("auto", Tiers::Auto), ("always", Tiers::Always), ("raw", Tiers::Off)];
+    for ((name, tags, range, width_s), (mode, tiers)) in
         questions.into_iter().flat_map(|question| modes.map(|mode| (question.clone(), mode)))
     {
         let needs = [
             ("sql", Needs::Sql),
             ("moments", Needs::SqlMoments),
             ("weighted", Needs::Weighted),
+            ("changes", Needs::Changes),
             ("interval", Needs::Interval),
         ];
         write!(out, "{name:<20} {mode:<6}")?;
         for (what, needs) in needs {
             let width_ns = width_s * SECOND_NS;
-            let request = RollupRequest::new(tags.clone(), TimeRange::ALL, width_ns);
+            let request = RollupRequest::new(tags.clone(), range, width_ns);
             let request = RollupRequest { needs, tiers, ..request };
             let took_ms = median(|| {
                 for part in snapshot.rollups(request.clone()) {
@@ -112,7 +118,7 @@ fn measure(
         }
         writeln!(out)?;
     }
-    let at_ns = segments.iter().map(|segment| segment.last_ns).max().unwrap_or(0) - DAY_NS / 48;
+    let at_ns = last_ns - DAY_NS / 48;
     let took_ms = median(|| {
         let mut neighbours = snapshot.neighbours(OnDamage::Fail);
         for tag in ids {

@@ -17,9 +17,11 @@ use crate::functions::width::Width;
 /// What may answer aggregates over windows of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TierUse {
-    /// Tiers, as far as they are exact, and samples for the rest.
+    /// Tiers, as far as they are exact and read faster than samples, and samples for the rest.
     #[default]
     Auto,
+    /// Tiers, as far as they are exact, and samples for the rest.
+    Always,
     /// Samples alone, folded where they are decoded.
     Raw,
     /// Samples alone, row by row in a plan that knows nothing of tiers.
@@ -31,6 +33,7 @@ impl TierUse {
     pub(crate) const fn of_rollups(self) -> Tiers {
         match self {
             Self::Auto => Tiers::Auto,
+            Self::Always => Tiers::Always,
             Self::Raw | Self::Off => Tiers::Off,
         }
     }
@@ -81,7 +84,7 @@ const NAMES: [(&str, &str); 7] = [
     ),
     (
         "tagmill.tiers",
-        "What answers aggregates over windows: 'auto' tiers where these are exact, 'raw' samples alone, 'off' rows in a plan without tiers",
+        "What answers aggregates over windows: 'auto' tiers where these are exact and faster, 'always' where they are exact, 'raw' samples alone, 'off' rows in a plan without tiers",
     ),
     ("timezone", "Zone of timestamps written without one, as in TIMESTAMPTZ '2026-03-01 06:00'"),
 ];
@@ -200,9 +203,10 @@ impl Settings {
             "tagmill.tiers" => {
                 self.tiers = match value.to_ascii_lowercase().as_str() {
                     "auto" => TierUse::Auto,
+                    "always" => TierUse::Always,
                     "raw" => TierUse::Raw,
                     "off" => TierUse::Off,
-                    _ => return Err(refused("'auto', 'raw' or 'off'")),
+                    _ => return Err(refused("'auto', 'always', 'raw' or 'off'")),
                 };
             }
             _ => {
@@ -252,6 +256,7 @@ impl Settings {
             "tagmill.strict" => if self.is_strict { "on" } else { "off" }.to_owned(),
             "tagmill.tiers" => match self.tiers {
                 TierUse::Auto => "auto".to_owned(),
+                TierUse::Always => "always".to_owned(),
                 TierUse::Raw => "raw".to_owned(),
                 TierUse::Off => "off".to_owned(),
             },

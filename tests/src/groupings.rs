@@ -3,7 +3,7 @@
 //! # Contract
 //! * Which group a sample falls into, the scalar functions of SQL say for each sample alone; they have tests of their
 //!   own. Which samples there are and what an aggregate of them is, the model says.
-//! * Each query runs with `tagmill.tiers` at `auto` and at `off`; both must be right by [`Aggregate::complaint`].
+//! * Each query runs with `tagmill.tiers` at `always` or `auto`, and at `off`; both must be right by [`Aggregate::complaint`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -203,7 +203,8 @@ pub fn check_groupings(harness: &mut Harness, queries: u64, tally: &Tally) {
         let parts = ["1", "3"][harness.random.index(2)];
         client.set("tagmill.partitions", parts);
         let groups = groups_of(&harness.settled, &query, &mut client);
-        for tiers in ["auto", "off"] {
+        let some = ["always", "always", "auto"][harness.random.index(3)];
+        for tiers in [some, "off"] {
             client.set("tagmill.tiers", tiers);
             check(&query, &groups, &mut client, tiers);
         }

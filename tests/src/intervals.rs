@@ -137,7 +137,7 @@ fn ask(mut question: Question, plant: &Plant, client: &mut Client, tally: &Tally
         question.calls.push(CALLS[0]);
     }
     let forced = ", duration_in_state(s.value, 0) AS forced";
-    for (tiers, with) in [("auto", ""), ("auto", forced), ("off", "")] {
+    for (tiers, with) in [("always", ""), ("auto", ""), ("auto", forced), ("off", "")] {
         client.set("tagmill.tiers", tiers);
         let sql = format!("/* tiers={tiers} */ {}", question.sql(with));
         check(&question, plant, &groups, client, &sql);

@@ -127,7 +127,7 @@ fn grouping_of(aggregate: &AggregateExec) -> Option<Grouping> {
         && scan.range.end_ns == TimeRange::ALL.end_ns
         && states.iter().all(|state| state.is_of_newest())
         && !states.is_empty()
-        && scan.tiers == Tiers::Auto
+        && scan.tiers != Tiers::Off
         && scan.snapshot.damage().is_empty();
     let tier = if from_newest { "latest" } else { coarsest_tier(&windows.asked) };
     let (shown, form) = (shown(aggregate), Form::Partial);

@@ -110,11 +110,14 @@ fn detail_of(calls: &[Call]) -> Detail {
         Transitions => call.argument == Argument::ValueText,
         _ => false,
     };
-    let steps = |call: &Call| matches!(call.function, Transitions | Increase | Rate);
+    let rises = |call: &Call| matches!(call.function, Increase | Rate);
+    let changes = |call: &Call| call.function == Transitions;
     if calls.iter().any(is_in_none) {
         Detail::Samples
-    } else if calls.iter().any(steps) {
+    } else if calls.iter().any(rises) {
         Detail::Rollups(Needs::Interval)
+    } else if calls.iter().any(changes) {
+        Detail::Rollups(Needs::Changes)
     } else {
         Detail::Rollups(Needs::Weighted)
     }

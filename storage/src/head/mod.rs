@@ -74,6 +74,12 @@ impl Head {
         self.runs.iter().map(|run| run.times.len() as u64).sum()
     }
 
+    /// Time of the oldest row.
+    pub(crate) fn first_ns(&self) -> Option<i64> {
+        let first_of = |run: &Arc<Run>| run.spans.iter().map(|span| run.times[span.start]).min();
+        self.runs.iter().filter_map(first_of).min()
+    }
+
     /// Whether any tag has rows in a range.
     pub(crate) fn has_rows_in(&self, range: TimeRange) -> bool {
         let has_rows =

@@ -20,7 +20,7 @@ use crate::ids::Seq;
 use crate::planted::{self, Bug};
 use crate::segment::cursor::{PlainBuf, PlainRows};
 use crate::segment::damage::{Damage, Quarantine, damage_in};
-use crate::segment::directory::ChunkIndex;
+use crate::segment::directory::{ChunkIndex, Directory};
 use crate::segment::{Segment, SegmentCursor};
 use crate::tag::{TagId, ValueType};
 use crate::time::TimeRange;
@@ -107,6 +107,24 @@ pub(super) struct Stretch {
     pub(super) last_ns: i64,
     /// The chunks, ascending.
     pub(super) pieces: Vec<Piece>,
+}
+
+impl Stretch {
+    /// Samples of its chunks in a nanosecond, about.
+    pub(super) fn density(&self, directory: &Directory) -> f64 {
+        let rows_of = |piece: &Piece| match piece.source {
+            Source::Chunk(_, chunk) => {
+                let entry = directory.entry(chunk);
+                // A packed chunk is shared by the tags it spans.
+                u64::from(entry.rows / (entry.last_tag.0 - entry.first_tag.0 + 1))
+            }
+            _ => 0,
+        };
+        let rows: u64 = self.pieces.iter().map(rows_of).sum();
+        let ends = self.pieces.first().zip(self.pieces.last());
+        let span_ns = ends.map_or(0, |(first, last)| last.last_ns.saturating_sub(first.first_ns));
+        rows as f64 / span_ns.max(1) as f64
+    }
 }
 
 /// Reads one tag's rows, cluster by cluster.

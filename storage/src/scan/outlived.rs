@@ -250,8 +250,11 @@ impl Snapshot {
     /// When the oldest of what is left begins, if rollups of any tag outlive its samples; nothing of any tag is older.
     pub fn left_from(&self) -> Option<i64> {
         let (view, horizons) = (&self.view, &self.view.horizons);
+        if !horizons.is_outlived() {
+            return None;
+        }
         let firsts = view.version.all().map(|segment| segment.meta().first_ns);
-        let first_ns = firsts.min().filter(|_| horizons.is_outlived())?;
+        let first_ns = firsts.chain(view.head.first_ns()).min()?;
         Some(first_ns.max(horizons.least_of_all_ns()))
     }
 

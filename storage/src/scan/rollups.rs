@@ -126,9 +126,11 @@ impl RollupWindows {
 /// What may answer instead of raw samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiers {
-    /// Whatever is exact, the coarsest first.
+    /// Whatever is exact, the coarsest first, where it is read faster than samples.
     #[default]
     Auto,
+    /// Whatever is exact, the coarsest first.
+    Always,
     /// Raw samples alone.
     Off,
 }
@@ -187,6 +189,8 @@ pub struct Rollups {
     windows: RollupWindows,
     needs: Needs,
     tiers: Vec<Tier>,
+    /// Whether a block is used only if that is faster than to read samples.
+    weighs: bool,
     /// Stored rollups that cursors keep decoded.
     kept: usize,
     /// The tag being read.
@@ -222,13 +226,26 @@ impl Snapshot {
     pub fn rollups(&self, request: RollupRequest) -> Rollups {
         request.windows.check();
         let RollupRequest { tags, windows, needs, tiers, damage } = request;
-        let mut tiers = if tiers == Tiers::Auto { windows.tiers() } else { Vec::new() };
+        let weighs = tiers == Tiers::Auto;
+        let mut tiers = if tiers == Tiers::Off { Vec::new() } else { windows.tiers() };
         tiers.retain(|tier| needs != Needs::SqlMoments || stored::has_moments(*tier));
         let scan = self.scan(ScanRequest { damage, ..ScanRequest::new(tags, windows.hull()) });
         let is_over = scan.is_over;
         let (current, buffer, served) = (None, PlainBuf::default(), Served::default());
         let outlived = Outlived::new(&self.view);
-        Rollups { scan, windows, needs, tiers, kept: 0, current, buffer, served, is_over, outlived }
+        Rollups {
+            scan,
+            windows,
+            needs,
+            tiers,
+            weighs,
+            kept: 0,
+            current,
+            buffer,
+            served,
+            is_over,
+            outlived,
+        }
     }
 
     /// The part of a range of which windows of a tag can be answered for. Where its samples have ended, bounds move inward to
@@ -354,8 +371,9 @@ impl Rollups {
             let directory = scan.snapshot.view.version.segments()[stretch.segment].directory()?;
             let cursor = &mut scan.cursors.each[stretch.segment];
             let before = cursor.kept_rollups();
-            let mut beside = Beside { directory: &directory, cursor: &mut *cursor };
             let span = (stretch.first_ns, stretch.last_ns);
+            let asked = self.weighs.then_some((&scan.request.tags, stretch.density(&directory)));
+            let mut beside = Beside { directory: &directory, cursor: &mut *cursor, asked };
             current.jobs = routing::route(&question, &mut beside, span).into();
             self.kept = (self.kept + cursor.kept_rollups()).saturating_sub(before);
             if self.kept > KEPT_ROLLUPS_MAX {

@@ -4,6 +4,8 @@
 //! * A stored rollup stands for a tag's samples in one segment. It is used only where nothing else has a say: no other
 //!   segment and no row of the head between its first and its last sample, no delete that may hide one, nothing that
 //!   cannot be read, none outside the asked range, and all of it within one asked window.
+//! * Where samples are few, or but a part of what a block is of, they are read instead of it: by cost, unless tiers are
+//!   asked for wherever they are exact.
 //! * Where it is not used the next finer tier is asked, at last the samples: each sample counts once.
 //! * A block of rollups that cannot be read is passed over. The samples answer, and `verify` names the block.
 //!
@@ -13,12 +15,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::TagSelection;
 use super::rollups::RollupWindows;
 use crate::planted::{self, Bug};
 use crate::segment::tiers::{self, TierRows};
 use crate::segment::{Directory, SegmentCursor};
 use crate::tag::{TagId, ValueType};
 use crate::tier::Tier;
+use crate::tier::build::BlockHead;
 use crate::tier::fold::Fold;
 use crate::tier::rollup::{Needs, Rollup};
 use crate::tier::rule::Rule;
@@ -73,6 +77,34 @@ pub(super) trait Source {
 pub(super) struct Beside<'a> {
     pub(super) directory: &'a Directory,
     pub(super) cursor: &'a mut SegmentCursor,
+    /// If a block must pay: which tags are asked for, and samples of this one in a nanosecond.
+    pub(super) asked: Option<(&'a TagSelection, f64)>,
+}
+
+/// Samples that are decoded and folded in the time of one rollup, and in that of reading a block: measured by
+/// `benches/engine/rollups.rs`.
+const SAMPLES_PER_ROLLUP: f64 = 20.0;
+const SAMPLES_PER_BLOCK: f64 = 500.0;
+
+impl Beside<'_> {
+    /// Whether a block, shared with other tags that are asked for, is read faster than the samples of a span.
+    fn pays(&self, position: usize, head: &BlockHead, (from_ns, to_ns): (i64, i64)) -> bool {
+        let Some((tags, density)) = self.asked else { return true };
+        if self.cursor.has_tier_rows(position) {
+            return true;
+        }
+        let share = match tags {
+            TagSelection::All => head.runs as usize,
+            TagSelection::Only(tags) => {
+                let from = tags.partition_point(|tag| *tag < head.first_tag);
+                let to = tags.partition_point(|tag| *tag <= head.last_tag);
+                (to - from).clamp(1, head.runs as usize)
+            }
+        };
+        let cost = SAMPLES_PER_ROLLUP * f64::from(head.rows) + SAMPLES_PER_BLOCK;
+        let span_ns = to_ns.min(head.last_ns).saturating_sub(from_ns.max(head.first_ns));
+        span_ns as f64 * density * share as f64 >= cost
+    }
 }
 
 impl Source for Beside<'_> {
@@ -87,6 +119,9 @@ impl Source for Beside<'_> {
         for position in tiers::find(self.directory.tiers(), tier, value_type, tag) {
             let head = self.directory.tiers()[position].head;
             if head.last_ns < from_ns || to_ns < head.first_ns {
+                continue;
+            }
+            if !self.pays(position, &head, (from_ns, to_ns)) {
                 continue;
             }
             if let Ok(block) = self.cursor.tier_rows(position, needs >= Needs::Weighted) {

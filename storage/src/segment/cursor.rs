@@ -117,6 +117,11 @@ impl SegmentCursor {
         Ok(rows)
     }
 
+    /// Whether a block is kept decoded.
+    pub(crate) fn has_tier_rows(&self, position: usize) -> bool {
+        self.tiers.iter().flatten().flatten().any(|(at, _, _)| *at == position)
+    }
+
     /// How many rollups are kept decoded.
     pub(crate) const fn kept_rollups(&self) -> usize {
         self.kept_rollups

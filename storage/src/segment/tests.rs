@@ -1,5 +1,6 @@
 //! Segments as a whole: what is written comes back, and nothing else ever does.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,8 +16,12 @@ use crate::encoding::Effort;
 use crate::error::{Error, Result};
 use crate::segment::layout::{FOOTER_BYTES, encode_footer};
 use crate::segment::name::SEGMENTS_DIR;
+use crate::segment::tiers::TierRows;
 use crate::segment::writer::{SegmentPlan, SegmentWriter};
 use crate::tag::{TagId, ValueType};
+use crate::tier::Tier;
+use crate::tier::build::TierBuilder;
+use crate::tier::rows::Rows;
 use crate::time::TimeRange;
 use crate::{SegmentId, Seq};
 
@@ -528,6 +533,65 @@ fn a_refusing_disk_is_an_error_and_not_damage() {
     }
 }
 
+/// A segment of rollups by the hour, and of nothing else.
+fn written_of_tier() -> (SimDisk, SegmentMeta) {
+    let disk = empty_disk();
+    let plan = SegmentPlan {
+        id: SegmentId(8),
+        kind: SegmentKind::Base,
+        tier: Tier::Hour.code(),
+        stage: SegmentStage::Final,
+        identity: 0xFEED_F00D,
+        seqs: (Seq(3), Seq(9)),
+        first_ns: START_NS,
+        effort: Effort::Light,
+    };
+    let mut builder = TierBuilder::new();
+    let mut all = reference();
+    all.sort_by_key(|series| series.tag);
+    for series in &all {
+        builder.outlive(Tier::ALL.map(|tier| tier == Tier::Hour));
+        builder.add(series.tag, &Rows::of(series.as_series()));
+    }
+    builder.finish();
+    let mut writer = SegmentWriter::create(&disk, plan).unwrap();
+    while let Some(block) = builder.next_block() {
+        writer.put_block(&block).unwrap();
+    }
+    (disk, writer.finish().unwrap())
+}
+
+#[test]
+fn a_segment_of_rollups_alone_has_every_tag_and_is_verified() {
+    let (disk, meta) = written_of_tier();
+    let samples: usize = reference().iter().map(SeriesBuf::len).sum();
+    let tags: BTreeSet<TagId> = reference().iter().map(|series| series.tag).collect();
+    assert_eq!((meta.rows, meta.tags as usize), (samples as u64, tags.len()));
+    let segment = open(&disk, &meta);
+    let directory = segment.directory().unwrap();
+    assert_eq!(directory.indices().count(), 0);
+    let mut found = BTreeSet::new();
+    let mut rows = 0;
+    for entry in directory.tiers() {
+        assert_eq!(entry.head.tier, Tier::Hour);
+        let block = segment.read_block(entry).unwrap();
+        rows += block.samples;
+        let decoded = TierRows::decode(entry, true, &block.bytes).unwrap();
+        found.extend(decoded.runs().map(|(tag, _)| tag));
+    }
+    assert_eq!((rows, found), (samples as u64, tags));
+    assert!(verify(&segment).is_ok());
+    let extent = directory.tiers()[0].extent;
+    disk.flip_bit(&meta.path(), 8 * (extent.offset + u64::from(extent.bytes) / 2));
+    let mut places = Vec::new();
+    segment.verify_places(&mut |_, place| places.extend(place), &mut |_| true);
+    let [place] = places.as_slice() else { panic!("one block is damaged: {places:?}") };
+    assert!(place.covers_block(&directory.tiers()[0].head));
+    assert!(segment.verify_again(&[Arc::new(place.clone())])[0].is_err());
+    disk.flip_bit(&meta.path(), 8 * (extent.offset + u64::from(extent.bytes) / 2));
+    assert!(segment.verify_again(&[Arc::new(place.clone())])[0].is_ok());
+}
+
 /// Files of every version open for ever, and today's writer still gives today's bytes. `UPDATE_GOLDEN=1` writes files
 /// that are missing and nothing else: a released file never changes.
 #[test]
@@ -537,7 +601,9 @@ fn the_golden_segment_is_written_and_read_the_same() {
     let mut manifest = Vec::new();
     meta.encode(&mut manifest);
     let segment = disk.bytes(&meta.path()).unwrap();
-    for (name, bytes) in [("v2.meta", &manifest), ("v2.seg", &segment)] {
+    let (disk_of_tier, tier) = written_of_tier();
+    let tier = disk_of_tier.bytes(&tier.path()).unwrap();
+    for (name, bytes) in [("v2.meta", &manifest), ("v2.seg", &segment), ("v2-tier.seg", &tier)] {
         let path = folder.join(name);
         if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
             std::fs::write(&path, bytes).unwrap();

@@ -440,9 +440,12 @@ impl Open {
     fn close(mut self, rule: &Rule, value_type: ValueType, needs: Needs) -> Rollup {
         self.settle(rule, value_type);
         let mut rollup = self.before.unwrap_or(self.rollup);
-        if needs == Needs::Weighted {
+        if needs < Needs::Interval {
             let usable = &mut rollup.usable;
-            (usable.transitions, usable.increase, usable.increase_int) = (0, 0.0, 0);
+            (usable.increase, usable.increase_int) = (0.0, 0);
+            if needs < Needs::Changes {
+                usable.transitions = 0;
+            }
         }
         rollup
     }

@@ -29,6 +29,8 @@ pub enum Needs {
     SqlMoments,
     /// As [`Needs::Sql`], and `usable` without transitions and increase: these two then mean nothing.
     Weighted,
+    /// As [`Needs::Weighted`], and transitions.
+    Changes,
     /// As [`Needs::Sql`], and all of `usable`.
     Interval,
 }

@@ -14,7 +14,7 @@ use crate::encoding::{self, Effort};
 use crate::tag::{TagId, ValueType};
 use crate::tier::Tier;
 use crate::tier::rollup::{Needs, Point, Rollup};
-use crate::tier::rule::{Rule, is_float};
+use crate::tier::rule::{Amount, Rule, is_float};
 use crate::tier::usable::{Lead, Usable};
 
 /// The rule by which stored rows are folded.
@@ -41,14 +41,24 @@ pub(crate) fn can_serve(
     match needs {
         Needs::Sql => true,
         Needs::SqlMoments => has_moments(tier),
-        Needs::Weighted => is_usable(),
-        // One that rose all the way: no rollover, no jitter and no reset comes in. With a largest gap, a chain could be
-        // broken by samples that are not usable, and by how far apart the others are.
+        Needs::Weighted | Needs::Changes => is_usable(),
+        // One that rose all the way: no rollover, no jitter and no reset comes in. Or that fell once, if it is known from
+        // where to where. With a largest gap, a chain could be broken by samples that are not usable, and by how far apart
+        // the others are.
         Needs::Interval => {
             let is_chained = rule.max_gap_ns.is_none() || row.bad + row.non_finite == 0;
-            is_usable() && row.usable.falls == 0 && is_chained
+            let is_known = row.usable.falls == 0 || rule.jitter <= 0.0 && only_fall(row).is_some();
+            is_usable() && is_known && is_chained
         }
     }
+}
+
+/// From where to where the values fell, if they fell once: between the greatest and the least, if that comes later. Before
+/// and after it they rise, so no other greatest one comes first, and no other least one follows.
+fn only_fall(row: &Rollup) -> Option<(u64, u64)> {
+    let (max, min) = row.max.zip(row.min)?;
+    let is_only = row.usable.falls == 1 && max.time_ns < min.time_ns;
+    is_only.then_some((max.word, min.word))
 }
 
 /// What a stored row says, if it [`can_serve`].
@@ -60,10 +70,13 @@ pub(crate) fn serve(row: &Rollup, rule: &Rule, needs: Needs, value_type: ValueTy
     let mut served = Rollup { m2, usable: row.usable.clone(), ..*row };
     let usable = &mut served.usable;
     usable.integral = if rule.stepped { usable.held } else { usable.integral };
-    if needs == Needs::Weighted {
-        (usable.transitions, usable.increase, usable.increase_int) = (0, 0.0, 0);
+    if needs < Needs::Changes {
+        usable.transitions = 0;
+    }
+    if needs < Needs::Interval {
+        (usable.increase, usable.increase_int) = (0.0, 0);
     } else if let (Some(first), Some(last)) = (usable.first, usable.last)
-        && let Some(by) = rule.step(value_type, first.word, last.word)
+        && let Some(by) = rise(row, rule, value_type, (first.word, last.word))
     {
         let float = if is_float(value_type) { by.float } else { by.int as f64 };
         (usable.increase, usable.increase_int) = (float, by.int);
@@ -71,6 +84,20 @@ pub(crate) fn serve(row: &Rollup, rule: &Rule, needs: Needs, value_type: ValueTy
         usable.lead = (rule.jitter > 0.0).then(|| Box::new(Lead { words, is_closed: false }));
     }
     served
+}
+
+/// What a counter rose by from the first to the last value.
+fn rise(
+    row: &Rollup,
+    rule: &Rule,
+    value_type: ValueType,
+    (first, last): (u64, u64),
+) -> Option<Amount> {
+    let Some((from, to)) = only_fall(row) else { return rule.step(value_type, first, last) };
+    let steps = [(first, from), (from, to), (to, last)];
+    steps.into_iter().try_fold(Amount::default(), |all, (before, after)| {
+        Some(all.plus(rule.step(value_type, before, after)?))
+    })
 }
 
 /// The sum at the fewest decimals that are within a rounding or two of it: such numbers take few bytes.
@@ -489,7 +516,8 @@ mod tests {
                 prop_assert_eq!(&without, plain);
                 let inside = |time_ns: i64| time_ns.div_euclid(width_ns) * width_ns == row.start_ns;
                 let samples: Vec<_> = rows.iter().copied().filter(|r| inside(r.time_ns)).collect();
-                for needs in [Needs::Sql, Needs::SqlMoments, Needs::Weighted, Needs::Interval] {
+                let all = [Needs::Sql, Needs::SqlMoments, Needs::Weighted, Needs::Changes];
+                for needs in all.into_iter().chain([Needs::Interval]) {
                     if can_serve(row, &rule, needs, tier, value_type) {
                         let served = serve(row, &rule, needs, value_type);
                         check(&served, needs, value_type, &rule, &samples);

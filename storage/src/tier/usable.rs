@@ -263,7 +263,7 @@ impl Usable {
         };
         if rows.words.is_empty() {
             usable.nonzero_ns = 0;
-        } else if needs == Needs::Interval {
+        } else if needs >= Needs::Changes {
             usable.add_chain(rows, rule, value);
         }
         Some(usable)

@@ -428,8 +428,10 @@ impl World {
         };
         let tags = self.samples.tags.keys().filter(|_| random.once_in(2));
         let tags = TagSelection::Only(tags.copied().collect());
-        let needs = [Needs::Sql, Needs::Sql, Needs::SqlMoments, Needs::Weighted, Needs::Interval];
-        let (needs, tiers) = (needs[random.index(5)], Tiers::Auto);
+        let needs =
+            [Needs::Sql, Needs::SqlMoments, Needs::Weighted, Needs::Changes, Needs::Interval];
+        let tiers = [Tiers::Auto, Tiers::Always][random.index(2)];
+        let needs = needs[random.index(5)];
         RollupRequest { tags, windows, needs, tiers, damage: OnDamage::Fail }
     }
 

@@ -107,7 +107,7 @@ fn judge(disk: &SimDisk, rows: &Rows, what: &str) -> Verdict {
                 let expected = rows.range((TagId(id), i64::MIN)..=(TagId(id), i64::MAX));
                 assert_eq!(difference(expected, pairs(&found)), None, "{what}: tag {id}");
                 // What tiers say is right, or is not asked.
-                let stored = counts_and_ends(&snapshot, TagId(id), Tiers::Auto);
+                let stored = counts_and_ends(&snapshot, TagId(id), Tiers::Always);
                 let folded = counts_and_ends(&snapshot, TagId(id), Tiers::Off);
                 assert_eq!(stored, folded, "{what}: rollups of tag {id}");
             }
