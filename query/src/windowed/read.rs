@@ -280,18 +280,15 @@ enum Source {
 
 impl<'a> Parts<'a> {
     fn new(reading: &'a Reading, tags: &[TagId]) -> Result<Self> {
-        let source = match reading.windows() {
-            Some((needs, windows)) => {
-                let (tags, tiers) = (TagSelection::Only(tags.into()), reading.tiers);
-                let request = RollupRequest { tags, windows, needs, tiers, damage: reading.damage };
-                Source::Rollups(Box::new(reading.snapshot.rollups(request)))
-            }
-            None => {
-                let range = reading.axis.range();
-                let only = TagSelection::Only(tags.into());
-                reading.snapshot.require_samples(&only, range).map_err(failed)?;
-                Source::Samples(Box::new(reading.scan(tags, range)))
-            }
+        let source = if let Some((needs, windows)) = reading.windows() {
+            let (tags, tiers) = (TagSelection::Only(tags.into()), reading.tiers);
+            let request = RollupRequest { tags, windows, needs, tiers, damage: reading.damage };
+            Source::Rollups(Box::new(reading.snapshot.rollups(request)))
+        } else {
+            let range = reading.axis.range();
+            let only = TagSelection::Only(tags.into());
+            reading.snapshot.require_samples(&only, range).map_err(failed)?;
+            Source::Samples(Box::new(reading.scan(tags, range)))
         };
         Ok(Self { reading, source, ready: None, samples: 0 })
     }

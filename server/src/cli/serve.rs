@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(days("lab=forever"), ("lab".into(), None));
         assert_eq!(days("2y"), (String::new(), Some(730)));
         let tiers = retention("fast=2w,1m=1y,1d=forever").unwrap().tiers;
-        let year = Duration::from_secs(365 * 86_400);
+        let year = Duration::from_hours(365 * 24);
         assert_eq!(tiers, [(Tier::Minute, Some(year)), (Tier::Day, None)]);
         assert_eq!(retention("90d,1h=2y").unwrap().name, "");
         for wrong in ["90d,", "90d,2m=1y", "90d,1m", "90d,1m=", "1m=1y,90d"] {

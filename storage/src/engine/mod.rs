@@ -230,9 +230,10 @@ impl Engine {
         for tag in &tags {
             let beyond = range.intersect(&view.ends_of(*tag).beyond_raw());
             let is_whole = |time_ns: i64| time_ns.rem_euclid(DAY_NS) == 0;
-            if !beyond.is_empty() && !(is_whole(beyond.start_ns) && is_whole(beyond.end_ns)) {
+            let cuts = !is_whole(beyond.start_ns) || !is_whole(beyond.end_ns);
+            if cuts && !beyond.is_empty() {
                 let from = Rfc3339(beyond.end_ns);
-                let name = view.registry.get(*tag).map(|tag| tag.name.clone()).unwrap_or_default();
+                let name = view.registry.get(*tag).map_or("", |tag| tag.name.as_ref());
                 return Err(Error::Invalid(format!(
                     "of tag {name:?} only rollups are left before {from}: there a delete must take whole days, in UTC"
                 )));

@@ -50,12 +50,12 @@ impl Cursors {
     ) -> Result<()> {
         let Unread { damage, error } = unread;
         if let Some(damage) = &damage {
-            snapshot.view.reports.leave(damage.clone());
+            snapshot.view.reports.leave(Damage::clone(damage));
         }
         let Some(damage) = damage.filter(|_| on_damage == OnDamage::Skip) else {
             return Err(name_tag(error, snapshot, tag));
         };
-        self.skip(&Arc::new(damage));
+        self.skip(&Arc::from(damage));
         Ok(())
     }
 

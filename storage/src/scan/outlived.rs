@@ -37,7 +37,7 @@ pub(crate) type Found = Result<(Arc<TierRows>, Range<usize>), Unread>;
 /// A block that cannot be read.
 #[derive(Debug)]
 pub(crate) struct Unread {
-    pub(crate) damage: Option<Damage>,
+    pub(crate) damage: Option<Box<Damage>>,
     pub(crate) error: Error,
 }
 
@@ -98,8 +98,8 @@ impl Outlived {
         let lasts = &self.lasts[of_tier.clone()];
         let from = of_tier.start + lasts.partition_point(|last_ns| *last_ns < range.start_ns);
         let mut found = Vec::new();
-        for number in from..of_tier.end {
-            let (segment, meta) = (&segments[number], segments[number].meta());
+        for (number, segment) in segments.iter().enumerate().take(of_tier.end).skip(from) {
+            let meta = segment.meta();
             if meta.first_ns >= range.end_ns {
                 break;
             }
@@ -113,7 +113,7 @@ impl Outlived {
             let directory = match segment.directory() {
                 Ok(directory) => directory,
                 Err(error) => {
-                    let damage = damage_in(&error).map(|why| Damage::whole(meta, why));
+                    let damage = damage_in(&error).map(|why| Box::new(Damage::whole(meta, why)));
                     found.push((meta.first_ns, Err(Unread { damage, error })));
                     continue;
                 }
@@ -125,7 +125,7 @@ impl Outlived {
                 }
                 let rows = self.rows(number, segment, position, usable).map_err(|error| {
                     let why = damage_in(&error);
-                    let damage = why.map(|why| Damage::block(meta.id, &head, why));
+                    let damage = why.map(|why| Box::new(Damage::block(meta.id, &head, why)));
                     Unread { damage, error }
                 });
                 match rows {

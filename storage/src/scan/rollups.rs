@@ -371,10 +371,10 @@ impl Rollups {
             let directory = scan.snapshot.view.version.segments()[stretch.segment].directory()?;
             let cursor = &mut scan.cursors.each[stretch.segment];
             let before = cursor.kept_rollups();
-            let span = (stretch.first_ns, stretch.last_ns);
+            let ends = (stretch.first_ns, stretch.last_ns);
             let asked = self.weighs.then_some((&scan.request.tags, stretch.density(&directory)));
             let mut beside = Beside { directory: &directory, cursor: &mut *cursor, asked };
-            current.jobs = routing::route(&question, &mut beside, span).into();
+            current.jobs = routing::route(&question, &mut beside, ends).into();
             self.kept = (self.kept + cursor.kept_rollups()).saturating_sub(before);
             if self.kept > KEPT_ROLLUPS_MAX {
                 scan.cursors.each.iter_mut().for_each(SegmentCursor::forget_rollups);

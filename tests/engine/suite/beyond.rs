@@ -9,8 +9,9 @@ use tagmill_engine_tests::seeds::seeds;
 use tagmill_engine_tests::tally::Tally;
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
-    Batch, DAY_NS, Engine, Error, OnDamage, Options, Qualities, RetentionClass, RollupRequest,
-    SECOND_NS, TagColumn, TagDefinition, TagId, TagSelection, Tier, TimeRange, ValueType, Values,
+    Batch, DAY_NS, Engine, Error, OnDamage, Options, Qualities, RetentionClass, Rollup,
+    RollupRequest, SECOND_NS, TagColumn, TagDefinition, TagId, TagSelection, Tier, TimeRange,
+    ValueType, Values,
 };
 
 #[test]
@@ -57,7 +58,7 @@ fn count(engine: &Engine, damage: OnDamage) -> Result<(u64, usize), Error> {
     let mut rollups = snapshot.rollups(RollupRequest { damage, ..request });
     let mut rows = 0;
     for part in rollups.by_ref() {
-        rows += part?.rollups.iter().map(|rollup| rollup.rows()).sum::<u64>();
+        rows += part?.rollups.iter().map(Rollup::rows).sum::<u64>();
     }
     Ok((rows, rollups.skipped().len()))
 }
