@@ -71,6 +71,6 @@ pub use tag::{Labels, Tag, TagAttributes, TagDefinition, TagId, ValueType, check
 pub use tier::Tier;
 pub use tier::rollup::{Needs, Point, Rollup};
 pub use tier::rule::Rule;
-pub use tier::usable::Usable;
+pub use tier::usable::{MaybeUsable, Usable};
 pub use time::{Clock, DAY_NS, Rfc3339, SECOND_NS, SystemClock, TimeRange};
 pub use verify::{Finding, VerifyReport, verify, verify_on};

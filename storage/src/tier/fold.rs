@@ -256,7 +256,7 @@ impl Open {
             Side { time_ns: rows.times.at(row), is_usable }
         };
         if self.rollup.rows() == 0 {
-            self.rollup.usable = more;
+            self.rollup.usable = more.into();
         } else {
             let sides = (Side::last(&self.rollup), side(0));
             self.rollup.usable.join(&more, sides, rule, rows.value_type);
@@ -440,7 +440,7 @@ impl Open {
     fn close(mut self, rule: &Rule, value_type: ValueType, needs: Needs) -> Rollup {
         self.settle(rule, value_type);
         let mut rollup = self.before.unwrap_or(self.rollup);
-        if needs < Needs::Interval {
+        if (Needs::Weighted..Needs::Interval).contains(&needs) {
             let usable = &mut rollup.usable;
             (usable.increase, usable.increase_int) = (0.0, 0);
             if needs < Needs::Changes {

@@ -2,7 +2,7 @@
 
 use crate::tag::ValueType;
 use crate::tier::rule::{Rule, is_below, is_float, value_of};
-use crate::tier::usable::{Side, Usable};
+use crate::tier::usable::{MaybeUsable, Side};
 
 /// A sample's time, and its value as a word, see [`crate::Value::from_word`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Rollup {
     /// The last of them.
     pub last: Option<Point>,
     /// What interval functions need.
-    pub usable: Usable,
+    pub usable: MaybeUsable,
 }
 
 impl Rollup {
@@ -97,7 +97,7 @@ impl Rollup {
             max: None,
             first: None,
             last: None,
-            usable: Usable::EMPTY,
+            usable: MaybeUsable::NONE,
         }
     }
 
@@ -118,7 +118,9 @@ impl Rollup {
         }
         assert!(self.last_ns < later.first_ns, "rollups of spans that overlap cannot be merged");
         let sides = (Side::last(self), Side::first(later));
-        self.usable.join(&later.usable, sides, rule, value_type);
+        if later.usable.is_some() {
+            self.usable.join(&later.usable, sides, rule, value_type);
+        }
         self.m2 += later.m2 + between((self.count, self.sum), (later.count, later.sum));
         self.sum_int += later.sum_int;
         self.sum = match () {

@@ -15,7 +15,7 @@ use crate::tag::{TagId, ValueType};
 use crate::tier::Tier;
 use crate::tier::rollup::{Needs, Point, Rollup};
 use crate::tier::rule::{Amount, Rule, is_float};
-use crate::tier::usable::{Lead, Usable};
+use crate::tier::usable::{Lead, MaybeUsable, Usable};
 
 /// The rule by which stored rows are folded.
 pub(crate) const fn neutral() -> Rule {
@@ -65,7 +65,7 @@ fn only_fall(row: &Rollup) -> Option<(u64, u64)> {
 pub(crate) fn serve(row: &Rollup, rule: &Rule, needs: Needs, value_type: ValueType) -> Rollup {
     let m2 = if needs == Needs::SqlMoments { row.m2 } else { 0.0 };
     if needs < Needs::Weighted {
-        return Rollup { m2, usable: Usable::EMPTY, ..*row };
+        return Rollup { m2, usable: MaybeUsable::NONE, ..*row };
     }
     let mut served = Rollup { m2, usable: row.usable.clone(), ..*row };
     let usable = &mut served.usable;
@@ -409,7 +409,7 @@ impl Columns {
         };
         let break_ns = self.time(7, at)?;
         let covered_ns = within(span_ns.wrapping_sub(self.time(8, at)?))?;
-        row.usable = Usable {
+        let known = Usable {
             count: row.count,
             first: row.first,
             last: row.last,
@@ -426,6 +426,7 @@ impl Columns {
             reference: row.last.map(|last| last.word),
             ..Usable::EMPTY
         };
+        row.usable = known.into();
         let stored = [0, 1].map(|kind: usize| f64::from_bits(self.integrals[kind][at]));
         let [held, drawn] = derived(row, value_type).unwrap_or(stored);
         (row.usable.held, row.usable.integral) = (held, drawn);
@@ -474,7 +475,7 @@ pub(crate) fn agree(a: &Rollup, b: &Rollup, tier: Tier, value_type: ValueType) -
         (usable.held, usable.integral, usable.increase, usable.increase_int) = zeros;
         (usable.reference, usable.lead) = (None, None);
         if !has_usable {
-            row.usable = Usable::EMPTY;
+            row.usable = MaybeUsable::NONE;
         }
         row
     };
@@ -512,7 +513,7 @@ mod tests {
             let plain = decode(&bytes, folded.len(), tier, value_type, false).unwrap();
             prop_assert_eq!(stored.len(), folded.len());
             for (row, plain) in stored.iter().zip(&plain) {
-                let without = Rollup { usable: Usable::EMPTY, ..row.clone() };
+                let without = Rollup { usable: MaybeUsable::NONE, ..row.clone() };
                 prop_assert_eq!(&without, plain);
                 let inside = |time_ns: i64| time_ns.div_euclid(width_ns) * width_ns == row.start_ns;
                 let samples: Vec<_> = rows.iter().copied().filter(|r| inside(r.time_ns)).collect();

@@ -7,7 +7,7 @@ use super::fold::{Fold, Frame};
 use super::rollup::{Needs, Point, Rollup};
 use super::rows::{RowQualities, Rows, Times};
 use super::rule::{Rule, is_float, value_of};
-use super::usable::Usable;
+use super::usable::{MaybeUsable, Usable};
 use crate::quality::{Quality, Severity};
 use crate::tag::ValueType;
 
@@ -92,7 +92,7 @@ pub(crate) fn by_the_book(
         (all.first, all.last) = (first, known.last().copied());
     }
     let usable = usable_by_the_book(value_type, rule, rows, &mut scale);
-    (Rollup { usable, ..all }, scale)
+    (Rollup { usable: usable.into(), ..all }, scale)
 }
 
 fn usable_by_the_book(
@@ -212,8 +212,8 @@ pub(crate) fn check(
     }
     (found.m2, want.m2) = (0.0, 0.0);
     if needs < Needs::Weighted {
-        assert_eq!(found.usable, Usable::EMPTY);
-        want.usable = Usable::EMPTY;
+        assert_eq!(*found.usable, Usable::EMPTY);
+        want.usable = MaybeUsable::NONE;
     }
     let (mine, theirs) = (&mut found.usable, &mut want.usable);
     near("integral", &mut mine.integral, &mut theirs.integral, scale[2]);

@@ -5,6 +5,8 @@
 //!   than the rule's `max_gap` is no data.
 //! * [`Usable::join`] of two neighbours adds the piece between them, the change of value and the counter's step.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::planted::{self, Bug};
 use crate::quality::Quality;
 use crate::sample::f32_of;
@@ -54,6 +56,47 @@ pub struct Usable {
     pub(crate) reference: Option<u64>,
     /// Values that a counter with `jitter` must be followed through again when it comes from a higher value.
     pub(crate) lead: Option<Box<Lead>>,
+}
+
+/// [`Usable`] if it was asked for, else that of no samples at all. It is as large as the rest of a rollup, which is moved
+/// about much.
+#[derive(Clone, Debug, Default)]
+pub struct MaybeUsable(Option<Box<Usable>>);
+
+impl MaybeUsable {
+    /// Not asked for.
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) const fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl From<Usable> for MaybeUsable {
+    fn from(usable: Usable) -> Self {
+        Self(Some(Box::new(usable)))
+    }
+}
+
+impl Deref for MaybeUsable {
+    type Target = Usable;
+
+    fn deref(&self) -> &Usable {
+        static EMPTY: Usable = Usable::EMPTY;
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for MaybeUsable {
+    fn deref_mut(&mut self) -> &mut Usable {
+        self.0.get_or_insert_with(|| Box::new(Usable::EMPTY))
+    }
+}
+
+impl PartialEq for MaybeUsable {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
 }
 
 /// The first usable values of a counter with jitter, until one of them is beyond what any value within jitter of the first

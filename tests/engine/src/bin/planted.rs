@@ -85,12 +85,12 @@ fn hunt() {
     round("rollups_equal_the_rule_book", &|tally| {
         rollups::equal_the_rule_book(test, &seeds(30), tally);
     });
-    round("what_outlives_samples_says_what_they_said", &|tally| {
-        beyond::equal_what_has_ended(test, &seeds(30), tally);
-    });
     round("errors_at_random", &|tally| errors::at_random(test, &seeds(60), tally));
     round("power_cuts_at_random_moments", &|tally| {
         cuts::at_random_moments(test, &seeds(20), tally);
+    });
+    round("what_outlives_samples_says_what_they_said", &|tally| {
+        beyond::equal_what_has_ended(test, &seeds(30), tally);
     });
     round("misplaced_files", &|tally| mutation::misplaced_files(test, &seeds(1), tally));
     round("every_byte_ten_ways", &|tally| mutation::every_byte(test, &seeds(1), 61, tally));
