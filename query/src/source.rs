@@ -421,8 +421,8 @@ impl PartRead {
             if self.read(part, range, &mut rows, sender)? == Flow::Stop {
                 return Ok(());
             }
-            if may_do && self.left != Some(0) {
-                self.hints.look_again();
+            if may_do && self.left != Some(0) && self.require(part, range).is_err() {
+                // The reader may by now have no use for samples that are so old.
                 let (part, range) = self.hints.apply(self.snapshot.registry(), part, self.range)?;
                 self.require(&part, range)?;
             }

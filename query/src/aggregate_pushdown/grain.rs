@@ -138,17 +138,6 @@ impl Windows {
         Self { asked: RollupWindows::Each(Arc::from(windows)), first: None }
     }
 
-    /// The least range that holds them all.
-    pub(super) fn range(&self) -> TimeRange {
-        match &self.asked {
-            RollupWindows::Even { range, .. } => *range,
-            RollupWindows::Each(windows) => match (windows.first(), windows.last()) {
-                (Some(first), Some(last)) => TimeRange::new(first.start_ns, last.end_ns),
-                _ => TimeRange::new(0, 0),
-            },
-        }
-    }
-
     /// Whether there is but one.
     pub(super) fn is_one(&self) -> bool {
         matches!(&self.asked, RollupWindows::Each(windows) if windows.len() < 2)

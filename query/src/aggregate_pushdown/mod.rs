@@ -72,7 +72,7 @@ fn served(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some((grouping, form)) = grouping_and_form(aggregate) else { return Ok(None) };
     let PlainScan { snapshot, parts, bounds, .. } = &grouping.scan;
     let tags = parts.iter().flat_map(|part| part.iter().copied());
-    bounds.check(snapshot, tags, grouping.windows.range())?;
+    bounds.check(snapshot, tags, grouping.windows.asked.hull())?;
     let source = AggregateSource::new(Grouping { form, ..grouping }, aggregate.schema());
     Ok(Some(DataSourceExec::from_data_source(source)))
 }

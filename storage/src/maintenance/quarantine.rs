@@ -215,16 +215,7 @@ fn write_rest(
         return Ok(None);
     }
     let old = segment.meta();
-    let mut writer = draft.begin(SegmentPlan {
-        id: core.take_segment_id(),
-        kind: old.kind,
-        tier: 0,
-        stage: old.stage,
-        identity: crate::ids::random(),
-        seqs: (old.min_seq, old.max_seq),
-        first_ns,
-        effort: old.stage.effort(),
-    })?;
+    let mut writer = draft.begin(rest_of(core, old, first_ns))?;
     let mut cursor = segment.cursor();
     for (tag, chunks) in chunks {
         let mut rows: Option<SeriesBuf> = None;
@@ -241,6 +232,20 @@ fn write_rest(
     Ok(Some(meta))
 }
 
+/// A segment in the place of another.
+fn rest_of(core: &Core, old: &SegmentMeta, first_ns: i64) -> SegmentPlan {
+    SegmentPlan {
+        id: core.take_segment_id(),
+        kind: old.kind,
+        tier: old.tier,
+        stage: old.stage,
+        identity: crate::ids::random(),
+        seqs: (old.min_seq, old.max_seq),
+        first_ns,
+        effort: old.stage.effort(),
+    }
+}
+
 /// The same of a segment in which nothing but rollups is left.
 fn write_rest_of_tier(
     core: &Core,
@@ -253,16 +258,7 @@ fn write_rest_of_tier(
     let is_lost = |head: &BlockHead| places.iter().any(|damage| damage.covers_block(head));
     let left = || directory.tiers().iter().filter(|entry| !is_lost(&entry.head));
     let Some(first_ns) = left().map(|entry| entry.head.first_ns).min() else { return Ok(None) };
-    let mut writer = draft.begin(SegmentPlan {
-        id: core.take_segment_id(),
-        kind: old.kind,
-        tier: old.tier,
-        stage: old.stage,
-        identity: crate::ids::random(),
-        seqs: (old.min_seq, old.max_seq),
-        first_ns,
-        effort: old.stage.effort(),
-    })?;
+    let mut writer = draft.begin(rest_of(core, old, first_ns))?;
     for entry in left() {
         let block = segment.read_block(entry).inspect_err(|error| {
             let why = damage_in(error);

@@ -64,7 +64,7 @@ pub enum RollupWindows {
 
 impl RollupWindows {
     /// The least range that holds them all.
-    fn hull(&self) -> TimeRange {
+    pub fn hull(&self) -> TimeRange {
         match self {
             Self::Even { range, .. } => *range,
             Self::Each(windows) => match (windows.first(), windows.last()) {
@@ -372,7 +372,8 @@ impl Rollups {
             let cursor = &mut scan.cursors.each[stretch.segment];
             let before = cursor.kept_rollups();
             let ends = (stretch.first_ns, stretch.last_ns);
-            let asked = self.weighs.then_some((&scan.request.tags, stretch.density(&directory)));
+            let weighs = self.weighs && !self.tiers.is_empty();
+            let asked = weighs.then(|| (&scan.request.tags, stretch.density(&directory)));
             let mut beside = Beside { directory: &directory, cursor: &mut *cursor, asked };
             current.jobs = routing::route(&question, &mut beside, ends).into();
             self.kept = (self.kept + cursor.kept_rollups()).saturating_sub(before);
@@ -471,14 +472,11 @@ impl Rollups {
             RollupWindows::Each(_) => fold.is_of_one(row.first_ns, row.last_ns),
         };
         let why = match () {
-            () if self.tiers.is_empty() && self.windows.tiers().contains(&tier) => {
-                if self.needs == Needs::SqlMoments {
-                    "deviations are kept of 15 minutes and more: ask for such windows".to_owned()
-                } else {
-                    "tiers are switched off".to_owned()
-                }
-            }
             () if !fits => format!("ask for windows that are whole multiples of {tier}, in UTC"),
+            () if self.needs == Needs::SqlMoments => {
+                "deviations are kept of 15 minutes and more: ask for such windows".to_owned()
+            }
+            () if self.tiers.is_empty() => "tiers are switched off".to_owned(),
             () if !stored::can_serve(row, rule, Needs::Weighted, tier, *value_type) => {
                 if *value_type == ValueType::Text {
                     "of text only counts are left".to_owned()
@@ -487,9 +485,6 @@ impl Rollups {
                 } else {
                     "samples lie farther apart than the tag's max_gap, and where is not known any more".to_owned()
                 }
-            }
-            () if self.needs == Needs::SqlMoments => {
-                "deviations are kept of 15 minutes and more: ask for such windows".to_owned()
             }
             () => "the counter fell, or its chain was broken, within a window".to_owned(),
         };

@@ -313,7 +313,7 @@ impl World {
         self.check_scan(&snapshot, &ends);
         for _ in 0..6 {
             let request = self.question();
-            let hull = hull_of(&request.windows);
+            let hull = request.windows.hull();
             let clips: BTreeMap<TagId, TimeRange> =
                 ends.iter().map(|(tag, ends)| (*tag, ends.clip(hull))).collect();
             for (tag, clip) in &clips {
@@ -438,7 +438,7 @@ impl World {
     /// Whether what is left of a tag may not say what is asked.
     fn may_refuse(&self, request: &RollupRequest, tag: TagId, ends: &Ends) -> bool {
         let definition = &self.samples.tags[&tag];
-        let hull = ends.clip(hull_of(&request.windows));
+        let hull = ends.clip(request.windows.hull());
         let each = self.samples.each.get(&tag).into_iter().flatten();
         let asked: Vec<&Sample> = each
             .filter(|sample| sample.time_ns < ends.raw_ns && hull.contains(sample.time_ns))
@@ -477,16 +477,6 @@ fn is_asked(request: &RollupRequest, tag: TagId) -> bool {
     match &request.tags {
         TagSelection::All => true,
         TagSelection::Only(tags) => tags.contains(&tag),
-    }
-}
-
-fn hull_of(windows: &RollupWindows) -> TimeRange {
-    match windows {
-        RollupWindows::Even { range, .. } => *range,
-        RollupWindows::Each(windows) => match (windows.first(), windows.last()) {
-            (Some(first), Some(last)) => TimeRange::new(first.start_ns, last.end_ns),
-            _ => TimeRange::new(0, 0),
-        },
     }
 }
 

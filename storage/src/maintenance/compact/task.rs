@@ -97,7 +97,9 @@ fn write_days(
         let start_ns = day_of(from_ns).saturating_mul(DAY_NS);
         let day = TimeRange::new(start_ns, start_ns.saturating_add(DAY_NS));
         output.begin(from_ns, seqs_of(view, segments, kind, day))?;
-        let closes = task.aim == Aim::Final && is_everything(view, segments, day);
+        let closes = task.aim == Aim::Final
+            && view.horizons.is_outlived()
+            && is_everything(view, segments, day);
         let mut next_ns: Option<i64> = None;
         let mut next_tag = first_tag(&inputs, TagId(0));
         while let Some(tag) = next_tag {
@@ -130,9 +132,8 @@ fn write_days(
 
 /// Whether samples of a segment's time wait in the head.
 pub(super) fn waits_in_head(view: &View, meta: &SegmentMeta) -> bool {
-    let range = TimeRange::new(meta.first_ns, meta.last_ns.saturating_add(1));
-    let start_ns = day_of(range.start_ns).saturating_mul(DAY_NS);
-    let end_ns = day_of(range.end_ns - 1).saturating_add(1).saturating_mul(DAY_NS);
+    let start_ns = day_of(meta.first_ns).saturating_mul(DAY_NS);
+    let end_ns = day_of(meta.last_ns).saturating_add(1).saturating_mul(DAY_NS);
     waits(view, TimeRange::new(start_ns, end_ns))
 }
 
