@@ -290,13 +290,12 @@ impl World {
             let found = status.iter().find(|found| found.class.as_ref() == class.name);
             let found = found.expect("every class is shown");
             let mut kept = class.raw;
-            // The newest sample may be older than when time was looked at last: it never falls.
-            assert!(found.horizon_ns >= due_ns(kept), "{found:?}");
+            assert_eq!(found.horizon_ns, due_ns(kept), "{found:?}");
             for (tier, end_ns) in Tier::ALL.into_iter().zip(found.tier_horizons_ns) {
                 let named = class.tiers.iter().find(|(named, _)| *named == tier);
                 kept = named.map_or(kept, |(_, kept)| *kept);
-                assert!(end_ns >= due_ns(kept) && end_ns <= found.horizon_ns, "{found:?}");
-                assert!(end_ns < due_ns(kept) + DAY_NS || kept.is_some(), "{found:?}");
+                assert_eq!(end_ns, due_ns(kept), "{found:?}");
+                assert!(end_ns <= found.horizon_ns, "{found:?}");
             }
         }
     }
