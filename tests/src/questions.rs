@@ -143,8 +143,13 @@ impl Plant {
     }
 
     /// Time of the first sample of these tags.
-    fn first_ns(&self, wanted: &[TagId]) -> Option<i64> {
-        wanted.iter().filter_map(|id| Some(self.tags[id].1.first()?.time_ns)).min()
+    /// What an answer covers: up to now, and from the first sample of `wanted` on where the range has no start.
+    fn span(&self, wanted: &[TagId], range: TimeRange, now_ns: i64) -> TimeRange {
+        let end_ns = range.end_ns.min(now_ns);
+        let first = wanted.iter().filter_map(|id| Some(self.tags[id].1.first()?.time_ns)).min();
+        let is_open = range.start_ns == TimeRange::ALL.start_ns;
+        let start_ns = if is_open { first.unwrap_or(end_ns) } else { range.start_ns };
+        TimeRange { start_ns, end_ns }
     }
 }
 
@@ -174,8 +179,7 @@ impl Question {
         if range.end_ns < TimeRange::ALL.end_ns {
             wheres.push(format!("s.ts < {}", time(range.end_ns)));
         }
-        let first_ns = plant.first_ns(&wanted).unwrap_or(0).max(range.start_ns);
-        let cut = draw_cut(random, step_ns, TimeRange::new(first_ns, range.end_ns.min(now_ns())));
+        let cut = draw_cut(random, step_ns, plant.span(&wanted, range, now_ns()));
         let has_ends = range.start_ns > TimeRange::ALL.start_ns && range.end_ns < i64::MAX;
         let fills_gaps = has_ends && random.once_in(4);
         let by = [By::Nothing, By::Tag, By::Tag, By::Area][random.index(4)];
@@ -264,10 +268,8 @@ impl Question {
         now_ns: i64,
         client: &mut Client,
     ) -> BTreeMap<Key, Group> {
-        let end_ns = self.range.end_ns.min(now_ns);
+        let TimeRange { start_ns, end_ns } = plant.span(&self.wanted, self.range, now_ns);
         let is_open = self.range.start_ns == TimeRange::ALL.start_ns;
-        let first_ns = plant.first_ns(&self.wanted).unwrap_or(end_ns);
-        let start_ns = if is_open { first_ns } else { self.range.start_ns };
         let cells = self.cells(start_ns, end_ns, client);
         let mut groups = BTreeMap::new();
         for id in &self.wanted {
