@@ -4,11 +4,14 @@
 //! * Which group a sample falls into, the scalar functions of SQL say for each sample alone; they have tests of their
 //!   own. Which samples there are and what an aggregate of them is, the model says.
 //! * Each query runs with `tagmill.tiers` at `always` or `auto`, and at `off`; both must be right by [`Aggregate::complaint`].
+//! * Groups that are asked for in an order come in it, also where the plan relies on that of the scan instead of sorting.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, make_comparator};
+use arrow::compute::{SortOptions, concat_batches};
 use arrow::datatypes::{TimestampNanosecondType, UInt32Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tagmill::Database;
@@ -208,6 +211,9 @@ pub fn check_groupings(harness: &mut Harness, queries: u64, tally: &Tally) {
             client.set("tagmill.tiers", tiers);
             check(&query, &groups, &mut client, tiers);
         }
+        // By samples, in the order of the scan or hashed.
+        let plan = client.plan(&query.sql());
+        tally.note("ordered", u64::from(plan.contains("ordering_mode=")));
         client.set("tagmill.tiers", "auto");
         let plan = client.plan(&query.sql());
         tally.note("served", u64::from(plan.contains("TagmillAggregate")));
@@ -261,6 +267,11 @@ fn check(query: &Query, groups: &Groups, client: &mut Client, tiers: &str) {
     let wrong = |client: &mut Client, what: String| -> ! {
         panic!("tiers={tiers} {sql}\n{what}\n{}", client.plan(&sql))
     };
+    if query.order
+        && let Some(what) = disorder(&batches, query.keys.len())
+    {
+        wrong(client, what);
+    }
     for batch in &batches {
         let (keys, found) = batch.columns().split_at(query.keys.len());
         for (row, keys) in keys_of(keys, batch.num_rows()).into_iter().enumerate() {
@@ -278,4 +289,18 @@ fn check(query: &Query, groups: &Groups, client: &mut Client, tiers: &str) {
         let keys = format!("group {keys:?} and {} others are missing", left.len() - 1);
         wrong(client, keys);
     }
+}
+
+/// Where rows do not ascend by so many first columns, if they ought to.
+fn disorder(batches: &[RecordBatch], keys: usize) -> Option<String> {
+    let all = concat_batches(&batches.first()?.schema(), batches).expect("batches of one answer");
+    let ascending = SortOptions::new(false, false);
+    let compare = |column: &ArrayRef| make_comparator(column, column, ascending).expect("keys");
+    let columns: Vec<_> = all.columns().iter().take(keys).map(compare).collect();
+    let ascends = |row: &usize| {
+        let orders = columns.iter().map(|compare| compare(row - 1, *row));
+        orders.fold(Ordering::Equal, Ordering::then) != Ordering::Greater
+    };
+    let row = (1..all.num_rows()).find(|row| !ascends(row))?;
+    Some(format!("row {row} comes after a greater one"))
 }

@@ -10,12 +10,13 @@
 //! What a target claims: `tests/engine/src/fuzz`.
 //!
 //! # Reading order
-//! [`log`], [`books`] (manifest, registry, checkpoint), [`segments`].
+//! [`log`], [`books`] (manifest, registry, checkpoint), [`segments`], [`rollups`].
 
 #![expect(clippy::missing_errors_doc, reason = "errors are those of the readers they come from")]
 
 pub mod books;
 pub mod log;
+pub mod rollups;
 pub mod segments;
 
 /// Copies a number's bytes over those at `at`; false if they end before.

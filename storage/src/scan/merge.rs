@@ -343,6 +343,11 @@ fn pieces_of_segment(
     if !range.overlaps_span(meta.first_ns, meta.last_ns) {
         return Ok(());
     }
+    let known = view.quarantine.of(meta.id);
+    let whole = known.first().filter(|damage| damage.is_whole());
+    if whole.is_none() && segment.is_without(tag) {
+        return Ok(());
+    }
     // What was deleted as a whole is missed by nobody, and not even its damage matters.
     let hidden = view.tombstones.hiding(tag, max_seq);
     let is_deleted = |first_ns: i64, last_ns: i64| {
@@ -356,8 +361,7 @@ fn pieces_of_segment(
             pieces.push(Piece { first_ns, last_ns, max_seq, rank: number, source });
         }
     };
-    let known = view.quarantine.of(meta.id);
-    if let Some(whole) = known.first().filter(|damage| damage.is_whole()) {
+    if let Some(whole) = whole {
         put_damaged(Arc::clone(whole), segment.damaged(whole));
         return Ok(());
     }

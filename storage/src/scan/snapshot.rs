@@ -315,6 +315,9 @@ impl Snapshot {
             rows += match (&request.tags, segment.directory()) {
                 (TagSelection::Only(tags), Ok(directory)) => {
                     let of_tag = |tag: &TagId| -> u64 {
+                        if !directory.spans(*tag) {
+                            return 0;
+                        }
                         let found = directory.find(*tag, self.view.clip(*tag, range));
                         found.map(|chunk| u64::from(directory.entry(chunk).rows)).sum()
                     };

@@ -38,6 +38,8 @@ pub(crate) struct Directory {
     packed: [usize; ValueType::ALL.len() + 1],
     /// A bit for each chunk: whether others share its times region.
     shared: Vec<u64>,
+    /// The first and the last tag of any chunk.
+    tags: (TagId, TagId),
     /// Blocks of rollups.
     tiers: Vec<TierEntry>,
 }
@@ -117,12 +119,15 @@ impl Directory {
             len,
             packed: [len; ValueType::ALL.len() + 1],
             shared: vec![0; len.div_ceil(64)],
+            tags: (TagId(u32::MAX), TagId(0)),
         };
         let mut rows = 0;
         let mut last = None;
         for index in directory.indices() {
             let entry = directory.check_entry(index, meta).map_err(|why| (index, why))?;
             rows += u64::from(entry.rows);
+            let (first, through) = directory.tags;
+            directory.tags = (first.min(entry.first_tag), through.max(entry.last_tag));
             if let Some(last) = last {
                 check_order(&last, &entry).map_err(|why| (index, why))?;
             }
@@ -197,6 +202,12 @@ impl Directory {
 
     fn overlaps(&self, i: usize, range: TimeRange) -> bool {
         range.overlaps_span(self.i64(column::FIRST_NS, i), self.i64(column::LAST_NS, i))
+    }
+
+    /// Whether chunks reach from tags before a tag, or it, to it or later ones. If not, it is in none of them: told without
+    /// a search.
+    pub(crate) fn spans(&self, tag: TagId) -> bool {
+        self.tags.0 <= tag && tag <= self.tags.1
     }
 
     /// What is known of the chunk at `index`.

@@ -112,6 +112,12 @@ impl Segment {
         self.opened().map(|opened| Arc::clone(&opened.directory))
     }
 
+    /// Whether it is known without a search that no chunk holds this tag.
+    pub(crate) fn is_without(&self, tag: TagId) -> bool {
+        // No Arc is taken: many threads ask for many tags, most often in vain.
+        self.opened.get().is_some_and(|opened| !opened.directory.spans(tag))
+    }
+
     /// A reader of its chunks.
     pub(crate) fn cursor(self: &Arc<Self>) -> SegmentCursor {
         SegmentCursor::new(Arc::clone(self))

@@ -20,6 +20,9 @@ use crate::time::TimeRange;
 /// Sums a window keeps side by side. Part of what [`Rollup::sum`] means.
 const LANES: usize = 8;
 
+/// The neutral sum is -0.0: a sum of nothing but -0.0 keeps its sign.
+const NO_LANES: [f64; LANES] = [-0.0; LANES];
+
 /// Which windows rows go to.
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
@@ -64,7 +67,10 @@ pub(crate) struct Fold {
     needs: Needs,
     /// Whether `m2` is wanted.
     moments: bool,
-    open: Option<Open>,
+    /// The window that rows go to now, if there is one; else what the last one left. It stays where it is: moving it once a
+    /// window costs more than all that is computed of a few rows.
+    open: Open,
+    is_open: bool,
     /// Rows of the window before: likely those of the next.
     guess: usize,
     done: Vec<Rollup>,
@@ -91,8 +97,9 @@ struct Open {
 impl Fold {
     pub(crate) fn new(frame: Frame, value_type: ValueType, rule: Rule, needs: Needs) -> Self {
         let moments = matches!(needs, Needs::SqlMoments);
-        let (open, guess, done, from_rows) = (None, 0, Vec::new(), 0);
-        Self { frame, value_type, rule, needs, moments, open, guess, done, from_rows }
+        let (open, is_open) = (Open::default(), false);
+        let (guess, done, from_rows) = (0, Vec::new(), 0);
+        Self { frame, value_type, rule, needs, moments, open, is_open, guess, done, from_rows }
     }
 
     /// Collects rollups of a tier as they are stored: everything is known of them, and no tag's rule applied.
@@ -134,10 +141,16 @@ impl Fold {
     }
 
     fn close(&mut self) {
-        if let Some(open) = self.open.take() {
-            self.from_rows += u64::from(open.has_rows);
-            self.done.push(open.close(&self.rule, self.value_type, self.needs));
+        if std::mem::take(&mut self.is_open) {
+            self.from_rows += u64::from(self.open.has_rows);
+            let rollup = self.open.close(&self.rule, self.value_type, self.needs);
+            self.done.push(rollup);
         }
+    }
+
+    fn begin(&mut self, window: TimeRange) {
+        self.open.begin(window);
+        self.is_open = true;
     }
 
     /// Adds what stored rollups say, which are of one tier each and follow what was added before. `serve` makes of each what
@@ -160,6 +173,7 @@ impl Fold {
         if is_same {
             // Each of them is a window of its own, to which nothing else comes.
             self.close();
+            self.done.reserve(rows.len());
             self.done.extend(inner.iter().map(&serve));
         } else {
             for row in inner {
@@ -171,23 +185,19 @@ impl Fold {
 
     /// Adds what a stored rollup says, which is of one window and follows what was added before.
     fn add_rollup(&mut self, row: Rollup) {
-        if self.open.as_ref().is_some_and(|open| open.end_ns <= row.first_ns) {
+        if self.is_open && self.open.end_ns <= row.first_ns {
             self.close();
         }
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => match self.frame.at(row.first_ns) {
-                Some(window) => Open::begin(window),
-                None => return,
-            },
-        };
-        open.settle(&self.rule, self.value_type);
-        let start_ns = open.rollup.start_ns;
-        match &mut open.before {
-            Some(before) => before.merge(&row, &self.rule, self.value_type),
-            None => open.before = Some(Rollup { start_ns, ..row }),
+        if !self.is_open {
+            let Some(window) = self.frame.at(row.first_ns) else { return };
+            self.begin(window);
         }
-        self.open = Some(open);
+        self.open.settle(&self.rule, self.value_type);
+        let start_ns = self.open.rollup.start_ns;
+        match &mut self.open.before {
+            Some(before) => before.merge(&row, &self.rule, self.value_type),
+            None => self.open.before = Some(Rollup { start_ns, ..row }),
+        }
     }
 
     /// Adds rows, which follow those added before.
@@ -196,33 +206,43 @@ impl Fold {
         let mut from = 0;
         while from < rows.count {
             let time_ns = rows.times.at(from);
-            let mut open = if let Some(open) = self.open.take_if(|open| time_ns < open.end_ns) {
-                open
-            } else {
+            if !self.is_open || self.open.end_ns <= time_ns {
                 self.close();
                 let Some(window) = self.frame.at(time_ns) else { return };
                 if time_ns < window.start_ns {
                     from = rows.times.end(from, rows.count, window.start_ns, 0).max(from + 1);
                     continue;
                 }
-                Open::begin(window)
-            };
-            let to = rows.times.end(from, rows.count, open.end_ns, self.guess).max(from + 1);
+                self.begin(window);
+            }
+            let end_ns = self.open.end_ns;
+            let to = rows.times.end(from, rows.count, end_ns, self.guess).max(from + 1);
             self.guess = to - from;
-            open.add(&rows.slice(from..to), &self.rule, self.needs, self.moments);
-            self.open = Some(open);
+            self.open.add(&rows.slice(from..to), &self.rule, self.needs, self.moments);
             from = to;
         }
     }
 }
 
+impl Default for Open {
+    fn default() -> Self {
+        let (before, has_rows, end_ns) = (None, false, i64::MIN);
+        let (rollup, lanes, moments) = (Rollup::empty(0), NO_LANES, (0, 0.0));
+        Self { before, has_rows, rollup, end_ns, lanes, moments }
+    }
+}
+
 impl Open {
-    /// This window, empty.
-    const fn begin(window: TimeRange) -> Self {
-        let rollup = Rollup::empty(window.start_ns);
-        // The neutral sum is -0.0: a sum of nothing but -0.0 keeps its sign.
-        let (before, has_rows, lanes, moments) = (None, false, [-0.0; LANES], (0, 0.0));
-        Self { before, has_rows, rollup, end_ns: window.end_ns, lanes, moments }
+    /// Becomes this window, empty.
+    fn begin(&mut self, window: TimeRange) {
+        (self.before, self.has_rows, self.end_ns) = (None, false, window.end_ns);
+        self.begin_rows(window.start_ns);
+    }
+
+    /// Forgets the rows, for those that come next.
+    fn begin_rows(&mut self, start_ns: i64) {
+        self.rollup = Rollup::empty(start_ns);
+        (self.lanes, self.moments) = (NO_LANES, (0, 0.0));
     }
 
     /// Adds rows, at least one and all of them within the window.
@@ -419,27 +439,40 @@ impl Open {
         if self.rollup.rows() == 0 {
             return;
         }
-        let (start_ns, end_ns) = (self.rollup.start_ns, self.end_ns);
-        let begun = Self::begin(TimeRange::new(start_ns, end_ns));
-        let begun = Self { has_rows: self.has_rows, ..begun };
-        let Self { before, mut rollup, lanes, .. } = std::mem::replace(self, begun);
-        rollup.sum = match value_type {
-            _ if rollup.count == 0 => 0.0,
-            ValueType::F64 | ValueType::F32 => united(&lanes),
-            _ => rollup.sum_int as f64,
-        };
-        self.before = Some(match before {
-            Some(mut before) => {
-                before.merge(&rollup, rule, value_type);
-                before
-            }
-            None => rollup,
-        });
+        self.add_up(value_type);
+        if let Some(before) = &mut self.before {
+            before.merge(&self.rollup, rule, value_type);
+        } else {
+            let empty = Rollup::empty(self.rollup.start_ns);
+            self.before = Some(std::mem::replace(&mut self.rollup, empty));
+        }
+        self.begin_rows(self.rollup.start_ns);
     }
 
-    fn close(mut self, rule: &Rule, value_type: ValueType, needs: Needs) -> Rollup {
-        self.settle(rule, value_type);
-        let mut rollup = self.before.unwrap_or(self.rollup);
+    /// Makes one sum of the lanes.
+    fn add_up(&mut self, value_type: ValueType) {
+        self.rollup.sum = match value_type {
+            _ if self.rollup.count == 0 => 0.0,
+            ValueType::F64 | ValueType::F32 => united(&self.lanes),
+            _ => self.rollup.sum_int as f64,
+        };
+    }
+
+    /// All of the window. What is left is to begin another one.
+    fn close(&mut self, rule: &Rule, value_type: ValueType, needs: Needs) -> Rollup {
+        let has_rows = self.rollup.rows() > 0;
+        if has_rows {
+            self.add_up(value_type);
+        }
+        let mut rollup = match self.before.take() {
+            Some(mut before) => {
+                if has_rows {
+                    before.merge(&self.rollup, rule, value_type);
+                }
+                before
+            }
+            None => std::mem::replace(&mut self.rollup, Rollup::empty(0)),
+        };
         if (Needs::Weighted..Needs::Interval).contains(&needs) {
             let usable = &mut rollup.usable;
             (usable.increase, usable.increase_int) = (0.0, 0);
@@ -453,9 +486,8 @@ impl Open {
 
 /// All lanes as one sum. The order is part of what [`Rollup::sum`] means.
 fn united(lanes: &[f64; LANES]) -> f64 {
-    let (low, high) = lanes.split_at(LANES / 2);
-    let [even, odd] = [0, 1].map(|at| (low[at] + high[at]) + (low[at + 2] + high[at + 2]));
-    even + odd
+    let pair = |at: usize| lanes[at] + lanes[at + LANES / 2];
+    (pair(0) + pair(2)) + (pair(1) + pair(3))
 }
 
 /// The lane that the next value goes to after so many.

@@ -338,13 +338,14 @@ impl Columns {
         ns.and_then(|ns| i64::try_from(ns).ok()).ok_or(Malformed("a time is too great"))
     }
 
-    fn row(
+    /// Fills an empty rollup where it is: moving it about costs more than reading it.
+    fn fill(
         &self,
         at: usize,
-        width_ns: i64,
-        value_type: ValueType,
-        usable: bool,
-    ) -> Result<Rollup, Malformed> {
+        (tier, value_type, usable): (Tier, ValueType, bool),
+        row: &mut Rollup,
+    ) -> Result<(), Malformed> {
+        let width_ns = tier.width_ns();
         let start_ns = self.numbers[at].cast_signed().checked_mul(width_ns);
         let start_ns = start_ns.ok_or(Malformed("a window lies beyond all time"))?;
         let end_ns = start_ns.checked_add(width_ns).ok_or(Malformed("a window has no end"))?;
@@ -352,14 +353,15 @@ impl Columns {
             let time_ns = from_ns.checked_add(self.time(number, at)?);
             time_ns.ok_or(Malformed("a time lies beyond all time"))
         };
-        let mut row = Rollup::empty(start_ns);
+        row.start_ns = start_ns;
         row.first_ns = after(start_ns, 0)?;
-        row.last_ns = end_ns - self.time(1, at)?;
+        row.last_ns = end_ns.saturating_sub(self.time(1, at)?);
         if row.first_ns < start_ns || row.last_ns < row.first_ns || row.last_ns >= end_ns {
             return Err(Malformed("the samples of a rollup lie outside its window"));
         }
-        let [all, uncertain, bad, non_finite] =
-            [0, 1, 2, 3].map(|number: usize| self.counts[number][at]);
+        let [all, uncertain, bad, non_finite] = &self.counts;
+        let (all, uncertain, bad) = (all[at], uncertain[at], bad[at]);
+        let non_finite = non_finite[at];
         let good = all.checked_sub(uncertain).and_then(|rest| rest.checked_sub(bad));
         let known = all.checked_sub(bad).and_then(|rest| rest.checked_sub(non_finite));
         let (Some(good), Some(known), 1..=ROWS_MAX) = (good, known, all) else {
@@ -367,7 +369,7 @@ impl Columns {
         };
         (row.good, row.uncertain, row.bad, row.non_finite) = (good, uncertain, bad, non_finite);
         if value_type == ValueType::Text {
-            return Ok(row);
+            return Ok(());
         }
         row.count = known;
         if known > 0 {
@@ -385,16 +387,19 @@ impl Columns {
             if is_float(value_type) {
                 row.sum = f64::from_bits(self.sums[0][at]);
             } else {
-                let [low, high] = [0, 1].map(|half: usize| self.sums[half][at]);
+                let (low, high) = (self.sums[0][at], self.sums[1][at]);
                 row.sum_int = i128::from(high.cast_signed()) << 64 | i128::from(low);
+                if row.sum_int.unsigned_abs() > u128::from(known) << 63 {
+                    return Err(Malformed("the sum of a rollup is too great for its values"));
+                }
                 row.sum = row.sum_int as f64;
             }
             row.m2 = self.m2.get(at).map_or(0.0, |bits| f64::from_bits(*bits));
         }
         if usable {
-            self.add_usable(at, &mut row, value_type)?;
+            self.add_usable(at, row, value_type)?;
         }
-        Ok(row)
+        Ok(())
     }
 
     fn add_usable(
@@ -407,6 +412,10 @@ impl Columns {
         let within = |ns: i64| {
             (0..=span_ns).contains(&ns).then_some(ns).ok_or(Malformed("a stretch is too long"))
         };
+        let (transitions, falls) = (self.transitions[at], self.falls[at]);
+        if transitions > row.count || falls > transitions {
+            return Err(Malformed("a rollup has more changes than values"));
+        }
         let break_ns = self.time(7, at)?;
         let covered_ns = within(span_ns.wrapping_sub(self.time(8, at)?))?;
         let known = Usable {
@@ -420,9 +429,9 @@ impl Columns {
             },
             covered_ns,
             gap_ns: within(self.time(6, at)?)?,
-            transitions: self.transitions[at],
+            transitions,
             nonzero_ns: within(covered_ns.wrapping_sub(self.time(9, at)?))?,
-            falls: self.falls[at],
+            falls,
             reference: row.last.map(|last| last.word),
             ..Usable::EMPTY
         };
@@ -447,7 +456,12 @@ pub(crate) fn decode(
 ) -> Result<Vec<Rollup>, Malformed> {
     let usable = usable && value_type != ValueType::Text;
     let columns = Columns::read(bytes, count, tier, value_type, usable)?;
-    (0..count).map(|at| columns.row(at, tier.width_ns(), value_type, usable)).collect()
+    let mut rows = Vec::new();
+    rows.resize_with(count, || Rollup::empty(0));
+    for (at, row) in rows.iter_mut().enumerate() {
+        columns.fill(at, (tier, value_type, usable), row)?;
+    }
+    Ok(rows)
 }
 
 /// Whether two rollups of the same samples say the same: sums up to what their order makes of them.

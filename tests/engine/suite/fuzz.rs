@@ -59,6 +59,11 @@ fn segments_break_no_claim() {
 }
 
 #[test]
+fn blocks_of_rollups_break_no_claim() {
+    replay("rollups", 60);
+}
+
+#[test]
 fn log_records_break_no_claim() {
     replay("wal_record", 60);
 }

@@ -8,13 +8,14 @@
 //! * Checksums are renewed before reading where the input asks for it, so that they do not end the search.
 //!
 //! # Reading order
-//! [`mod@column`], [`segment`] (chunks, whole files), [`log`], [`books`] (manifest, registry, checkpoint), [`database`] (one
+//! [`mod@column`], [`segment`] (chunks, whole files), [`mod@rollups`], [`log`], [`books`] (manifest, registry, checkpoint), [`database`] (one
 //! file of a whole database), [`steps`] (the engine against its model).
 
 pub mod books;
 pub mod column;
 pub mod database;
 pub mod log;
+pub mod rollups;
 pub mod segment;
 pub mod steps;
 
@@ -34,10 +35,11 @@ pub struct Target {
 }
 
 /// Every target whose body is here.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "column", body: column::column },
     Target { name: "chunk", body: segment::chunk },
     Target { name: "segment", body: segment::segment },
+    Target { name: "rollups", body: rollups::rollups },
     Target { name: "wal_record", body: log::record },
     Target { name: "wal", body: log::files },
     Target { name: "manifest", body: books::manifest },
