@@ -17,7 +17,8 @@ use super::{process, rate, widened};
 
 const TAGS: usize = 48;
 const ROWS: usize = 8 * 8_192;
-const MINUTE_NS: i64 = 60 * SECOND_NS;
+/// Samples of a window: those of a minute at 1 Hz.
+const ROWS_A_MINUTE: i64 = 60;
 
 /// A database of tags that are alike.
 struct Case {
@@ -121,7 +122,7 @@ fn measure(case: &Case) -> String {
             }
         })
     };
-    let minutes = windows(MINUTE_NS * case.step_ns / SECOND_NS);
+    let minutes = windows(ROWS_A_MINUTE * case.step_ns);
     let whole = windows(i64::MAX / 2);
     let size = bytes as f64 / rows as f64;
     format!("{size:>4.3} {scan:>12.0} {minutes:>12.0} {whole:>16.0}")
