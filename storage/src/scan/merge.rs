@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::outlived::Unread;
 use super::snapshot::Snapshot;
+use super::unite::{hide, order};
 use super::{OnDamage, ScanRequest};
 use crate::chunk::series::SeriesBuf;
 use crate::error::{Error, Result};
@@ -460,45 +461,4 @@ pub(crate) fn copy_rows(
     if qualities {
         out.qualities.extend(range.map(|row| run.qualities.at(row)));
     }
-}
-
-/// Removes rows from position `from` on whose times lie in any of the ranges.
-pub(crate) fn hide(rows: &mut SeriesBuf, from: usize, hidden: &[TimeRange]) {
-    let touches = |range: &TimeRange| rows.times[from..].iter().any(|time| range.contains(*time));
-    if !hidden.iter().any(touches) {
-        return;
-    }
-    let keep: Vec<usize> = (0..rows.times.len())
-        .filter(|row| *row < from || !hidden.iter().any(|range| range.contains(rows.times[*row])))
-        .collect();
-    if keep.len() < rows.times.len() {
-        select(rows, &keep);
-    }
-}
-
-/// Sorts rows by time; of equal times the last stays.
-pub(crate) fn order(rows: &mut SeriesBuf) {
-    if rows.times.is_sorted_by(|a, b| a < b) {
-        return;
-    }
-    let mut by_time: Vec<usize> = (0..rows.times.len()).collect();
-    by_time.sort_by_key(|row| rows.times[*row]); // stable: the newest of equal times is last
-    let is_last = |at: usize| {
-        by_time.get(at + 1).is_none_or(|next| rows.times[*next] != rows.times[by_time[at]])
-    };
-    let keep: Vec<usize> =
-        (0..by_time.len()).filter(|at| is_last(*at)).map(|at| by_time[at]).collect();
-    select(rows, &keep);
-}
-
-fn select(rows: &mut SeriesBuf, keep: &[usize]) {
-    fn pick<T: Clone>(column: &mut Vec<T>, keep: &[usize]) {
-        if !column.is_empty() {
-            *column = keep.iter().map(|row| column[*row].clone()).collect();
-        }
-    }
-    pick(&mut rows.times, keep);
-    pick(&mut rows.words, keep);
-    pick(&mut rows.texts, keep);
-    pick(&mut rows.qualities, keep);
 }

@@ -6,7 +6,7 @@
 //! * Chunks outside the asked range are not read; memory is bounded by the rows of one tag that overlap in time.
 //!
 //! # Reading order
-//! [`snapshot`] (the View), [`merge`] (the pieces of one tag and how they unite), [`rollups`] (aggregates of windows),
+//! [`snapshot`] (the View), [`merge`] (the pieces of one tag), [`unite`] (their rows), [`rollups`] (aggregates of windows),
 //! [`routing`] (what answers for them) and [`outlived`] (rollups of samples that have ended), [`newest`] (samples).
 
 pub(crate) mod merge;
@@ -16,6 +16,7 @@ pub(crate) mod outlived;
 pub(crate) mod rollups;
 mod routing;
 pub(crate) mod snapshot;
+pub(crate) mod unite;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -4,7 +4,8 @@ use super::spill::{Spill, SpillCursor};
 use crate::chunk::series::SeriesBuf;
 use crate::error::Result;
 use crate::head::run::Run;
-use crate::scan::merge::{copy_rows, order};
+use crate::scan::merge::copy_rows;
+use crate::scan::unite::order;
 use crate::tag::{TagId, ValueType};
 use crate::time::DAY_NS;
 

@@ -21,7 +21,7 @@ use crate::head::tombstone::Tombstones;
 use crate::ids::Seq;
 use crate::limits::{CHUNK_SAMPLES_MAX, PACKED_TAG_SAMPLES_MAX};
 use crate::planted::{self, Bug};
-use crate::scan::merge::{hide, order};
+use crate::scan::unite::{hide, order};
 use crate::segment::damage::{Damage, damage_in};
 use crate::segment::{ChunkIndex, Directory, Segment, SegmentCursor};
 use crate::tag::{TagId, ValueType};
