@@ -304,3 +304,31 @@ fn disorder(batches: &[RecordBatch], keys: usize) -> Option<String> {
     let row = (1..all.num_rows()).find(|row| !ascends(row))?;
     Some(format!("row {row} comes after a greater one"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn rows_out_of_order_are_found_across_batches_and_nulls_come_last() {
+        let batch = |keys: &[(Option<i64>, i64)]| {
+            let first: Int64Array = keys.iter().map(|key| key.0).collect();
+            let second: Int64Array = keys.iter().map(|key| Some(key.1)).collect();
+            let columns: [ArrayRef; 2] = [Arc::new(first), Arc::new(second)];
+            let columns = ["a", "b"].into_iter().zip(columns);
+            let columns = columns.map(|(name, column)| (name, column, true));
+            RecordBatch::try_from_iter_with_nullable(columns).expect("two columns")
+        };
+        let good = [batch(&[(Some(1), 5), (Some(1), 6)]), batch(&[(Some(2), 0), (None, 0)])];
+        assert_eq!(disorder(&good, 2), None);
+        let [first, second] = good;
+        assert!(disorder(&[second.clone(), first], 2).is_some());
+        assert!(disorder(&[second.clone(), second], 1).is_some(), "a null before a number");
+        assert_eq!(disorder(&[batch(&[(Some(1), 6), (Some(1), 5)])], 1), None, "one key alone");
+        assert!(disorder(&[batch(&[(Some(1), 6), (Some(1), 5)])], 2).is_some());
+    }
+}

@@ -21,7 +21,7 @@ impl Block {
     /// Reads bytes as a block of so many runs and rows. A directory says of it what its rows say. `None` if it is refused.
     ///
     /// # Panics
-    /// If it is read in full and not without what interval functions need, or the other way round, or differently.
+    /// If it is read in full, and without what interval functions need not at all, or differently.
     pub fn read(
         tier: Tier,
         value_type: ValueType,
