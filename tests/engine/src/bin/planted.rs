@@ -36,7 +36,16 @@ fn main() -> ExitCode {
     let names = Bug::ALL.iter().map(|bug| format!("{bug:?}"));
     let wanted = names.filter(|name| chosen.is_empty() || chosen.contains(name));
     for name in wanted {
-        match run(&name, !chosen.is_empty()) {
+        let begin = || run(&name, !chosen.is_empty());
+        // A bug may well make an engine wait for ever before its harness sees anything: other seeds may find it.
+        let hunted = match begin() {
+            Hunt::Hung => {
+                tell(&format!("{name}: the hunt hung, once more"));
+                begin()
+            }
+            ended => ended,
+        };
+        match hunted {
             Hunt::Found { harness, cases, seconds } => {
                 found += 1;
                 tell(&format!("{name}: found by {harness} after {cases} cases, {seconds:.1} s"));
