@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    tagmill_fuzz::within_memory(64 << 20, 16 << 10, data, tagmill_engine_tests::fuzz::rollups::rollups);
+    tagmill_fuzz::within_memory(256 << 20, 16 << 10, data, tagmill_engine_tests::fuzz::rollups::rollups);
 });

@@ -142,7 +142,6 @@ impl Plant {
         Self { tags: tags.collect() }
     }
 
-    /// Time of the first sample of these tags.
     /// What an answer covers: up to now, and from the first sample of `wanted` on where the range has no start.
     fn span(&self, wanted: &[TagId], range: TimeRange, now_ns: i64) -> TimeRange {
         let end_ns = range.end_ns.min(now_ns);

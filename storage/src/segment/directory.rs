@@ -204,8 +204,8 @@ impl Directory {
         range.overlaps_span(self.i64(column::FIRST_NS, i), self.i64(column::LAST_NS, i))
     }
 
-    /// Whether chunks reach from tags before a tag, or it, to it or later ones. If not, it is in none of them: told without
-    /// a search.
+    /// Whether a tag lies between the first and the last one of all chunks. If not, none of them holds it, which is told
+    /// without a search.
     pub(crate) fn spans(&self, tag: TagId) -> bool {
         self.tags.0 <= tag && tag <= self.tags.1
     }

@@ -8,8 +8,8 @@
 //! * Checksums are renewed before reading where the input asks for it, so that they do not end the search.
 //!
 //! # Reading order
-//! [`mod@column`], [`segment`] (chunks, whole files), [`mod@rollups`], [`log`], [`books`] (manifest, registry, checkpoint), [`database`] (one
-//! file of a whole database), [`steps`] (the engine against its model).
+//! [`mod@column`], [`segment`] (chunks, whole files), [`mod@rollups`], [`log`], [`books`] (manifest, registry, checkpoint),
+//! [`database`] (one file of a whole database), [`steps`] (the engine against its model).
 
 pub mod books;
 pub mod column;

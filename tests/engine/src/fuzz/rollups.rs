@@ -48,7 +48,7 @@ pub fn rollups(data: &[u8]) {
 }
 
 /// What the first byte says.
-pub fn kinds(byte: u8) -> (Tier, ValueType) {
+fn kinds(byte: u8) -> (Tier, ValueType) {
     let (tier, value_type) =
         (usize::from(byte) / ValueType::ALL.len(), usize::from(byte) % ValueType::ALL.len());
     (Tier::ALL[tier % Tier::ALL.len()], ValueType::ALL[value_type])
