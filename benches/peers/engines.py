@@ -152,7 +152,7 @@ class Tagmill(Engine):
 
     def serve(self):
         self.port = free_port()
-        command = [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.port}"]
+        command = [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.port}", "--postgres", "off", "--http", "off"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.connect()
 

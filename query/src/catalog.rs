@@ -1,4 +1,5 @@
-//! Names of the relations: catalog `tagmill`, schemas `public` and `system`. Read-only, one per statement.
+//! Names of the relations: catalog `tagmill`, schemas `public` and `system`, and those of a dialect. Read-only, one per
+//! statement.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::Result;
 
+use crate::dialect::Dialect;
 use crate::relations::Scope;
 use crate::relations::latest::Latest;
 use crate::relations::rollups::{ROLLUPS, rollup};
@@ -36,21 +38,24 @@ pub(crate) const RELATIONS: [&str; 12] = [
     "tags",
 ];
 
-/// The catalogs of one statement.
-pub(crate) fn catalogs(scope: &Scope) -> Arc<dyn CatalogProviderList> {
+/// The catalogs of one statement. A reader who may not know of every tag finds of the schema `system` the settings alone.
+pub(crate) fn catalogs(scope: &Scope, dialect: Option<&Dialect>) -> Arc<dyn CatalogProviderList> {
     let public: [(&str, Arc<dyn TableProvider>); 3] = [
         ("samples", Arc::new(Samples::new(scope.clone()))),
         ("tags", Arc::new(Tags::new(scope.clone()))),
         ("latest", Arc::new(Latest::new(scope.clone()))),
     ];
-    let system = SystemRelation::ALL.map(|relation| {
+    let system = SystemRelation::ALL
+        .into_iter()
+        .filter(|relation| scope.is_whole || *relation == SystemRelation::Settings);
+    let system = system.map(|relation| {
         let table: Arc<dyn TableProvider> = Arc::new(System::new(relation, scope.clone()));
         (relation.name(), table)
     });
-    let schemas = BTreeMap::from([
-        (PUBLIC, Arc::new(Relations::new(public, Some(scope.clone())))),
-        (SYSTEM, Arc::new(Relations::new(system, None))),
-    ]);
+    let mut schemas: Schemas = BTreeMap::new();
+    schemas.insert(PUBLIC.to_owned(), Arc::new(Relations::new(public, Some(scope.clone()))));
+    schemas.insert(SYSTEM.to_owned(), Arc::new(Relations::new(system, None)));
+    schemas.extend(dialect.into_iter().flat_map(Dialect::schemas));
     Arc::new(Catalogs(Arc::new(Catalog(schemas))))
 }
 
@@ -75,16 +80,19 @@ impl CatalogProviderList for Catalogs {
     }
 }
 
+/// Schemas by their names.
+pub(crate) type Schemas = BTreeMap<String, Arc<dyn SchemaProvider>>;
+
 #[derive(Debug)]
-struct Catalog(BTreeMap<&'static str, Arc<Relations>>);
+struct Catalog(Schemas);
 
 impl CatalogProvider for Catalog {
     fn schema_names(&self) -> Vec<String> {
-        self.0.keys().map(ToString::to_string).collect()
+        self.0.keys().cloned().collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        self.0.get(name).map(|schema| Arc::clone(schema) as Arc<dyn SchemaProvider>)
+        self.0.get(name).cloned()
     }
 }
 

@@ -4,8 +4,8 @@
 //! consistent: it reads one snapshot, and shows nothing that a crash could take back. SQL only reads.
 //!
 //! # Reading order
-//! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`catalog`] and
-//! [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
+//! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`dialect`] (SQL as
+//! other systems' clients write it), [`catalog`] and [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
 //! and [`hints`] (the scan), [`aside`] (threads that read), [`pieces`] (what holds between samples), [`windowed`] (interval functions and gap filling), [`served`] (what EXPLAIN says of tiers),
 //! [`planner`], [`durations`] and [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`],
 //! [`error`], [`limits`].
@@ -16,6 +16,7 @@ mod beyond_raw;
 mod catalog;
 mod cooperation;
 mod database;
+mod dialect;
 mod durations;
 mod error;
 mod functions;
@@ -35,17 +36,19 @@ mod statement;
 mod table_functions;
 mod windowed;
 
+pub use datafusion;
 pub use datafusion::arrow;
 pub use datafusion::execution::SendableRecordBatchStream;
 pub use tagmill_storage as storage;
 pub use tagmill_storage::{
     Appended, Batch, Durability, Engine, Labels, Origin, Qualities, Quality, Reject, RejectReason,
-    ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TimeRange,
-    Value, ValueType, Values,
+    ScanBlock, Seq, Severity, Tag, TagAttributes, TagColumn, TagDefinition, TagId, TagScope,
+    TimeRange, Value, ValueType, Values,
 };
 
 pub use database::{Database, Options};
+pub use dialect::Dialect;
 pub use error::{Error, Result};
-pub use session::{Answer, Session};
+pub use session::{Answer, Described, Session, with_text};
 pub use settings::{Setting, Settings, TierUse};
 pub use statement::statements;

@@ -7,6 +7,8 @@
 pub const SQL_BYTES_MAX: usize = 64 << 10;
 /// Words, numbers and signs of one SQL text.
 pub const SQL_TOKENS_MAX: usize = 10_000;
+/// Parameters of one statement.
+pub const PARAMETERS_MAX: usize = 1_024;
 /// Parentheses open at once.
 pub const SQL_NESTING_MAX: usize = 64;
 /// Depth of one expression, and of one plan. Evaluating it takes a stack frame per level.

@@ -1,4 +1,4 @@
-//! A session: settings, and statements run one after the other.
+//! A session: settings, and statements run one after the other, with parameters or without.
 //!
 //! Every statement takes one snapshot of the engine, and all its scans, functions and its `now()` see that and nothing
 //! newer. Planning happens on a thread of its own with a large stack; running happens on the caller's runtime.
@@ -8,27 +8,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringViewArray};
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{
     FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder,
 };
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::physical_plan::stream::{
     RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter,
 };
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
+use tagmill_storage::TagScope;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalog::catalogs;
 use crate::database::Database;
+use crate::dialect::Dialect;
 use crate::error::{Error, Result, into_datafusion};
 use crate::functions::label::Label;
 use crate::functions::value_at::ValueAt;
-use crate::limits::{BATCHES_AHEAD, PLAN_STACK_BYTES};
+use crate::limits::{BATCHES_AHEAD, PARAMETERS_MAX, PLAN_STACK_BYTES};
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
 use crate::selection::Notices;
@@ -41,6 +44,17 @@ use crate::table_functions;
 pub struct Session {
     database: Database,
     settings: Settings,
+    dialect: Option<Arc<Dialect>>,
+    within: Option<Arc<TagScope>>,
+}
+
+/// What is known of a statement before it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// Types of its parameters `$1`, `$2` ..; none where any type would do.
+    pub parameters: Vec<Option<DataType>>,
+    /// Columns of its answer. None for SET and RESET.
+    pub schema: SchemaRef,
 }
 
 /// The answer to one statement.
@@ -91,7 +105,20 @@ impl fmt::Debug for Answer {
 impl Session {
     /// A session with default settings.
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, settings: Settings::default() }
+        Self { database, settings: Settings::default(), dialect: None, within: None }
+    }
+
+    /// The session of clients that write SQL in another way and look for other things.
+    #[must_use]
+    pub fn in_dialect(self, dialect: Arc<Dialect>) -> Self {
+        Self { dialect: Some(dialect), ..self }
+    }
+
+    /// The session of a reader who may know of the tags of a scope only. To its statements there are no others, and of what
+    /// the database says of itself there are its settings alone.
+    #[must_use]
+    pub fn within(self, scope: Arc<TagScope>) -> Self {
+        Self { within: Some(scope), ..self }
     }
 
     /// The settings as they are now.
@@ -113,7 +140,19 @@ impl Session {
     /// [`Error::Sql`] for a statement that is wrong, [`Error::ReadOnly`] for one that would change something,
     /// [`Error::Limit`] for one that is too large, [`Error::Setting`], [`Error::Timeout`].
     pub async fn execute(&mut self, sql: &str) -> Result<Answer> {
-        match request_of(sql)? {
+        self.execute_with(sql, Vec::new()).await
+    }
+
+    /// As [`Self::execute`], with values for the parameters `$1`, `$2` ..
+    ///
+    /// # Errors
+    /// As [`Self::execute`]; [`Error::Sql`] too if there are more or fewer values than parameters, or one does not fit.
+    pub async fn execute_with(&mut self, sql: &str, values: Vec<ScalarValue>) -> Result<Answer> {
+        let request = request_of(sql)?;
+        if request != Request::Query && !values.is_empty() {
+            return Err(Error::Sql("SET, RESET and SHOW take no parameters".to_owned()));
+        }
+        match request {
             Request::Set { name, value } => {
                 self.settings.set(&name, &value)?;
                 Ok(Answer::ready(RecordBatch::new_empty(Arc::new(Schema::empty()))))
@@ -122,37 +161,66 @@ impl Session {
                 self.settings.reset(&name)?;
                 Ok(Answer::ready(RecordBatch::new_empty(Arc::new(Schema::empty()))))
             }
-            Request::Show(name) if name.eq_ignore_ascii_case("all") => {
-                Ok(Answer::ready(settings_batch(&self.settings.all())?))
-            }
-            Request::Show(name) => {
-                let value: ArrayRef =
-                    Arc::new(StringViewArray::from_iter_values([self.settings.get(&name)?]));
-                let batch = RecordBatch::try_from_iter([(name, value)]);
-                Ok(Answer::ready(batch.map_err(|error| Error::Internal(error.to_string()))?))
-            }
-            Request::Query => self.query(sql).await,
+            Request::Show(name) => Ok(Answer::ready(self.shown(name)?)),
+            Request::Query => self.query(sql, values).await,
         }
     }
 
-    async fn query(&self, sql: &str) -> Result<Answer> {
+    /// What a statement would answer, and the parameters it takes, without running it.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub async fn describe(&self, sql: &str) -> Result<Described> {
+        let schema = match request_of(sql)? {
+            Request::Query => {
+                let within = self.settings.statement_timeout();
+                let (_, state) = self.begin()?;
+                let dialect = self.dialect.clone();
+                let text = sql.to_owned();
+                let planning = aside(async move { described(&state, dialect, &text).await });
+                return in_time(within, planning).await;
+            }
+            Request::Show(name) => self.shown(name)?.schema(),
+            Request::Set { .. } | Request::Reset(_) => Arc::new(Schema::empty()),
+        };
+        Ok(Described { parameters: Vec::new(), schema })
+    }
+
+    /// The answer to SHOW.
+    fn shown(&self, name: String) -> Result<RecordBatch> {
+        if name.eq_ignore_ascii_case("all") {
+            return Ok(settings_batch(&self.settings.all())?);
+        }
+        let value: ArrayRef =
+            Arc::new(StringViewArray::from_iter_values([self.settings.get(&name)?]));
+        RecordBatch::try_from_iter([(name, value)])
+            .map_err(|error| Error::Internal(error.to_string()))
+    }
+
+    /// What one statement sees, and what DataFusion knows of that.
+    fn begin(&self) -> Result<(Notices, SessionState)> {
+        let notices = Notices::default();
+        let snapshot = self.database.engine().snapshot();
+        let snapshot = match &self.within {
+            Some(scope) => snapshot.within(scope),
+            None => snapshot,
+        };
+        let is_whole = self.within.is_none();
+        let (notes, settings) = (notices.clone(), self.settings.clone());
+        let scope = Scope { snapshot, notices: notes, settings, is_whole };
+        let state = self.state(&scope)?;
+        Ok((notices, state))
+    }
+
+    async fn query(&self, sql: &str, values: Vec<ScalarValue>) -> Result<Answer> {
         let started = Instant::now();
         let timeout = self.settings.statement_timeout();
-        let notices = Notices::default();
-        let scope = Scope {
-            snapshot: self.database.engine().snapshot(),
-            notices: notices.clone(),
-            settings: self.settings.clone(),
-        };
-        let state = self.state(&scope)?;
+        let (notices, state) = self.begin()?;
         let tasks = state.task_ctx();
-        let planned = plan_aside(state, sql.to_owned());
-        let plan = match timeout {
-            None => planned.await?,
-            Some(timeout) => timeout_at(started + timeout, planned)
-                .await
-                .unwrap_or(Err(Error::Timeout(timeout)))?,
-        };
+        let dialect = self.dialect.clone();
+        let text = sql.to_owned();
+        let planned = aside(async move { plan(&state, dialect, &text, values).await });
+        let plan = in_time(timeout, planned).await?;
         let schema = plan.schema();
         let mut stream = execute_stream(plan, tasks)?;
         if timeout.is_some() {
@@ -168,14 +236,14 @@ impl Session {
 
     /// What DataFusion knows while it plans and runs one statement.
     fn state(&self, scope: &Scope) -> Result<SessionState> {
-        let base = self.database.base_state();
+        let base = self.dialect.as_ref().map_or(self.database.base_state(), |own| own.base());
         let mut config = base.config().clone();
         let options = config.options_mut();
         options.execution.target_partitions = self.settings.partitions().get();
         options.execution.time_zone = Some(self.settings.time_zone().name().to_owned());
         let state = SessionStateBuilder::new_from_existing(base.clone())
             .with_config(config)
-            .with_catalog_list(catalogs(scope));
+            .with_catalog_list(catalogs(scope, self.dialect.as_deref()));
         let mut state = table_functions::register(state, scope).build();
         state.mark_start_execution();
         let now = state.execution_props().query_execution_start_time;
@@ -187,7 +255,9 @@ impl Session {
 }
 
 /// Plans on a thread with a stack that deep statements cannot exhaust.
-async fn plan_aside(state: SessionState, sql: String) -> Result<Arc<dyn ExecutionPlan>> {
+async fn aside<T: Send + 'static>(
+    planning: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     let runtime = Handle::try_current()
         .map_err(|_| Error::Execution("SQL must run within a Tokio runtime".to_owned()))?;
     let (done, planned) = oneshot::channel();
@@ -196,7 +266,7 @@ async fn plan_aside(state: SessionState, sql: String) -> Result<Arc<dyn Executio
         .stack_size(PLAN_STACK_BYTES)
         .spawn(move || {
             // If nobody waits any more, the plan is dropped, here where the stack is large.
-            let _abandoned = done.send(runtime.block_on(plan(&state, &sql)));
+            let _abandoned = done.send(runtime.block_on(planning));
         })
         .map_err(|error| Error::Execution(format!("no thread to plan on: {error}")))?;
     planned
@@ -204,9 +274,42 @@ async fn plan_aside(state: SessionState, sql: String) -> Result<Arc<dyn Executio
         .unwrap_or_else(|_| Err(Error::Internal("planning ended without a result".to_owned())))
 }
 
-async fn plan(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
-    let dialect = state.config().options().sql_parser.dialect;
-    let statement = state.sql_to_statement(sql, &dialect)?;
+/// Does something with the text of a statement on a thread with a stack that deep ones cannot exhaust, if the text is within
+/// the limits of a statement.
+///
+/// # Errors
+/// [`Error::Limit`] if it is not.
+pub async fn with_text<T: Send + 'static>(
+    sql: &str,
+    work: impl FnOnce(&str) -> T + Send + 'static,
+) -> Result<T> {
+    request_of(sql)?;
+    let text = sql.to_owned();
+    aside(async move { Ok(work(&text)) }).await
+}
+
+/// Waits for a plan no longer than a statement may take.
+async fn in_time<T>(
+    timeout: Option<Duration>,
+    planning: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match timeout {
+        None => planning.await,
+        Some(timeout) => {
+            tokio::time::timeout(timeout, planning).await.unwrap_or(Err(Error::Timeout(timeout)))
+        }
+    }
+}
+
+async fn logical_plan(
+    state: &SessionState,
+    dialect: Option<Arc<Dialect>>,
+    sql: &str,
+) -> Result<LogicalPlan> {
+    let statement = match dialect {
+        Some(own) => own.parse(sql)?,
+        None => state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?,
+    };
     check_reads(&statement)?;
     let plan = state.statement_to_plan(statement).await?;
     SQLOptions::new()
@@ -215,7 +318,57 @@ async fn plan(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>>
         .with_allow_statements(false)
         .verify_plan(&plan)?;
     check_depth(&plan)?;
+    Ok(plan)
+}
+
+async fn plan(
+    state: &SessionState,
+    dialect: Option<Arc<Dialect>>,
+    sql: &str,
+    values: Vec<ScalarValue>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut plan = logical_plan(state, dialect, sql).await?;
+    let wanted = parameters_of(&plan)?.len();
+    if wanted != values.len() {
+        let given = values.len();
+        let text = format!("the statement has {wanted} parameters, and {given} values were given");
+        return Err(Error::Sql(text));
+    }
+    if wanted > 0 {
+        plan = plan.with_param_values(values)?;
+    }
     Ok(state.create_physical_plan(&plan).await?)
+}
+
+async fn described(
+    state: &SessionState,
+    dialect: Option<Arc<Dialect>>,
+    sql: &str,
+) -> Result<Described> {
+    let plan = logical_plan(state, dialect, sql).await?;
+    let parameters = parameters_of(&plan)?;
+    // Types of columns are final after the analyzer, which a parameter of no type may stop.
+    let analyzed =
+        state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
+    let plan = analyzed.unwrap_or(plan);
+    Ok(Described { parameters, schema: Arc::clone(plan.schema().inner()) })
+}
+
+/// Types of `$1`, `$2` .. A number that is left out is a parameter that nothing reads.
+fn parameters_of(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>> {
+    let mut all = Vec::new();
+    for (name, of_type) in plan.get_parameter_types()? {
+        let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+        let number = number.filter(|number| (1..=PARAMETERS_MAX).contains(number));
+        let number = number.ok_or_else(|| {
+            Error::Sql(format!("a parameter is $1 to ${PARAMETERS_MAX}, not {name}"))
+        })?;
+        if all.len() < number {
+            all.resize(number, None);
+        }
+        all[number - 1] = of_type;
+    }
+    Ok(all)
 }
 
 /// Runs a stream beside the task that reads it, which can then stop waiting although an operator does not pause.
@@ -274,9 +427,8 @@ mod tests {
     use crate::{Batch, Options, Qualities, TagColumn, TagDefinition, ValueType, Values};
     use datafusion::arrow::array::AsArray;
     use datafusion::arrow::datatypes::{Float64Type, Int64Type};
-    use datafusion::common::ScalarValue;
 
-    /// Plans a statement once, as a client that prepares does, and runs it with two sets of parameters.
+    /// Describes a statement and runs it with two sets of parameters, as a client that prepares does.
     #[tokio::test]
     async fn table_functions_take_parameters_when_they_run() {
         let directory = tempfile::tempdir().unwrap();
@@ -290,18 +442,13 @@ mod tests {
         };
         let batch = Batch { columns: vec![column], ..Batch::default() };
         database.append(batch).unwrap();
-        let session = database.session();
-        let scope = Scope {
-            snapshot: database.engine().snapshot(),
-            notices: Notices::default(),
-            settings: session.settings.clone(),
-        };
-        let state = session.state(&scope).unwrap();
+        let mut session = database.session();
         let sql = "SELECT count(*), sum(\"T\") FROM grid('T', $1, end => $2, step => $3) \
                    WHERE \"T\" IS NOT NULL AND value_at($4, ts) > 0";
-        let plan = state.create_logical_plan(sql).await.unwrap();
-        let types = plan.get_parameter_types().unwrap();
-        assert_eq!(types["$1"].as_ref(), Some(&crate::relations::utc_time()));
+        let described = session.describe(sql).await.unwrap();
+        assert_eq!(described.parameters.len(), 4);
+        assert_eq!(described.parameters[0].as_ref(), Some(&crate::relations::utc_time()));
+        assert_eq!(described.schema.fields().len(), 2);
         for (end_ns, count, sum) in [(10, 2, 2.5), (11, 3, 4.5)] {
             let time = |ns| ScalarValue::TimestampNanosecond(Some(ns), Some(Arc::from("UTC")));
             let values = vec![
@@ -310,15 +457,16 @@ mod tests {
                 ScalarValue::Utf8(Some("5 ns".to_owned())),
                 ScalarValue::Utf8View(Some("T".to_owned())),
             ];
-            let bound = plan.clone().with_param_values(values).unwrap();
-            let physical = state.create_physical_plan(&bound).await.unwrap();
-            let stream = execute_stream(physical, state.task_ctx()).unwrap();
-            let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+            let answer = session.execute_with(sql, values).await.unwrap();
+            let batches = answer.collect().await.unwrap();
             assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), count);
             let total = batches[0].column(1).as_primitive::<Float64Type>().value(0);
             assert!((total - sum).abs() < 1e-9, "{total} is not {sum}");
         }
-        let missing = state.create_physical_plan(&plan).await;
-        assert!(missing.unwrap_err().to_string().contains("grid: start: parameter $1"));
+        let missing = session.execute(sql).await.unwrap_err().to_string();
+        assert_eq!(missing, "the statement has 4 parameters, and 0 values were given");
+        for sql in ["SELECT $0", "SELECT $name", "SELECT $70000", "SHOW $1"] {
+            assert!(session.describe(sql).await.is_err(), "{sql}");
+        }
     }
 }

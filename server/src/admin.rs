@@ -11,11 +11,13 @@ use tagmill_proto::v1::{
     SealRequest, SealResponse, SetStatesRequest, SetStatesResponse, VerifyRequest, VerifyResponse,
 };
 use tagmill_storage::{
-    BackupReport, Engine, Error, Registry, Result, ScanRequest, Tag, TagAttributes, TagEdit, TagId,
-    TagSelection, TimeRange,
+    BackupReport, Engine, Error, Registry, Result, ScanRequest, Snapshot, Tag, TagAttributes,
+    TagEdit, TagId, TagSelection, TimeRange,
 };
 use tonic::{Request, Response, Status};
 
+use crate::access::{Principal, Role};
+use crate::doors::{caller, whole_caller};
 use crate::ingest::definitions::attributes;
 use crate::status::blocking;
 
@@ -54,11 +56,12 @@ impl Admin for AdminService {
         &self,
         request: Request<EditTagRequest>,
     ) -> Result<Response<EditTagResponse>, Status> {
+        let caller = caller(&request, Role::Admin)?;
         let request = request.into_inner();
         let edits = Arc::clone(&self.edits);
         self.call(move |engine| {
             let _one_at_a_time = edits.lock().unwrap_or_else(PoisonError::into_inner);
-            edit_tag(engine, request)
+            edit_tag(engine, &caller, request)
         })
         .await?;
         Ok(Response::new(EditTagResponse {}))
@@ -68,9 +71,14 @@ impl Admin for AdminService {
         &self,
         request: Request<RenameTagRequest>,
     ) -> Result<Response<RenameTagResponse>, Status> {
+        let caller = caller(&request, Role::Admin)?;
         let RenameTagRequest { name, new_name } = request.into_inner();
+        if !caller.reaches(&new_name) {
+            let why = format!("{new_name:?} is outside of the scope of token {:?}", caller.name);
+            return Err(Status::permission_denied(why));
+        }
         self.call(move |engine| {
-            let tag = find(engine.snapshot().registry(), &name)?.id;
+            let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.edit_tag(tag, TagEdit { name: Some(new_name), attributes: None })
         })
         .await?;
@@ -81,10 +89,11 @@ impl Admin for AdminService {
         &self,
         request: Request<DeleteTagRequest>,
     ) -> Result<Response<DeleteTagResponse>, Status> {
-        let who = who(request.remote_addr());
+        let caller = caller(&request, Role::Admin)?;
+        let who = who(&caller, request.remote_addr());
         let name = request.into_inner().name;
         self.call(move |engine| {
-            let tag = find(engine.snapshot().registry(), &name)?.id;
+            let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.delete_tag(tag, &who)
         })
         .await?;
@@ -95,13 +104,16 @@ impl Admin for AdminService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let who = who(request.remote_addr());
+        let caller = caller(&request, Role::Admin)?;
+        let who = who(&caller, request.remote_addr());
         let request = request.into_inner();
-        let response = self.call(move |engine| delete_range(engine, &request, &who)).await?;
+        let delete = move |engine: &Engine| delete_range(engine, &caller, &request, &who);
+        let response = self.call(delete).await?;
         Ok(Response::new(response))
     }
 
-    async fn seal(&self, _: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+    async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+        whole_caller(&request, Role::Operator)?;
         let segments = self.call(Engine::seal).await?;
         let segments = segments.into_iter().map(|id| id.0).collect();
         Ok(Response::new(SealResponse { segments }))
@@ -111,6 +123,7 @@ impl Admin for AdminService {
         &self,
         request: Request<BackupRequest>,
     ) -> Result<Response<BackupResponse>, Status> {
+        whole_caller(&request, Role::Operator)?;
         let BackupRequest { name, copy } = request.into_inner();
         let backups = self.backups.clone();
         let response = self.call(move |engine| {
@@ -121,7 +134,11 @@ impl Admin for AdminService {
         Ok(Response::new(response.await?))
     }
 
-    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        whole_caller(&request, Role::Operator)?;
         Ok(Response::new(self.call(|engine| Ok(verify(engine))).await?))
     }
 
@@ -129,6 +146,7 @@ impl Admin for AdminService {
         &self,
         request: Request<SetStatesRequest>,
     ) -> Result<Response<SetStatesResponse>, Status> {
+        whole_caller(&request, Role::Admin)?;
         let SetStatesRequest { set, labels } = request.into_inner();
         self.call(move |engine| {
             let code = |code: u32| {
@@ -188,8 +206,16 @@ fn verify(engine: &Engine) -> VerifyResponse {
     VerifyResponse { places, damage, segments: segments.len() as u64, bytes }
 }
 
-fn who(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "gRPC".to_owned(), |peer| format!("gRPC {peer}"))
+/// Whose doing it is, for the record.
+fn who(caller: &Principal, peer: Option<SocketAddr>) -> String {
+    let peer = peer.map_or_else(|| "gRPC".to_owned(), |peer| format!("gRPC {peer}"));
+    if caller.id.is_empty() { peer } else { format!("{} ({}) by {peer}", caller.name, caller.id) }
+}
+
+/// What a caller may know of.
+fn seen(engine: &Engine, caller: &Principal) -> Snapshot {
+    let snapshot = engine.snapshot();
+    caller.scope().map(|scope| snapshot.within(scope)).unwrap_or(snapshot)
 }
 
 fn find<'a>(registry: &'a Registry, name: &str) -> Result<&'a Arc<Tag>> {
@@ -197,8 +223,8 @@ fn find<'a>(registry: &'a Registry, name: &str) -> Result<&'a Arc<Tag>> {
     tag.ok_or_else(|| Error::Invalid(format!("there is no tag {name:?}")))
 }
 
-fn edit_tag(engine: &Engine, request: EditTagRequest) -> Result<()> {
-    let snapshot = engine.snapshot();
+fn edit_tag(engine: &Engine, caller: &Principal, request: EditTagRequest) -> Result<()> {
+    let snapshot = seen(engine, caller);
     let tag = find(snapshot.registry(), &request.name)?;
     // What is set wins over what there is; then what is to be cleared goes.
     let mut edited = attributes(request.set.unwrap_or_default());
@@ -235,10 +261,11 @@ fn clear(attributes: &mut TagAttributes, name: &str) -> Result<()> {
 
 fn delete_range(
     engine: &Engine,
+    caller: &Principal,
     request: &DeleteRangeRequest,
     who: &str,
 ) -> Result<DeleteRangeResponse> {
-    let snapshot = engine.snapshot();
+    let snapshot = seen(engine, caller);
     let tags = select_tags(snapshot.registry(), &request.tags)?;
     let all = TimeRange::ALL;
     let start_ns = request.from_ns.unwrap_or(all.start_ns);

@@ -1,16 +1,23 @@
 //! The `tagmill` program as a library: its command line, and the server behind it.
 //!
-//! Reading order: [`cli`] (what people type), [`lifecycle`] (the server's start and end), `ingest`, `admin`, `sql_service`
-//! (the gRPC services), `status` (errors on the wire), [`demo`].
+//! Reading order: [`cli`] (what people type), [`lifecycle`] (the server's start and end), [`access`] and [`tls`] (who is let
+//! in, and how), `ingest`, `admin`, `sql_service` (the gRPC services), `postgres`, `http`, `queries` (how many statements run),
+//! `status` (errors on the wire), [`demo`].
 
+pub mod access;
 mod admin;
 pub mod cli;
+mod connections;
 pub mod demo;
 mod doors;
+mod http;
 mod ingest;
 pub mod lifecycle;
+pub mod postgres;
+mod queries;
 mod sql_service;
 mod status;
+pub mod tls;
 
 use std::process::ExitCode;
 

@@ -6,27 +6,30 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tagmill::Database;
 use tagmill_proto::v1::admin_server::AdminServer;
 use tagmill_proto::v1::query_server::QueryServer;
 use tagmill_proto::view::ingest_server::IngestServer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::access::Access;
+use crate::access::attempts::Attempts;
 use crate::admin::AdminService;
+use crate::connections::accept;
 use crate::doors::Doors;
+use crate::http::{self, lines::Template};
 use crate::ingest::{Ingest, IngestService};
+use crate::postgres;
+use crate::queries::Admission;
 use crate::sql_service::QueryService;
+use crate::tls::{Tls, TlsFiles};
 
 /// Where the server listens unless told otherwise.
 pub const LISTEN: SocketAddr =
@@ -42,13 +45,32 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// How long streams may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// A file of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it must be there at the start. If not, tokens are asked for as soon as it is.
+    pub must_exist: bool,
+}
+
 /// How the server runs.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Listen on an address that others can reach, though nobody is asked for a password and nothing is encrypted.
+    /// Where clients of PostgreSQL are served; `None` for nowhere.
+    pub postgres: Option<SocketAddr>,
+    /// Where HTTP is served; `None` for nowhere.
+    pub http: Option<SocketAddr>,
+    /// How names of tags are made of lines of Influx line protocol: `{measurement}`, `{field}`, `{tags}`, `{tag:KEY}`.
+    pub line_template: String,
+    /// Listen on an address that others can reach, even if nobody is asked for a token or nothing is encrypted.
     pub insecure_no_auth: bool,
+    /// Tokens of those who are let in; without them everybody may do everything.
+    pub access: Option<TokenFile>,
+    /// The server's certificate; without it everything is in clear.
+    pub tls: Option<TlsFiles>,
     /// Longest message to read.
     pub message_bytes: usize,
     /// Memory of samples on their way from the wire to the log, of all gateways together.
@@ -63,7 +85,12 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             listen: LISTEN,
+            postgres: None,
+            http: None,
+            line_template: http::lines::DEFAULT.to_owned(),
             insecure_no_auth: false,
+            access: None,
+            tls: None,
             message_bytes: MESSAGE_BYTES,
             ingest_bytes: 256 << 20,
             connections: 512,
@@ -81,13 +108,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// Others could reach the address.
     #[error(
-        "{address} can be reached from other machines, and this version has neither TLS nor passwords: \
-         listen on 127.0.0.1, or pass --insecure-no-auth if the network is trusted"
+        "{address} can be reached from other machines, and there is no {lacks}: make one, listen on 127.0.0.1, \
+         or pass --insecure-no-auth if the network is trusted"
     )]
     Exposed {
         /// The address.
         address: SocketAddr,
+        /// What would make it safe.
+        lacks: &'static str,
     },
+    /// The file of tokens, certificate or key cannot be used, or the template of lines is none.
+    #[error("{0}")]
+    Safety(String),
     /// The address cannot be used.
     #[error("cannot listen on {address}: {source}; is another server running there?")]
     Listen {
@@ -111,6 +143,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    postgres: Option<SocketAddr>,
+    http: Option<SocketAddr>,
     database: Option<Database>,
     stop: watch::Sender<bool>,
     task: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
@@ -122,40 +156,71 @@ impl Server {
     /// Listens and serves from now on, on threads of its own.
     ///
     /// # Errors
-    /// [`Error::Exposed`], [`Error::Listen`], [`Error::Threads`].
+    /// [`Error::Exposed`], [`Error::Safety`], [`Error::Listen`], [`Error::Threads`].
     pub async fn start(database: Database, options: ServeOptions) -> Result<Self> {
-        let address = options.listen;
-        if !address.ip().is_loopback() && !options.insecure_no_auth {
-            return Err(Error::Exposed { address });
-        }
+        check_exposure(&options)?;
+        let access = match &options.access {
+            Some(TokenFile { path, must_exist: true }) => Access::by_tokens(path.clone()),
+            Some(TokenFile { path, .. }) => Access::when_there(path.clone()),
+            None => Ok(Access::open()),
+        };
+        let access = Arc::new(access.map_err(Error::Safety)?);
+        let tls = options.tls.clone().map(Tls::new).transpose().map_err(Error::Safety)?;
+        let template = Template::parse(&options.line_template).map_err(Error::Safety)?;
         let gateways = runtime("tagmill-serve")?;
         let queries = runtime("tagmill-query")?;
         let (stop, stopping) = watch::channel(false);
+        let common = Common {
+            access,
+            tls: tls.map(Arc::new),
+            attempts: Arc::default(),
+            admission: Admission::default(),
+            gateways: gateways.handle().clone(),
+            queries: queries.handle().clone(),
+            database: database.clone(),
+            stopping,
+        };
         let mut server = Self {
-            address,
-            database: Some(database.clone()),
+            address: options.listen,
+            postgres: None,
+            http: None,
+            database: Some(database),
             stop,
             task: None,
-            runtimes: Vec::new(),
+            // From here on a drop of the server ends the runtimes without blocking.
+            runtimes: vec![gateways, queries],
         };
-        let (gateways_handle, queries_handle) =
-            (gateways.handle().clone(), queries.handle().clone());
-        // From here on a drop of the server ends the runtimes without blocking.
-        server.runtimes = vec![gateways, queries];
-        let on_address = |source| Error::Listen { address, source };
-        let binding = gateways_handle.spawn(TcpListener::bind(address));
-        let listener = binding.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let listener = listener.map_err(on_address)?;
-        server.address = listener.local_addr().map_err(on_address)?;
-        let task =
-            gateways_handle.spawn(serve(database, options, listener, queries_handle, stopping));
-        server.task = Some(task);
+        let (listener, address) = bind(&common.gateways, options.listen).await?;
+        server.address = address;
+        if let Some(tls) = common.tls.clone() {
+            common.gateways.spawn(async move { tls.watch().await });
+        }
+        if let Some(address) = options.postgres {
+            server.postgres = Some(common.serve_postgres(address).await?);
+        }
+        let ingest = common.ingest(&options);
+        if let Some(address) = options.http {
+            let (most, ingest) = (options.connections, Arc::clone(&ingest));
+            server.http = Some(common.serve_http(address, most, ingest, template).await?);
+        }
+        let gateways = common.gateways.clone();
+        server.task = Some(gateways.spawn(serve(common, options, ingest, listener)));
         Ok(server)
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where clients of PostgreSQL are served.
+    pub fn postgres_address(&self) -> Option<SocketAddr> {
+        self.postgres
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// Waits until the server stops by itself, which only a failure makes it do.
@@ -220,30 +285,118 @@ pub(crate) async fn turns_true(signal: &mut watch::Receiver<bool>) {
     drop(signal.wait_for(|is_set| *is_set).await);
 }
 
+/// What all doors share.
+#[derive(Clone, Debug)]
+struct Common {
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+    attempts: Arc<Attempts>,
+    admission: Admission,
+    /// Where gateways are served, and all that writes.
+    gateways: Handle,
+    /// Where statements run.
+    queries: Handle,
+    database: Database,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Common {
+    fn ingest(&self, options: &ServeOptions) -> Arc<Ingest> {
+        let (engine, access) = (Arc::clone(self.database.engine()), Arc::clone(&self.access));
+        let (message_bytes, memory_bytes) = (options.message_bytes, options.ingest_bytes);
+        let stopping = self.stopping.clone();
+        Arc::new(Ingest::new(engine, message_bytes, memory_bytes, access, stopping))
+    }
+
+    async fn serve_postgres(&self, address: SocketAddr) -> Result<SocketAddr> {
+        let (listener, address) = bind(&self.queries, address).await?;
+        let Self { access, tls, attempts, admission, database, stopping, .. } = self.clone();
+        let door = postgres::Door::new(database, access, attempts, admission, tls).await?;
+        self.queries.spawn(door.serve(listener, stopping));
+        Ok(address)
+    }
+
+    async fn serve_http(
+        &self,
+        address: SocketAddr,
+        most: usize,
+        ingest: Arc<Ingest>,
+        template: Template,
+    ) -> Result<SocketAddr> {
+        let (listener, address) = bind(&self.gateways, address).await?;
+        let Self { access, tls, attempts, admission, queries, database, stopping, .. } =
+            self.clone();
+        let door = http::Door {
+            database,
+            ingest,
+            access,
+            attempts,
+            admission,
+            queries,
+            template,
+            stopping,
+            looked: tokio::sync::Mutex::default(),
+        };
+        let (accepted, connections) = mpsc::channel(1);
+        let tls = tls.map(|tls| tls.for_http());
+        self.gateways.spawn(accept(listener, most, tls, accepted));
+        self.gateways.spawn(door.serve(connections));
+        Ok(address)
+    }
+}
+
+/// Fails if others can reach an address and either are asked for nothing or speak in clear.
+///
+/// # Errors
+/// [`Error::Exposed`].
+pub(crate) fn check_exposure(options: &ServeOptions) -> Result<()> {
+    let all = std::iter::once(options.listen).chain(options.postgres).chain(options.http);
+    let exposed = all.into_iter().find(|address| !address.ip().is_loopback());
+    let is_there = |file: &&TokenFile| file.must_exist || file.path.exists();
+    let lacks = match (options.access.as_ref().filter(is_there), &options.tls) {
+        (None, _) => "token ('tagmill token create')",
+        (_, None) => "certificate (--tls-cert, --tls-key)",
+        _ => return Ok(()),
+    };
+    match exposed {
+        Some(address) if !options.insecure_no_auth => Err(Error::Exposed { address, lacks }),
+        _ => Ok(()),
+    }
+}
+
+/// Listens, on a runtime. Gives the address too, whose port may have been left to the system.
+async fn bind(runtime: &Handle, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let on_address = |source| Error::Listen { address, source };
+    let binding = runtime.spawn(TcpListener::bind(address));
+    let listener = binding.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let listener = listener.map_err(on_address)?;
+    let address = listener.local_addr().map_err(on_address)?;
+    Ok((listener, address))
+}
+
 fn runtime(name: &str) -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.thread_name(name).enable_all().build().map_err(Error::Threads)
 }
 
 async fn serve(
-    database: Database,
+    common: Common,
     options: ServeOptions,
+    ingest: Arc<Ingest>,
     listener: TcpListener,
-    queries: tokio::runtime::Handle,
-    stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
+    let Common { access, tls, attempts, admission, queries, database, stopping, .. } = common;
+    let message_bytes = options.message_bytes;
     let engine = Arc::clone(database.engine());
-    let (message_bytes, memory) = (options.message_bytes, options.ingest_bytes);
-    let ingest = Ingest::new(Arc::clone(&engine), message_bytes, memory, stopping.clone());
-    let ingest =
-        IngestServer::new(IngestService(Arc::new(ingest))).max_decoding_message_size(message_bytes);
+    let ingest = IngestServer::new(IngestService(ingest)).max_decoding_message_size(message_bytes);
     let admin = AdminServer::new(AdminService::new(engine, options.backups))
         .max_decoding_message_size(message_bytes);
-    let query = QueryServer::new(QueryService::new(database, queries, stopping.clone()))
+    let query = QueryServer::new(QueryService::new(database, queries, admission, stopping.clone()))
         .max_decoding_message_size(message_bytes);
-    let doors = Doors { ingest, admin, query };
+    let doors = Doors { ingest, admin, query, access, attempts };
     let (accepted, connections) = mpsc::channel(1);
-    let accepting = tokio::spawn(accept(listener, options.connections, accepted));
+    let tls = tls.map(|tls| tls.for_grpc());
+    let accepting = tokio::spawn(accept(listener, options.connections, tls, accepted));
     let mut stop = stopping;
     let served = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -261,86 +414,4 @@ async fn serve(
         .await;
     accepting.abort();
     served
-}
-
-/// Accepts connections, so many at once; those beyond wait in the system's queue.
-async fn accept(
-    listener: TcpListener,
-    most: usize,
-    accepted: mpsc::Sender<io::Result<Connection>>,
-) {
-    let places = Arc::new(Semaphore::new(most));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!("cannot set TCP_NODELAY: {error}");
-                }
-                if accepted.send(Ok(Connection { stream, _place: place })).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: others may close theirs meanwhile.
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// A connection and its place among those allowed.
-#[derive(Debug)]
-struct Connection {
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }

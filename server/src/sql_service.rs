@@ -14,23 +14,22 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::StreamExt;
-use tagmill::Database;
+use tagmill::{Database, Session};
 use tagmill_proto::v1::execute_response::Message;
 use tagmill_proto::v1::query_server::Query;
 use tagmill_proto::v1::{ExecuteRequest, ExecuteResponse, Finished};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::access::Role;
+use crate::doors::caller;
 use crate::lifecycle::turns_true;
+use crate::queries::{Admission, SETTINGS, held};
 use crate::status::of_query;
 
-/// Statements that run at once.
-const RUNNING_MAX: usize = 4;
-/// Statements that run or wait.
-const ADMITTED_MAX: usize = 20;
 /// Bytes of one message of an answer.
 const PIECE_BYTES: usize = 1 << 20;
 /// Messages of an answer handed to the transport ahead of the network.
@@ -43,8 +42,7 @@ const SQL_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct QueryService {
     database: Database,
     runtime: Handle,
-    running: Arc<Semaphore>,
-    admitted: Arc<Semaphore>,
+    admission: Admission,
     /// Turns true when the server shuts down.
     stopping: watch::Receiver<bool>,
 }
@@ -55,11 +53,10 @@ impl QueryService {
     pub(crate) fn new(
         database: Database,
         runtime: Handle,
+        admission: Admission,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let running = Arc::new(Semaphore::new(RUNNING_MAX));
-        let admitted = Arc::new(Semaphore::new(ADMITTED_MAX));
-        Self { database, runtime, running, admitted, stopping }
+        Self { database, runtime, admission, stopping }
     }
 }
 
@@ -71,23 +68,23 @@ impl Query for QueryService {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
+        let principal = caller(&request, Role::Reader)?;
         let ExecuteRequest { sql, settings } = request.into_inner();
         if sql.len() > SQL_BYTES_MAX {
             return Err(Status::resource_exhausted("a statement has at most 64 KiB"));
         }
-        let Ok(admitted) = Arc::clone(&self.admitted).try_acquire_owned() else {
-            return Err(Status::resource_exhausted(
-                "too many statements run and wait: try again in a moment",
-            ));
-        };
+        let admitted = self.admission.admit();
+        let admitted = admitted.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         let (answers, outbound) = mpsc::channel(AHEAD);
-        let (database, running) = (self.database.clone(), Arc::clone(&self.running));
+        let mut session = self.database.session();
+        if let Some(scope) = principal.scope() {
+            session = session.within(Arc::clone(scope));
+        }
         let mut stopping = self.stopping.clone();
         self.runtime.spawn(async move {
-            let _admitted = admitted;
             let answering = async {
-                let _turn = running.acquire().await;
-                answer(&database, &sql, settings, &answers).await
+                let _place = admitted.turn().await;
+                answer(session, &sql, settings, &answers).await
             };
             tokio::select! {
                 // Whoever asked has gone: what was started ends here.
@@ -106,34 +103,39 @@ impl Query for QueryService {
 }
 
 async fn answer(
-    database: &Database,
+    mut session: Session,
     sql: &str,
     settings: HashMap<String, String>,
     answers: &Answers,
 ) -> Result<(), Status> {
     let started = Instant::now();
-    let mut session = database.session();
-    for (name, value) in settings {
+    let own = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for (name, value) in own.into_iter().chain(settings) {
         session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
     }
+    let ends = tokio::time::Instant::now() + held(session.settings());
+    let late = |_| Status::deadline_exceeded("the answer was not taken in time");
     let mut answer = session.execute(sql).await.map_err(|error| of_query(&error))?;
-    for notice in answer.notices {
-        send(answers, Message::Notice(notice)).await?;
-    }
-    let mut pieces = Pieces::new(&answer.schema)?;
-    let mut rows = 0;
-    while let Some(batch) = answer.stream.next().await {
-        let batch = batch.map_err(|error| of_query(&tagmill::Error::from(error)))?;
-        rows += batch.num_rows() as u64;
-        for piece in pieces.write(&batch)? {
+    let sending = async {
+        for notice in std::mem::take(&mut answer.notices) {
+            send(answers, Message::Notice(notice)).await?;
+        }
+        let mut pieces = Pieces::new(&answer.schema)?;
+        let mut rows = 0;
+        while let Some(batch) = answer.stream.next().await {
+            let batch = batch.map_err(|error| of_query(&tagmill::Error::from(error)))?;
+            rows += batch.num_rows() as u64;
+            for piece in pieces.write(&batch)? {
+                send(answers, Message::Ipc(piece)).await?;
+            }
+        }
+        for piece in pieces.finish()? {
             send(answers, Message::Ipc(piece)).await?;
         }
-    }
-    for piece in pieces.finish()? {
-        send(answers, Message::Ipc(piece)).await?;
-    }
-    let elapsed_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    send(answers, Message::Finished(Finished { rows, elapsed_ns })).await
+        let elapsed_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        send(answers, Message::Finished(Finished { rows, elapsed_ns })).await
+    };
+    tokio::time::timeout_at(ends, sending).await.map_err(late)?
 }
 
 async fn send(answers: &Answers, message: Message) -> Result<(), Status> {

@@ -53,6 +53,7 @@ pub use metrics::{Metrics, Scrubbed};
 pub use options::{Options, RetentionClass};
 pub use quality::{Quality, Severity};
 pub use registry::gateways::{Aliases, TagSets};
+pub use registry::scope::TagScope;
 pub use registry::{Registry, StateSet};
 pub use retention::RetentionStatus;
 pub use salvage::{SalvageReport, salvage, salvage_on};

@@ -121,7 +121,9 @@ fn spawn(program: &str, data: &Path, address: &str, stderr: Stdio) -> Child {
 }
 
 fn serve(command: &mut Command, data: &Path, address: &str, stderr: Stdio) -> Child {
-    command.args(["serve", "--listen", address, "--data"]).arg(data);
+    command
+        .args(["serve", "--listen", address, "--postgres", "off", "--http", "off", "--data"])
+        .arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     command.spawn().unwrap_or_else(|error| panic!("{command:?} starts: {error}"))
 }

@@ -15,28 +15,23 @@ use tagmill_proto::v1::{
     WriteResponse,
 };
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::batch::{Qualities, Times, Values, make_column};
+use crate::credentials::{Credentials, Secured};
 use crate::definitions::TagDef;
-use crate::error::{Error, Result};
-use crate::options::with_scheme;
-use crate::session::with_causes;
+use crate::error::Result;
 
-async fn open_channel(address: &str) -> Result<Channel> {
-    let uri = with_scheme(address);
-    let endpoint = Endpoint::from_shared(uri.clone())
-        .map_err(|error| Error::Invalid(format!("{uri} is not an address: {error}")))?
-        .connect_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true);
-    let unreachable = |error| Error::Unreachable { uri, why: with_causes(&error) };
-    endpoint.connect().await.map_err(unreachable)
+async fn open(address: &str, credentials: &Credentials) -> Result<Secured> {
+    let tune =
+        |endpoint: Endpoint| endpoint.connect_timeout(Duration::from_secs(10)).tcp_nodelay(true);
+    credentials.connect(address, tune).await
 }
 
 /// One batch by tag names, without a stream: for a few samples now and then. A [`crate::Gateway`] is much faster.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    client: IngestClient<Channel>,
+    client: IngestClient<Secured>,
 }
 
 /// Samples by tag names, for [`Writer::write`].
@@ -49,7 +44,7 @@ impl NamedSamples {
     /// Adds samples of one tag. If it does not exist it is defined, of the type of its values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if times, values and qualities differ in number.
+    /// [`crate::Error::Invalid`] if times, values and qualities differ in number.
     pub fn column(
         &mut self,
         name: &str,
@@ -65,7 +60,7 @@ impl NamedSamples {
     /// travel: [`Writer::define`] them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if times, values and qualities differ in number.
+    /// [`crate::Error::Invalid`] if times, values and qualities differ in number.
     pub fn typed_column(
         &mut self,
         tag: &TagDef,
@@ -84,9 +79,17 @@ impl Writer {
     /// Connects to a server, such as `127.0.0.1:7410`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`].
+    /// [`crate::Error::Unreachable`].
     pub async fn connect(address: &str) -> Result<Self> {
-        Ok(Self { client: IngestClient::new(open_channel(address).await?) })
+        Self::connect_as(address, &Credentials::default()).await
+    }
+
+    /// Connects to a server that asks who calls.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unreachable`], [`crate::Error::Invalid`].
+    pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self> {
+        Ok(Self { client: IngestClient::new(open(address, credentials).await?) })
     }
 
     /// Writes samples; they are on disk when this returns. A second call with the same `key` changes nothing and says so;
@@ -120,16 +123,24 @@ impl Writer {
 /// Care of the database. Every change is on disk when its call returns.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: AdminClient<Channel>,
+    client: AdminClient<Secured>,
 }
 
 impl Admin {
     /// Connects to a server, such as `127.0.0.1:7410`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`].
+    /// [`crate::Error::Unreachable`].
     pub async fn connect(address: &str) -> Result<Self> {
-        Ok(Self { client: AdminClient::new(open_channel(address).await?) })
+        Self::connect_as(address, &Credentials::default()).await
+    }
+
+    /// Connects to a server that asks who calls.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unreachable`], [`crate::Error::Invalid`].
+    pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self> {
+        Ok(Self { client: AdminClient::new(open(address, credentials).await?) })
     }
 
     /// Changes attributes of a tag.
@@ -192,16 +203,24 @@ impl Admin {
 /// SQL.
 #[derive(Clone, Debug)]
 pub struct Query {
-    client: QueryClient<Channel>,
+    client: QueryClient<Secured>,
 }
 
 impl Query {
     /// Connects to a server, such as `127.0.0.1:7410`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`].
+    /// [`crate::Error::Unreachable`].
     pub async fn connect(address: &str) -> Result<Self> {
-        Ok(Self { client: QueryClient::new(open_channel(address).await?) })
+        Self::connect_as(address, &Credentials::default()).await
+    }
+
+    /// Connects to a server that asks who calls.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unreachable`], [`crate::Error::Invalid`].
+    pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self> {
+        Ok(Self { client: QueryClient::new(open(address, credentials).await?) })
     }
 
     /// Runs one statement under these settings. The first piece of the answer may wait for the server's work.

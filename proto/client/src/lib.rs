@@ -24,10 +24,11 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`batch`], `queue` (pure: what is sent next), `state`, `session` (one connection), [`gateway`].
+//! Reading order: [`credentials`], [`batch`], `queue` (pure: what is sent next), `state`, `session` (one connection), [`gateway`].
 
 pub mod batch;
 pub mod calls;
+pub mod credentials;
 mod definitions;
 pub mod error;
 pub mod gateway;
@@ -38,6 +39,7 @@ mod state;
 
 pub use batch::{BatchBuilder, Cells, Qualities, Times, Values};
 pub use calls::{Admin, Answer, NamedSamples, Piece, Query, Writer};
+pub use credentials::{Credentials, Secured};
 pub use definitions::{Refused, TagDef, TagSet};
 pub use error::{Error, Result};
 pub use gateway::{AckSummary, Gateway, Rejected, Ticket};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tagmill_proto::v1::Durability;
 
+use crate::credentials::Credentials;
+
 /// How a gateway connects. [`GatewayOptions::new`] gives sensible ones.
 #[derive(Clone, Debug)]
 pub struct GatewayOptions {
@@ -12,6 +14,8 @@ pub struct GatewayOptions {
     /// Raised by whoever keeps it when the gateway's count is lost. 1 is right for a gateway whose queue is in memory: it
     /// goes on after what the server has.
     pub epoch: u64,
+    /// Who it is, where the server asks. With a token that has a scope its name is the token's, or begins with it and a `/`.
+    pub credentials: Credentials,
     /// What an acknowledgement shall promise. The queue keeps a batch until it is on disk, whatever this says.
     pub durability: Durability,
     /// Program and version, for people who look at the server's list of gateways.
@@ -35,6 +39,7 @@ impl GatewayOptions {
         Self {
             gateway: gateway.into(),
             epoch: 1,
+            credentials: Credentials::default(),
             durability: Durability::Synced,
             agent: concat!("tagmill-client/", env!("CARGO_PKG_VERSION")).into(),
             mark_disconnect: false,

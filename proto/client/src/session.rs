@@ -13,8 +13,9 @@ use tagmill_proto::view::ingest_client::IngestClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
+use crate::credentials::Secured;
 use crate::error::{Error, Result};
 use crate::queue::{OutOfReach, Resume};
 use crate::state::Shared;
@@ -92,18 +93,18 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause.mul_f64(random as f64 / 2_000.0)
 }
 
-async fn open_channel(shared: &Shared) -> Result<Channel> {
-    let unreachable = |why: String| Error::Unreachable { uri: shared.uri.clone(), why };
-    let endpoint = Endpoint::from_shared(shared.uri.clone())
-        .map_err(|error| Error::Invalid(format!("{} is not an address: {error}", shared.uri)))?
-        .connect_timeout(shared.options.connect_timeout)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    endpoint.connect().await.map_err(|error| unreachable(with_causes(&error)))
+async fn open_channel(shared: &Shared) -> Result<Secured> {
+    let tune = |endpoint: Endpoint| {
+        endpoint
+            .connect_timeout(shared.options.connect_timeout)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+    };
+    shared.options.credentials.connect(&shared.uri, tune).await
 }
 
 /// An error with everything below it: tonic's own sentence is "transport error".

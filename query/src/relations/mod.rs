@@ -41,6 +41,8 @@ pub(crate) struct Scope {
     pub(crate) notices: Notices,
     /// The session's settings when the statement began.
     pub(crate) settings: Settings,
+    /// Whether the reader may know of every tag, and of what the database says of itself.
+    pub(crate) is_whole: bool,
 }
 
 /// A plan over batches that are small enough to be there at once. They hold the projected columns only.

@@ -101,6 +101,14 @@ impl TableProvider for Samples {
 /// Says which places are left out.
 pub(crate) fn announce(scope: &Scope, tags: &TagSelection, range: TimeRange) {
     for place in scope.snapshot.damage_in(tags, range) {
+        if !scope.is_whole {
+            // Neither file nor other tags are this reader's business.
+            let mut own = scope.snapshot.registry().iter().map(|tag| tag.id);
+            if own.any(|tag| (place.first_tag..=place.last_tag).contains(&tag)) {
+                scope.notices.add(format!("left out: damaged samples of {}", place.range));
+            }
+            continue;
+        }
         let name = |tag| {
             let known = scope.snapshot.registry().get(tag);
             known.map_or_else(|| tag.to_string(), |tag| format!("'{}'", tag.name))

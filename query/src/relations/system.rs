@@ -22,7 +22,7 @@ use super::{Scope, UTC, memory_plan};
 use crate::settings::Setting;
 
 /// Which relation of the schema `system`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SystemRelation {
     /// Files of sealed samples, as the statement's snapshot has them.
     Segments,

@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod backup;
 pub mod complete;
+pub mod config;
 pub mod delete;
 pub mod demo;
 pub mod export;
@@ -22,6 +23,7 @@ pub mod states;
 pub mod tags;
 pub mod target;
 pub mod times;
+pub mod token;
 pub mod verify;
 pub mod wire;
 pub mod write;
@@ -78,6 +80,10 @@ enum Command {
     Verify(verify::Args),
     /// Makes a damaged database open again, at the price of what cannot be read.
     Salvage(salvage::Args),
+    /// Makes, lists and revokes tokens: who is let in.
+    Token(token::Args),
+    /// Says what a server would do with a configuration, or what is wrong with it.
+    Config(config::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -112,6 +118,8 @@ fn run(command: Command) -> Result<()> {
         Command::Restore(args) => restore::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::Token(args) => token::run(args),
+        Command::Config(args) => config::run(args),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `tagmill serve`: the server, until it is told to stop.
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use tagmill::Database;
 use tagmill_storage::{RetentionClass, Tier};
 use tracing_subscriber::EnvFilter;
 
+use crate::cli::config::Config;
 use crate::cli::failure::{Failure, Result};
-use crate::lifecycle::{LISTEN, ServeOptions, Server};
+use crate::lifecycle::Server;
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -19,32 +19,24 @@ Examples:
   tagmill serve --data plant --listen 127.0.0.1:7500
   tagmill serve --data plant --retention 2y --retention vibration=30d
   tagmill serve --data plant --retention 90d,1m=2y,1h=forever
+  tagmill serve --data plant --listen 0.0.0.0:7410 --tls-cert server.pem --tls-key server.key
+  tagmill serve --config /etc/tagmill.toml
 
-Gateways send samples to the address by gRPC (proto/tagmill/v1/ingest.proto, docs/ingest.md);
-'tagmill sql --connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.
+As soon as there are tokens ('tagmill token create'), everybody is asked for theirs. An address that other machines can
+reach needs tokens and a certificate. Gateways send samples to the address by gRPC (docs/ingest.md), 'tagmill sql
+--connect ADDR' asks there. Ctrl-C ends the server: what it has acknowledged is on disk.
 The log goes to standard error; TAGMILL_LOG=debug says more, TAGMILL_LOG=warn less.";
 
 /// Serves a database to gateways and analysts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Directory of the database; made if there is none.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-    /// Where to listen.
-    #[arg(long, value_name = "ADDR", default_value_t = LISTEN)]
-    listen: SocketAddr,
-    /// Folder below which 'tagmill backup --connect' may write; without it such requests are refused.
-    #[arg(long, value_name = "DIR")]
-    backups: Option<PathBuf>,
-    /// Allow an address that other machines can reach, though this version has neither TLS nor passwords.
-    #[arg(long)]
-    insecure_no_auth: bool,
-    /// How long raw samples are kept: 400d for all tags, NAME=90d for those with retention=NAME; d, w, y or 'forever'. After
-    /// a comma, rollups of 1m, 15m, 1h or 1d that are kept longer: 90d,1m=2y,1h=forever. May be given several times;
-    /// docs/retention.md.
-    #[arg(long, value_name = "[NAME=]TIME[,TIER=TIME]", value_parser = retention)]
-    retention: Vec<RetentionClass>,
+    /// A file that says what these words say: 'tagmill config check --help' shows one. Words go before the environment
+    /// (`TAGMILL_LISTEN` and so on), and that before the file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    words: Config,
     /// Say that this machine's clock is right, though it leapt more than a day since the newest sample.
     #[arg(long)]
     confirm_clock: bool,
@@ -55,7 +47,13 @@ pub struct Args {
 /// # Errors
 /// If the database cannot be opened or the address not be used.
 pub fn run(args: Args) -> Result<()> {
-    let Args { data, listen, backups, insecure_no_auth, retention, confirm_clock } = args;
+    let Args { config, words, confirm_clock } = args;
+    let mut all = words.or(Config::of_environment(|name| std::env::var(name).ok())?);
+    if let Some(file) = &config {
+        all = all.or(Config::read(file)?);
+    }
+    let (data, options, retention) = all.options()?;
+    let (is_tls, insecure_no_auth) = (options.tls.is_some(), options.insecure_no_auth);
     start_log();
     let storage = tagmill_storage::Options { retention, ..tagmill_storage::Options::default() };
     let database =
@@ -70,15 +68,22 @@ pub fn run(args: Args) -> Result<()> {
              (--confirm-clock)"
         );
     }
-    let options = ServeOptions { listen, insecure_no_auth, backups, ..ServeOptions::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let starting = runtime.block_on(Server::start(database, options));
     let mut server = starting.map_err(|error| Failure::new(error.to_string()))?;
     let address = server.address();
     eprintln!("serving {} on {address}", data.display());
     eprintln!("  ask:  tagmill sql --connect {address}");
+    if let Some(postgres) = server.postgres_address() {
+        let (host, port) = (postgres.ip(), postgres.port());
+        eprintln!("        psql -h {host} -p {port} -d tagmill");
+    }
+    if let Some(http) = server.http_address() {
+        let scheme = if is_tls { "https" } else { "http" };
+        eprintln!("        curl {scheme}://{http}/api/v1/sql -d 'SELECT count(*) FROM samples'");
+    }
     eprintln!("  send: gRPC tagmill.v1.Ingest, or tagmill import FILE --connect {address}");
-    if insecure_no_auth && !listen.ip().is_loopback() {
+    if insecure_no_auth && !address.ip().is_loopback() {
         eprintln!("  warning: whoever reaches {address} may read, write and delete");
     }
     runtime.block_on(async {
@@ -95,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Reads a retention class: `NAME=TIME`, or `TIME` for the default class, and after commas `TIER=TIME`.
-fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
+pub(crate) fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
     let mut parts = text.split(',');
     let raw = parts.next().unwrap_or_default();
     let (name, time) = raw.split_once('=').unwrap_or(("", raw));
@@ -110,7 +115,7 @@ fn retention(text: &str) -> std::result::Result<RetentionClass, String> {
 }
 
 /// Reads how long something is kept; `None` for ever.
-fn time_kept(time: &str) -> std::result::Result<Option<Duration>, String> {
+pub(crate) fn time_kept(time: &str) -> std::result::Result<Option<Duration>, String> {
     if time == "forever" {
         return Ok(None);
     }

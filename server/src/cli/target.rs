@@ -16,10 +16,11 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
 use futures::TryStreamExt;
 use tagmill::{Database, Session};
+use tagmill_client::{Credentials, Secured};
 use tagmill_proto::v1;
 use tagmill_storage::{Engine, ValueType};
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::failure::{Failure, Result};
 
@@ -41,6 +42,12 @@ pub struct TargetArgs {
     /// Address of a server; by default 127.0.0.1:7410.
     #[arg(long, value_name = "ADDR")]
     pub connect: Option<String>,
+    /// File with the token for the server; else the variable `TAGMILL_TOKEN`.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub token_file: Option<PathBuf>,
+    /// Authorities in PEM that have signed the server's certificate; else the variable `TAGMILL_CA`, or the system's.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub ca: Option<PathBuf>,
 }
 
 /// An open way to a database.
@@ -90,6 +97,29 @@ impl TargetArgs {
         self.open_remote().map(Door::Remote)
     }
 
+    /// Who the server is told that we are.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn credentials(&self) -> Result<Credentials> {
+        let mut credentials =
+            Credentials::from_environment().map_err(|error| Failure::new(error.to_string()))?;
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+        };
+        if let Some(path) = &self.token_file {
+            let token = String::from_utf8(read(path)?).map_err(|_| {
+                Failure::new(format!("{}: there is no token in it", path.display()))
+            })?;
+            credentials.token = Some(token.trim().to_owned());
+        }
+        if let Some(path) = &self.ca {
+            credentials.authorities = Some(read(path)?);
+        }
+        Ok(credentials)
+    }
+
     /// Opens the way to the server, whatever directory is named.
     ///
     /// # Errors
@@ -102,6 +132,7 @@ impl TargetArgs {
             uri: uri_of(address),
             was_told: self.connect.is_some(),
             settings: HashMap::new(),
+            credentials: self.credentials()?,
         };
         remote.block_on(remote.channel())?;
         Ok(remote)
@@ -231,6 +262,7 @@ pub struct Remote {
     was_told: bool,
     /// The server keeps no session for us: settings travel with each statement.
     settings: HashMap<String, String>,
+    credentials: Credentials,
 }
 
 impl Remote {
@@ -243,13 +275,16 @@ impl Remote {
     ///
     /// # Errors
     /// If no server answers, with what to do then.
-    pub async fn channel(&self) -> Result<Channel> {
-        let endpoint = Endpoint::from_shared(self.uri.clone()).map_err(|error| {
-            Failure::new(format!("'{}' is no address: {error}", self.uri))
-                .next("write it like 127.0.0.1:7410")
-        })?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        endpoint.connect().await.map_err(|_| self.unreachable())
+    pub async fn channel(&self) -> Result<Secured> {
+        let tune = |endpoint: Endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        self.credentials.connect(&self.uri, tune).await.map_err(|error| match error {
+            tagmill_client::Error::Unreachable { why, .. } if self.uri.starts_with("https") => {
+                Failure::new(format!("no server answers at {}: {why}", self.uri))
+                    .next("--ca FILE names the authority that has signed its certificate")
+            }
+            tagmill_client::Error::Unreachable { .. } => self.unreachable(),
+            other => Failure::new(other.to_string()).next("write an address like 127.0.0.1:7410"),
+        })
     }
 
     fn unreachable(&self) -> Failure {
@@ -272,6 +307,8 @@ impl Remote {
                 Failure::new(format!("the server at {} lacks this call", self.uri))
                     .next("it is older than this program: upgrade it")
             }
+            tonic::Code::Unauthenticated => Failure::new(status.message())
+                .next("--token-file FILE or the variable TAGMILL_TOKEN gives a token"),
             _ => Failure::new(status.message()),
         }
     }
@@ -456,10 +493,11 @@ mod tests {
 
     #[test]
     fn no_server_names_both_ways() {
-        let target = TargetArgs { data: None, connect: Some("127.0.0.1:1".to_owned()) };
+        let target =
+            TargetArgs { connect: Some("127.0.0.1:1".to_owned()), ..TargetArgs::default() };
         let said = target.open().unwrap_err().to_string();
         assert!(said.contains("no server answers") && said.contains("serve"), "{said}");
-        let target = TargetArgs { data: Some("/no/such/dir".into()), connect: None };
+        let target = TargetArgs { data: Some("/no/such/dir".into()), ..TargetArgs::default() };
         let said = target.open_existing().unwrap_err().to_string();
         assert!(said.contains("--data") && said.contains("--connect"), "{said}");
     }

@@ -71,7 +71,7 @@ fn directory(dir: &Path) -> Result<u64> {
 }
 
 fn server(connect: Option<String>) -> Result<u64> {
-    let remote = TargetArgs { data: None, connect }.open_remote()?;
+    let remote = TargetArgs { connect, ..TargetArgs::default() }.open_remote()?;
     let response = remote.block_on(async {
         let mut admin = v1::admin_client::AdminClient::new(remote.channel().await?);
         admin.verify(v1::VerifyRequest {}).await.map_err(|status| remote.failure(&status))

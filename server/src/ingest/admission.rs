@@ -26,7 +26,7 @@ pub(super) struct Admission {
 }
 
 /// Memory of one batch, given back when dropped.
-pub(super) type Grant = OwnedSemaphorePermit;
+pub(crate) type Grant = OwnedSemaphorePermit;
 
 impl Admission {
     pub(super) fn new(limit_bytes: u64) -> Self {

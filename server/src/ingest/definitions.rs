@@ -8,6 +8,7 @@ use tagmill_storage::{
 use tonic::Status;
 
 use super::fields::fields;
+use crate::access::Principal;
 
 /// Tags in one message.
 const TAGS_MAX: usize = 100_000;
@@ -47,13 +48,19 @@ impl Definitions {
         Ok(read)
     }
 
-    /// Makes the tags, and their aliases if there is a gateway, durable. Blocks.
-    pub(super) fn apply(self, engine: &Engine, gateway: Option<&str>) -> Result<Answer> {
+    /// Makes the tags that the caller may write, and their aliases if there is a gateway, durable. Blocks.
+    pub(super) fn apply(
+        self,
+        engine: &Engine,
+        caller: &Principal,
+        gateway: Option<&str>,
+    ) -> Result<Answer> {
         let mut answer = Answer::default();
         let mut wanted = Vec::with_capacity(self.tags.len());
         for tag in self.tags {
             let (alias, name) = (tag.alias, tag.name.clone());
-            match definition(tag, gateway.is_some()) {
+            let definition = definition(tag, gateway.is_some());
+            match definition.and_then(|definition| in_scope(caller, definition)) {
                 Ok(definition) => wanted.push((alias, definition)),
                 Err(detail) => answer.rejects.push(v1::DefineReject { alias, name, detail }),
             }
@@ -129,6 +136,29 @@ fn definition(tag: v1::TagDefinition, needs_alias: bool) -> Result<TagDefinition
     check_name(&tag.name)?;
     let attributes = attributes(tag.attributes.unwrap_or_default());
     Ok(TagDefinition { name: tag.name, value_type, attributes })
+}
+
+/// The definition, if the caller may write the tag.
+fn in_scope(caller: &Principal, definition: TagDefinition) -> Result<TagDefinition, String> {
+    if caller.reaches(&definition.name) {
+        return Ok(definition);
+    }
+    Err(format!("{:?} is outside of the scope of token {:?}", definition.name, caller.name))
+}
+
+/// Whether a caller may send as a gateway: one with a scope as that of its own name, and as those below it.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_gateway(caller: &Principal, gateway: &str) -> Result<(), Status> {
+    let name = caller.name.as_ref();
+    let rest = gateway.strip_prefix(name);
+    if caller.scope().is_none() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    {
+        return Ok(());
+    }
+    let why = format!("token {name:?} sends as gateway {name:?} or {name}/.., not as {gateway:?}");
+    Err(Status::permission_denied(why))
 }
 
 /// The engine's word for a type; `None` if none was said.

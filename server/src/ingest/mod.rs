@@ -34,6 +34,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::{Access, Role};
+use crate::doors::caller;
+
 use admission::Admission;
 use convert::MissingLabels;
 
@@ -48,6 +51,7 @@ pub(crate) struct Ingest {
     clock: SystemClock,
     message_bytes: usize,
     sessions: Sessions,
+    access: Arc<Access>,
     /// Turns true when the server shuts down.
     stopping: watch::Receiver<bool>,
 }
@@ -63,15 +67,26 @@ impl Ingest {
         engine: Arc<Engine>,
         message_bytes: usize,
         memory_bytes: u64,
+        access: Arc<Access>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let admission = Admission::new(memory_bytes);
         let (clock, sessions) = (SystemClock::default(), Sessions::default());
-        Self { engine, admission, clock, message_bytes, sessions, stopping }
+        Self { engine, admission, clock, message_bytes, sessions, access, stopping }
     }
 
-    fn now_ns(&self) -> i64 {
+    /// The server's clock.
+    pub(crate) fn now_ns(&self) -> i64 {
         self.clock.wall_ns()
+    }
+
+    /// Waits for the memory of samples that come another way.
+    pub(crate) async fn admit(
+        &self,
+        bytes: usize,
+        samples: u64,
+    ) -> Result<admission::Grant, Status> {
+        self.admission.acquire(bytes, samples).await
     }
 }
 
@@ -114,11 +129,12 @@ impl view::ingest_server::Ingest for IngestService {
         &self,
         request: Request<Streaming<view::ClientMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
+        let caller = caller(&request, Role::Writer)?;
         let (answers, outbound) = mpsc::channel(AHEAD);
         let service = Arc::clone(&self.0);
         tokio::spawn(async move {
             let inbound = request.into_inner();
-            if let Err(status) = stream::run(&service, inbound, &answers).await {
+            if let Err(status) = stream::run(&service, caller, inbound, &answers).await {
                 // Nobody to tell if the gateway has gone.
                 drop(answers.send(Err(status)).await);
             }
@@ -130,14 +146,16 @@ impl view::ingest_server::Ingest for IngestService {
         &self,
         request: Request<view::WriteRequest>,
     ) -> Result<Response<WriteResponse>, Status> {
-        Ok(Response::new(self.0.write_batch(request.into_inner()).await?))
+        let caller = caller(&request, Role::Writer)?;
+        Ok(Response::new(self.0.write_batch(caller, request.into_inner()).await?))
     }
 
     async fn define_tags(
         &self,
         request: Request<view::DefineTagsRequest>,
     ) -> Result<Response<DefineTagsResponse>, Status> {
-        Ok(Response::new(self.0.define(request.into_inner()).await?))
+        let caller = caller(&request, Role::Writer)?;
+        Ok(Response::new(self.0.define(caller, request.into_inner()).await?))
     }
 }
 

@@ -13,17 +13,20 @@ use tagmill_proto::v1::{self, Credit, Defined, Flushed, GoAway, GoAwayReason, He
 use tagmill_proto::view::ClientMessage;
 use tagmill_proto::view::client_message::Message;
 use tagmill_storage::limits::BATCH_SAMPLES_MAX;
-use tagmill_storage::{Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagSets};
+use tagmill_storage::{
+    Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagScope, TagSets,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::admission::{CREDIT_BYTES, Grant};
 use super::convert::{Converted, Known, Outline, Places, convert, outline};
-use super::definitions::{Definitions, define_set, malformed};
+use super::definitions::{Definitions, check_gateway, define_set, malformed};
 use super::disconnect::mark_disconnect;
 use super::progress::{Outcome, Progress, Refusal};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
+use crate::access::Principal;
 use crate::lifecycle::turns_true;
 use crate::status::{blocking, of_join};
 
@@ -46,6 +49,7 @@ enum End {
 /// What reader and teller share.
 struct Stream<'a> {
     service: &'a Arc<Ingest>,
+    caller: Arc<Principal>,
     gateway: Arc<str>,
     epoch: u64,
     generation: u64,
@@ -88,11 +92,12 @@ struct Answered {
 /// Serves one stream to its end.
 pub(super) async fn run(
     service: &Arc<Ingest>,
+    caller: Principal,
     mut inbound: Streaming<ClientMessage>,
     answers: &Answers,
 ) -> Result<(), Status> {
     let hello = hear_hello(&mut inbound).await?;
-    let stream = open(service, &hello, answers).await?;
+    let stream = open(service, caller, &hello, answers).await?;
     let mut fenced = service.sessions.enter(&stream.gateway, stream.generation);
     tracing::info!(gateway = hello.gateway, agent = hello.agent, epoch = hello.epoch, "connected");
 
@@ -133,9 +138,11 @@ async fn hear_hello(inbound: &mut Streaming<ClientMessage>) -> Result<Hello, Sta
 
 async fn open<'a>(
     service: &'a Arc<Ingest>,
+    caller: Principal,
     hello: &Hello,
     answers: &Answers,
 ) -> Result<Stream<'a>, Status> {
+    check_gateway(&caller, &hello.gateway)?;
     let (engine, gateway) = (Arc::clone(&service.engine), hello.gateway.clone());
     let epoch = hello.epoch;
     let session = blocking(move || engine.open_session(&gateway, epoch)).await?;
@@ -154,6 +161,7 @@ async fn open<'a>(
     answers.send(Ok(message(Answer::Welcome(welcome)))).await.map_err(gone)?;
     Ok(Stream {
         service,
+        caller: Arc::new(caller),
         gateway: hello.gateway.as_str().into(),
         epoch,
         generation: session.generation,
@@ -193,6 +201,8 @@ impl Stream<'_> {
                 arrived = inbound.message() => arrived?,
             };
             let Some(arrived) = arrived else { return Ok(End::Left) };
+            let still = self.service.access.still(&self.caller);
+            still.map_err(|denied| Status::unauthenticated(denied.to_string()))?;
             match arrived.message {
                 Some(Message::Batch(bytes)) => self.take_batch(bytes, &events, &sets).await?,
                 Some(Message::DefineTags(bytes)) => self.define_tags(&bytes, &events).await?,
@@ -222,7 +232,9 @@ impl Stream<'_> {
         let definitions = Definitions::read(bytes)?;
         let id = definitions.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
-        let answer = blocking(move || definitions.apply(&engine, Some(&gateway))).await?;
+        let caller = Arc::clone(&self.caller);
+        let apply = move || definitions.apply(&engine, &caller, Some(&gateway));
+        let answer = blocking(apply).await?;
         tell(events, Event::Defined(Defined { id, rejects: answer.rejects }));
         Ok(())
     }
@@ -258,6 +270,7 @@ impl Stream<'_> {
         let grant = self.service.admission.acquire(bytes.len(), outline.announced).await?;
         let job = Job {
             engine: Arc::clone(&self.service.engine),
+            scope: self.caller.scope().cloned(),
             origin: Origin {
                 gateway: Arc::clone(&self.gateway),
                 epoch: self.epoch,
@@ -375,6 +388,7 @@ impl Stream<'_> {
 /// A batch on its way into the engine.
 struct Job {
     engine: Arc<Engine>,
+    scope: Option<Arc<TagScope>>,
     origin: Origin,
     durability: Durability,
     sets: Arc<TagSets>,
@@ -416,6 +430,11 @@ impl Job {
             return Ok(Converted::too_long(announced));
         }
         let snapshot = self.engine.snapshot();
+        // An alias of a tag that is outside, or has come to be, is not known.
+        let snapshot = match &self.scope {
+            Some(scope) => snapshot.within(scope),
+            None => snapshot,
+        };
         let known = Known { registry: snapshot.registry(), aliases, sets: &self.sets };
         convert(&self.bytes, &known).map_err(malformed)
     }

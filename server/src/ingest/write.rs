@@ -11,10 +11,11 @@ use tagmill_storage::{
 use tonic::Status;
 
 use super::convert::{Converted, Target, announced};
-use super::definitions::{malformed, value_type};
+use super::definitions::{check_gateway, malformed, value_type};
 use super::fields::fields;
 use super::parts::RawColumn;
 use super::{Ingest, grow};
+use crate::access::Principal;
 use crate::status::{blocking, of_join, of_storage};
 
 /// Gateways of this name are made by the server: one for each idempotency key.
@@ -32,13 +33,24 @@ struct NamedColumn<'a> {
 impl Ingest {
     pub(super) async fn write_batch(
         &self,
-        request: view::WriteRequest,
+        caller: Principal,
+        mut request: view::WriteRequest,
     ) -> Result<WriteResponse, Status> {
-        let view::WriteRequest { key, batch, .. } = &request;
-        check_key(key)?;
+        check_key(&request.key)?;
+        if !request.key.is_empty() && !caller.id.is_empty() {
+            // Nobody may use up the keys of others.
+            request.key = format!("{}/{}", caller.id, request.key);
+        }
+        let view::WriteRequest { batch, .. } = &request;
         let mut samples = 0;
         for column in columns(batch) {
-            samples += announced(column?.column);
+            let column = column?;
+            samples += announced(column.column);
+            if !caller.reaches(column.name) {
+                let (tag, token) = (column.name, &caller.name);
+                let why = format!("{tag:?} is outside of the scope of token {token:?}");
+                return Err(Status::permission_denied(why));
+            }
         }
         if samples > BATCH_SAMPLES_MAX as u64 {
             let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
@@ -56,6 +68,7 @@ impl Ingest {
 
     pub(super) async fn define(
         &self,
+        caller: Principal,
         request: view::DefineTagsRequest,
     ) -> Result<v1::DefineTagsResponse, Status> {
         let definitions = super::definitions::Definitions::read(&request.define)?;
@@ -63,8 +76,12 @@ impl Ingest {
         if gateway.starts_with(KEY_PREFIX) {
             return Err(Status::invalid_argument("gateway names must not begin with write/"));
         }
+        if !gateway.is_empty() {
+            check_gateway(&caller, &gateway)?;
+        }
         let engine = Arc::clone(&self.engine);
-        let apply = move || definitions.apply(&engine, (!gateway.is_empty()).then_some(&gateway));
+        let gateway = Some(gateway).filter(|gateway| !gateway.is_empty());
+        let apply = move || definitions.apply(&engine, &caller, gateway.as_deref());
         let answer = blocking(apply).await?;
         Ok(v1::DefineTagsResponse { rejects: answer.rejects, defined: answer.defined })
     }

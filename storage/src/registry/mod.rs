@@ -9,12 +9,13 @@
 //! Samples, files, and which changes are durable: the engine applies only durable ones.
 //!
 //! # Reading order
-//! [`change`] (the steps and their bytes), [`names`] (name to id), [`gateways`] (aliases, tag sets, marks), [`log`] (the file).
+//! [`change`] (the steps and their bytes), [`names`] (name to id), [`scope`] (what a reader may know), [`gateways`] (aliases, tag sets, marks), [`log`] (the file).
 
 pub(crate) mod change;
 pub(crate) mod gateways;
 pub(crate) mod log;
 mod names;
+pub(crate) mod scope;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,7 +72,7 @@ impl Registry {
 
     /// The live tag of this name.
     pub fn find(&self, name: &str) -> Option<TagId> {
-        self.names.find(name)
+        self.names.find(name).filter(|id| self.get(*id).is_some())
     }
 
     /// Live tags, ascending by id.

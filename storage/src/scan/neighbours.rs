@@ -185,7 +185,8 @@ impl Neighbours {
         if range.is_empty() {
             return Ok(VecDeque::new());
         }
-        self.outlived.parts(&self.snapshot, &mut self.cursors, (tag, value_type), range)
+        let of = (tag, value_type);
+        self.outlived.parts(&self.snapshot, &mut self.cursors, of, range, self.damage)
     }
 
     /// Shows the rollups of the finest tier that is left, in the asked order, until `is_enough` or it says why they do not

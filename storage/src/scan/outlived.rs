@@ -2,7 +2,8 @@
 //!
 //! # Contract
 //! * What a tag has there lies in tier segments: of each tier that is left all of it, in runs that are disjoint in time.
-//! * Samples that have ended stay in raw segments until their day is rolled up: [`Outlived::parts`] tells these days.
+//! * Samples that have ended stay in raw segments until their day is rolled up: [`Outlived::parts`] tells these days. One
+//!   of which no tier can tell any more counts as rolled up, where damage is left out.
 //! * Blocks are kept decoded between tags that share them, up to [`KEPT_MAX`] rollups.
 //!
 //! # What it does not know
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use super::merge::{Cursors, TagReader};
 use super::snapshot::{Snapshot, View};
-use super::{ScanRequest, TagSelection};
+use super::{OnDamage, ScanRequest, TagSelection};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::segment::damage::{Damage, damage_in};
@@ -155,6 +156,7 @@ impl Outlived {
         cursors: &mut Cursors,
         (tag, value_type): (TagId, ValueType),
         range: TimeRange,
+        damage: OnDamage,
     ) -> Result<VecDeque<Part>> {
         let view = &snapshot.view;
         let ends = view.ends_of(tag);
@@ -179,7 +181,14 @@ impl Outlived {
             let start_ns = day.saturating_mul(DAY_NS);
             let day = TimeRange::new(start_ns, start_ns.saturating_add(DAY_NS));
             let inside = day.intersect(&beyond);
-            if inside.is_empty() || self.has_any(view, tag, day)? {
+            if inside.is_empty() {
+                continue;
+            }
+            let is_rolled_up = match self.look(view, tag, day) {
+                Ok(is_any) => is_any,
+                Err(unread) => cursors.miss(snapshot, tag, unread, damage).map(|()| true)?,
+            };
+            if is_rolled_up {
                 continue; // what came after a day was rolled up came too late
             }
             parts.extend(left(next_ns, inside.start_ns));
@@ -212,19 +221,30 @@ impl Outlived {
     /// Whether anything is left of a tag's samples in a range that have ended.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If no tier can tell.
     pub(crate) fn has_any(&mut self, view: &View, tag: TagId, range: TimeRange) -> Result<bool> {
-        // The coarsest tier ends last.
-        let [.., tier] = Tier::ALL;
-        if view.version.tier_segments_of(tier).is_empty() {
-            return Ok(false);
-        }
+        self.look(view, tag, range).map_err(|unread| unread.error)
+    }
+
+    /// The coarsest tier tells, for it ends last. Where it cannot be read, what a finer one has stands for it; a finer one
+    /// that has nothing says nothing, since it may have ended.
+    fn look(&mut self, view: &View, tag: TagId, range: TimeRange) -> Result<bool, Unread> {
         let Some(known) = view.registry.get(tag) else { return Ok(false) };
         let value_type = known.value_type;
-        let wanted = Wanted { tag, value_type, tier, usable: false, range };
-        let found = self.find(view, &wanted).into_iter();
-        let mut found = found.map(|found| found.map_err(|unread| unread.error));
-        found.next().transpose().map(|first| first.is_some())
+        let mut unread = None;
+        for tier in Tier::ALL.into_iter().rev() {
+            let wanted = Wanted { tag, value_type, tier, usable: false, range };
+            for found in self.find(view, &wanted) {
+                match found {
+                    Ok(_) => return Ok(true),
+                    Err(why) => unread = unread.or(Some(why)),
+                }
+            }
+            if unread.is_none() {
+                return Ok(false);
+            }
+        }
+        unread.map_or(Ok(false), Err)
     }
 }
 
@@ -285,7 +305,8 @@ impl Snapshot {
                 return Ok(());
             }
             let of = (tag.id, tag.value_type);
-            for part in outlived.parts(self, &mut cursors, of, beyond)? {
+            // A day that may be rolled up is refused as one that is.
+            for part in outlived.parts(self, &mut cursors, of, beyond, OnDamage::Skip)? {
                 let (has_any, at_ns) = match part {
                     Part::Samples(day) => (has_rows(self, &mut cursors, of, day)?, day.start_ns),
                     Part::Left(left) => (outlived.has_any(view, tag.id, left)?, left.start_ns),

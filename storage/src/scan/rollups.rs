@@ -302,7 +302,8 @@ impl Rollups {
             let range = ends.clip(self.scan.request.range);
             let (snapshot, cursors) = (&self.scan.snapshot, &mut self.scan.cursors);
             let of = (tag, value_type);
-            let mut parts = self.outlived.parts(snapshot, cursors, of, range)?;
+            let damage = self.scan.request.damage;
+            let mut parts = self.outlived.parts(snapshot, cursors, of, range, damage)?;
             if let [Part::Samples(range)] = *parts.make_contiguous() {
                 // Most tags have one part, and of many it is empty.
                 parts.clear();

@@ -11,6 +11,7 @@ use crate::manifest::version::Version;
 use crate::quality::Quality;
 use crate::registry::Registry;
 use crate::registry::gateways::Gateways;
+use crate::registry::scope::TagScope;
 use crate::retention::{Ends, Horizons, RetentionStatus};
 use crate::sample::Value;
 use crate::scan::{Scan, ScanRequest, TagSelection};
@@ -191,6 +192,13 @@ impl Snapshot {
     /// The newest durable record in it.
     pub fn seq(&self) -> Seq {
         self.view.durable_seq
+    }
+
+    /// The same instant for a reader who may know of the tags of a scope only: there are no others in it.
+    #[must_use]
+    pub fn within(&self, scope: &TagScope) -> Self {
+        let registry = self.view.registry.within(scope);
+        Self { view: Arc::new(View { registry, ..View::clone(&self.view) }) }
     }
 
     /// Tags and state sets.

@@ -10,8 +10,8 @@ use tagmill_engine_tests::tally::Tally;
 use tagmill_storage::disk::sim::SimDisk;
 use tagmill_storage::{
     Batch, DAY_NS, Engine, Error, OnDamage, Options, Qualities, RetentionClass, Rollup,
-    RollupRequest, SECOND_NS, TagColumn, TagDefinition, TagId, TagSelection, Tier, TimeRange,
-    ValueType, Values,
+    RollupRequest, SECOND_NS, TagAttributes, TagColumn, TagDefinition, TagEdit, TagId,
+    TagSelection, Tier, TimeRange, ValueType, Values,
 };
 
 #[test]
@@ -23,6 +23,7 @@ fn what_outlives_samples_says_what_they_said() {
 }
 
 const START_NS: i64 = 20_000 * DAY_NS;
+const FOR_EVER: &str = "for ever";
 const MINUTE_NS: i64 = 60 * SECOND_NS;
 
 /// Three days of two tags, of which rollups alone are left of the first two.
@@ -31,7 +32,8 @@ fn rolled_up(disk: &SimDisk) -> (Engine, Vec<TagId>) {
         tiers: vec![(Tier::Minute, None)],
         ..RetentionClass::of_raw("", Some(Duration::from_hours(24)))
     };
-    let options = Options { retention: vec![class], scrub_period: None, ..Options::default() };
+    let retention = vec![class, RetentionClass::of_raw(FOR_EVER, None)];
+    let options = Options { retention, scrub_period: None, ..Options::default() };
     let clock = Arc::new(TestClock::new(START_NS + 3 * DAY_NS));
     let engine = Engine::open_on(Arc::new(disk.clone()), clock, options).unwrap();
     let tag = |name: &str| TagDefinition::new(name, ValueType::F64);
@@ -89,6 +91,56 @@ fn a_damaged_file_of_rollups_is_named_left_out_and_given_up() {
     assert!(engine.snapshot().damage().is_empty());
     assert_eq!(count(&engine, OnDamage::Fail).unwrap(), (rows, 0));
     assert_eq!(engine.verify(&mut |error| panic!("{error}")), 0);
+    engine.close().unwrap();
+}
+
+/// Files of rollups that hold a day, tiers from the coarsest.
+fn files_of(engine: &Engine) -> Vec<String> {
+    let segments = engine.snapshot().segments();
+    let of_day = |tier: &Tier| {
+        let name = tier.to_string();
+        segments.iter().find(|segment| segment.tier == name).unwrap().file.clone()
+    };
+    Tier::ALL.iter().rev().map(of_day).collect()
+}
+
+#[test]
+fn damage_in_the_coarsest_tier_is_left_out_where_late_samples_wait() {
+    let disk = SimDisk::new(3);
+    let (engine, tags) = rolled_up(&disk);
+    let files = files_of(&engine);
+    // A sample that came when the tag belonged to a class that keeps more: it lies in a raw segment, and is not shown.
+    let belong = |class: Option<&str>| {
+        let attributes =
+            TagAttributes { retention: class.map(str::to_owned), ..TagAttributes::default() };
+        engine.edit_tag(tags[0], TagEdit { attributes: Some(attributes), ..TagEdit::default() })
+    };
+    let late = TagColumn {
+        tag: tags[0],
+        times: vec![START_NS + 1],
+        values: Values::F64(vec![1e9]),
+        qualities: Qualities::GOOD,
+    };
+    belong(Some(FOR_EVER)).unwrap();
+    let appended = engine.append(Batch { columns: vec![late], ..Batch::default() }).unwrap();
+    assert!(appended.rejects.is_empty(), "{appended:?}");
+    engine.seal().unwrap();
+    belong(None).unwrap();
+    assert_eq!(count(&engine, OnDamage::Fail).unwrap(), (2 * 24 * 60, 0));
+    engine.close().unwrap();
+    // A finer tier tells that the day is rolled up: nothing is missed.
+    disk.flip_bit(&files[0], 8 * 300);
+    let engine = reopened(&disk);
+    assert_eq!(count(&engine, OnDamage::Fail).unwrap(), (2 * 24 * 60, 0));
+    engine.close().unwrap();
+    for file in &files[1..] {
+        disk.flip_bit(file, 8 * 300);
+    }
+    let engine = reopened(&disk);
+    let error = count(&engine, OnDamage::Fail).unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { .. }), "{error}");
+    let (rows, skipped) = count(&engine, OnDamage::Skip).unwrap();
+    assert!(rows < 2 * 24 * 60 && skipped >= 1, "{rows} rows, {skipped} skipped");
     engine.close().unwrap();
 }
 

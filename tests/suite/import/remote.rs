@@ -36,7 +36,7 @@ impl Served {
 
     fn door(&self) -> Door {
         let connect = Some(self.server.address().to_string());
-        TargetArgs { data: None, connect }.open().unwrap()
+        TargetArgs { connect, ..TargetArgs::default() }.open().unwrap()
     }
 
     fn sink(&self) -> RemoteSink {

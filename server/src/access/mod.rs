@@ -1,0 +1,361 @@
+//! Who may do what: tokens, roles, scopes.
+//!
+//! # Contract
+//! * Nobody is let in by default: who is not known, whose token has ended or was revoked, gets [`Denied`], and no word why.
+//! * A [`Principal`] has roles, which say what it may do, and a scope, which says with which tags. Both only allow.
+//! * Secrets are kept as digests; what the file holds lets nobody in. Comparisons take the same time whatever differs.
+//! * The file of tokens is read again within [`LOOK_EVERY`] of a change. One that cannot be read lets nobody in.
+//!
+//! # What it does not know
+//! Wires, and what a door does: the doors ask.
+//!
+//! # Reading order
+//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`file`], [`attempts`].
+
+pub mod attempts;
+pub mod file;
+pub mod scram;
+pub mod token;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tagmill_storage::TagScope;
+
+use self::file::{Entry, Tokens};
+use self::scram::Verifier;
+
+/// A change of the file counts after this time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a principal may do.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Ask about tags in scope.
+    Reader,
+    /// Write samples of tags in scope, and define such tags.
+    Writer,
+    /// Take backups, verify, seal, confirm the clock; see what the database says of itself.
+    Operator,
+    /// All of it, deletes and edits of tags too.
+    Admin,
+}
+
+/// Somebody who was let in.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// Which token; empty where nobody is asked.
+    pub id: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    roles: Arc<[Role]>,
+    scope: Option<Arc<TagScope>>,
+}
+
+/// Who asks is not let in, or may not do that.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Not known, or not any more.
+    #[error("the token is not valid: it is unknown, has expired or was revoked")]
+    Unknown,
+    /// Known, and not allowed.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+/// What a door needs to know of a user that logs in by SCRAM.
+#[derive(Clone, Debug)]
+pub struct Login {
+    verifier: Verifier,
+    principal: Option<Principal>,
+}
+
+/// Who may do what, as the file says at the moment.
+#[derive(Debug)]
+pub struct Access {
+    /// Where the tokens are; without it nobody is asked and everybody may do everything.
+    path: Option<PathBuf>,
+    known: Mutex<Known>,
+    /// Seeds what an unknown user is answered with, if the file has no seed for that.
+    seed: [u8; 32],
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    tokens: Tokens,
+    /// Whether there is or ever was a file: it is never taken for none again.
+    has_file: bool,
+    looked: Option<Instant>,
+    /// The file's time and length at the last look.
+    stamp: Option<(SystemTime, u64)>,
+}
+
+impl Principal {
+    /// Who is there where nobody is asked.
+    pub fn anyone() -> Self {
+        let (id, name) = (Arc::from(""), Arc::from("anyone"));
+        Self { id, name, roles: Arc::from([Role::Admin]), scope: None }
+    }
+
+    /// Whether it may do what a role allows.
+    pub fn may(&self, role: Role) -> bool {
+        self.roles.contains(&role) || self.roles.contains(&Role::Admin)
+    }
+
+    /// Fails unless it may do what a role allows.
+    ///
+    /// # Errors
+    /// [`Denied::Forbidden`], with the role that is missing.
+    pub fn require(&self, role: Role) -> Result<(), Denied> {
+        if self.may(role) {
+            return Ok(());
+        }
+        let role = role.name();
+        let name = &self.name;
+        Err(Denied::Forbidden(format!("token {name:?} lacks the role {role}")))
+    }
+
+    /// The tags it may know of; all if there is no scope.
+    pub fn scope(&self) -> Option<&Arc<TagScope>> {
+        self.scope.as_ref()
+    }
+
+    /// Whether it may know of a tag of this name.
+    pub fn reaches(&self, tag: &str) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope.holds(tag))
+    }
+}
+
+impl Role {
+    /// As the command line and the file name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Writer => "writer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Login {
+    /// What the user is asked to prove.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Who it is, once that is proved.
+    ///
+    /// # Errors
+    /// [`Denied::Unknown`].
+    pub fn principal(self) -> Result<Principal, Denied> {
+        self.principal.ok_or(Denied::Unknown)
+    }
+}
+
+impl Access {
+    /// Nobody is asked: everybody may do everything.
+    pub fn open() -> Self {
+        Self { path: None, known: Mutex::default(), seed: [0; 32] }
+    }
+
+    /// Whoever has a token of a file is let in.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the system has no random numbers.
+    pub fn by_tokens(path: PathBuf) -> Result<Self, String> {
+        let (looked, stamp) = (Some(Instant::now()), stamp_of(&path));
+        let tokens = Tokens::read(&path)?;
+        let known = Known { tokens, has_file: true, looked, stamp };
+        Ok(Self { path: Some(path), known: Mutex::new(known), seed: token::random()? })
+    }
+
+    /// As [`Self::by_tokens`] from the moment on at which there is such a file; until then nobody is asked.
+    ///
+    /// # Errors
+    /// As [`Self::by_tokens`], if there is one.
+    pub fn when_there(path: PathBuf) -> Result<Self, String> {
+        if path.exists() {
+            return Self::by_tokens(path);
+        }
+        Ok(Self { path: Some(path), known: Mutex::default(), seed: token::random()? })
+    }
+
+    /// Whether anybody is asked who they are.
+    pub fn asks(&self) -> bool {
+        self.path.is_some() && self.look().has_file
+    }
+
+    /// Who has this token.
+    ///
+    /// # Errors
+    /// [`Denied::Unknown`].
+    pub fn by_token(&self, text: &str) -> Result<Principal, Denied> {
+        if !self.asks() {
+            return Ok(Principal::anyone());
+        }
+        let (id, digest) = token::parse(text).ok_or(Denied::Unknown)?;
+        self.with(|tokens| {
+            let entry = tokens.by_id(id).filter(|entry| entry.is_valid(now()));
+            let entry = entry.filter(|entry| entry.has_digest(&digest)).ok_or(Denied::Unknown)?;
+            Ok(principal(entry))
+        })
+    }
+
+    /// What a user of this name, or with a token of this id, has to prove. Of one who is not known it is as well
+    /// formed, and always the same.
+    pub fn login(&self, user: &str) -> Login {
+        let found = self.with(|tokens| {
+            let entry = tokens.by_name(user).or_else(|| tokens.by_id(user));
+            let entry = entry.filter(|entry| entry.is_valid(now()))?;
+            Some((entry.verifier()?, principal(entry)))
+        });
+        let Some((verifier, principal)) = found else {
+            let seed = self.with(Tokens::seed).unwrap_or(self.seed);
+            return Login { verifier: Verifier::of_nobody(&seed, user), principal: None };
+        };
+        Login { verifier, principal: Some(principal) }
+    }
+
+    /// Fails if a principal that was let in would not be any more.
+    ///
+    /// # Errors
+    /// [`Denied::Unknown`].
+    pub fn still(&self, principal: &Principal) -> Result<(), Denied> {
+        if !self.asks() {
+            return Ok(());
+        }
+        let is_valid = |tokens: &Tokens| {
+            tokens.by_id(&principal.id).is_some_and(|entry| entry.is_valid(now()))
+        };
+        if self.with(is_valid) { Ok(()) } else { Err(Denied::Unknown) }
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Tokens) -> T) -> T {
+        ask(&self.look().tokens)
+    }
+
+    /// What is known, no older than [`LOOK_EVERY`].
+    fn look(&self) -> MutexGuard<'_, Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = &self.path else { return known };
+        if known.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return known;
+        }
+        known.looked = Some(Instant::now());
+        let stamp = stamp_of(path);
+        let is_there = stamp.is_some() || known.has_file;
+        if is_there && (stamp != known.stamp || stamp.is_none()) {
+            known.stamp = stamp;
+            known.has_file = true;
+            known.tokens = Tokens::read(path).unwrap_or_else(|error| {
+                tracing::error!("nobody is let in: {error}");
+                Tokens::default()
+            });
+        }
+        known
+    }
+}
+
+fn principal(entry: &Entry) -> Principal {
+    let (id, name) = (Arc::from(entry.id.as_str()), Arc::from(entry.name.as_str()));
+    Principal { id, name, roles: Arc::from(entry.roles.as_slice()), scope: entry.scope() }
+}
+
+fn stamp_of(path: &Path) -> Option<(SystemTime, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    chrono::Utc::now().timestamp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file::NewToken;
+    use super::*;
+
+    fn new(name: &str, roles: &[Role], scope: &[&str]) -> NewToken {
+        let scope = scope.iter().map(ToString::to_string).collect();
+        let (name, roles) = (name.to_owned(), roles.to_vec());
+        NewToken { name, roles, scope, expires: now() + 3_600 }
+    }
+
+    #[test]
+    fn a_token_lets_in_until_it_is_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        assert!(Access::by_tokens(path.clone()).is_err(), "there is no file");
+        let text = Tokens::create(&path, new("grafana", &[Role::Reader], &["plant/u1"])).unwrap();
+        let access = Access::by_tokens(path.clone()).unwrap();
+        let grafana = access.by_token(&text).unwrap();
+        assert_eq!(grafana.name.as_ref(), "grafana");
+        assert!(grafana.may(Role::Reader) && !grafana.may(Role::Writer));
+        assert!(grafana.reaches("plant/u1/T") && !grafana.reaches("plant/u10/T"));
+        assert!(grafana.require(Role::Admin).unwrap_err().to_string().contains("lacks the role"));
+        let mut wrong = text.clone();
+        wrong.replace_range(text.len() - 1.., if text.ends_with('A') { "B" } else { "A" });
+        for other in [wrong.as_str(), "", "tgm_", "tgm_00000000_", &text[..20]] {
+            assert_eq!(access.by_token(other).unwrap_err(), Denied::Unknown, "{other:?}");
+        }
+        access.still(&grafana).unwrap();
+        Tokens::revoke(&path, "grafana").unwrap();
+        access.known.lock().unwrap().looked = None;
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+        assert_eq!(access.still(&grafana).unwrap_err(), Denied::Unknown);
+    }
+
+    #[test]
+    fn the_first_token_makes_the_server_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let access = Access::when_there(path.clone()).unwrap();
+        let look_again = || access.known.lock().unwrap().looked = None;
+        assert!(!access.asks() && access.by_token("").unwrap().may(Role::Admin));
+        let text = Tokens::create(&path, new("a", &[Role::Reader], &[])).unwrap();
+        look_again();
+        assert!(access.asks() && access.by_token(&text).is_ok());
+        assert_eq!(access.by_token("").unwrap_err(), Denied::Unknown);
+        assert_eq!(access.still(&Principal::anyone()).unwrap_err(), Denied::Unknown);
+        // A file that has gone is no open door.
+        std::fs::remove_file(&path).unwrap();
+        look_again();
+        assert!(access.asks());
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+    }
+
+    #[test]
+    fn a_token_that_has_ended_and_a_broken_file_let_nobody_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let mut ended = new("old", &[Role::Admin], &[]);
+        ended.expires = now() - 1;
+        let old = Tokens::create(&path, ended).unwrap();
+        let text = Tokens::create(&path, new("boss", &[Role::Admin], &[])).unwrap();
+        let access = Access::by_tokens(path.clone()).unwrap();
+        assert_eq!(access.by_token(&old).unwrap_err(), Denied::Unknown);
+        assert!(access.login("old").principal().is_err());
+        assert!(access.by_token(&text).unwrap().may(Role::Writer));
+        std::fs::write(&path, "token = 3").unwrap();
+        access.known.lock().unwrap().looked = None;
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+        std::fs::remove_file(&path).unwrap();
+        access.known.lock().unwrap().looked = None;
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+    }
+}

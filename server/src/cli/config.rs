@@ -1,0 +1,360 @@
+//! How a server is told to run: by the command line, by the environment, by a file; in this order, key by key.
+//!
+//! Contract: the keys of the file are the words of the command line with `_` for `-`, those of the environment the same in
+//! capitals after `TAGMILL_`. A key or a value that is not understood is refused, wherever it stands.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use tagmill_storage::RetentionClass;
+
+use super::failure::{Failure, Result};
+use super::serve::retention;
+use super::token;
+use crate::http::lines::{DEFAULT, Template};
+use crate::lifecycle::{LISTEN, ServeOptions, TokenFile};
+use crate::tls::{Tls, TlsFiles};
+
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  tagmill config check /etc/tagmill.toml
+  tagmill config check                       (what the environment says)
+
+A file for 'tagmill serve --config /etc/tagmill.toml':
+
+  data = '/var/lib/tagmill'
+  listen = '0.0.0.0:7410'
+  postgres = '0.0.0.0:7411'
+  http = 'off'
+  tls_cert = '/etc/tagmill/server.pem'
+  tls_key = '/etc/tagmill/server.key'
+  retention = ['2y', 'vibration=30d,1h=forever']";
+
+/// Looks at a configuration.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Says what a server would do with it, or what is wrong.
+    #[command(after_help = EXAMPLES)]
+    Check {
+        /// The file; without it the environment alone.
+        file: Option<PathBuf>,
+    },
+}
+
+/// What may be said of a server.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory of the database; made if there is none.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to listen; 127.0.0.1:7410 unless told otherwise.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where clients of PostgreSQL are served: psql, Grafana, JDBC, psycopg; 'off' for nowhere. By default the port after
+    /// that of --listen: 127.0.0.1:7411.
+    #[arg(long, value_name = "ADDR")]
+    pub postgres: Option<Listening>,
+    /// Where HTTP is served: SQL, line protocol, figures; 'off' for nowhere. By default two ports after that of --listen:
+    /// 127.0.0.1:7412.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<Listening>,
+    /// How names of tags are made of lines of Influx line protocol: {measurement}, {field}, {tags}, {tag:KEY}; by default
+    /// {measurement}/{tags}/{field}.
+    #[arg(long, value_name = "TEMPLATE")]
+    pub line_template: Option<String>,
+    /// File of the tokens of those who are let in; by default access.toml in the directory of the database.
+    #[arg(long, value_name = "FILE")]
+    pub access: Option<PathBuf>,
+    /// The server's certificate, in PEM: with it nobody is served in clear.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: gRPC clients must show a certificate that one of them has signed.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Folder below which 'tagmill backup --connect' may write; without it such requests are refused.
+    #[arg(long, value_name = "DIR")]
+    pub backups: Option<PathBuf>,
+    /// Allow an address that other machines can reach without tokens or without a certificate.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub insecure_no_auth: Option<bool>,
+    /// How long raw samples are kept: 400d for all tags, NAME=90d for those with retention=NAME; d, w, y or 'forever'. After
+    /// a comma, rollups of 1m, 15m, 1h or 1d that are kept longer: 90d,1m=2y,1h=forever. May be given several times;
+    /// docs/retention.md.
+    #[arg(long, value_name = "[NAME=]TIME[,TIER=TIME]")]
+    pub retention: Option<Vec<Retention>>,
+}
+
+/// Where to listen, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Listening(pub Option<SocketAddr>);
+
+impl FromStr for Listening {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let address = text.parse().map_err(|_| "an address is like 127.0.0.1:7411, or 'off'")?;
+        Ok(Self(Some(address)))
+    }
+}
+
+impl TryFrom<String> for Listening {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// How long a class of tags is kept.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Retention(pub RetentionClass);
+
+impl FromStr for Retention {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        retention(text).map(Self)
+    }
+}
+
+impl TryFrom<String> for Retention {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Keys whose values are no texts in a file.
+const LISTS: [&str; 1] = ["retention"];
+const SWITCHES: [&str; 1] = ["insecure_no_auth"];
+const TEXTS: [&str; 10] = [
+    "data",
+    "listen",
+    "postgres",
+    "http",
+    "line_template",
+    "access",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "backups",
+];
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn read(path: &Path) -> Result<Self> {
+        let within = |failure: Failure| failure.within(path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| within(Failure::new(error.to_string())))?;
+        toml::from_str(&text).map_err(|error| within(Failure::new(error.to_string().trim_end())))
+    }
+
+    /// What the environment says. A list has spaces between its parts.
+    ///
+    /// # Errors
+    /// Which variable is wrong.
+    pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut config = Self::default();
+        for name in TEXTS.into_iter().chain(SWITCHES).chain(LISTS) {
+            let variable_name = format!("TAGMILL_{}", name.to_uppercase());
+            let Some(value) = variable(&variable_name).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let value = if LISTS.contains(&name) {
+                toml::Value::Array(value.split_whitespace().map(Into::into).collect())
+            } else if SWITCHES.contains(&name) {
+                toml::Value::Boolean(matches!(value.as_str(), "1" | "true" | "on" | "yes"))
+            } else {
+                toml::Value::String(value)
+            };
+            let table = toml::Table::from_iter([(name.to_owned(), value)]);
+            let one: Self = table.try_into().map_err(|error: toml::de::Error| {
+                Failure::new(error.message().to_owned()).within(variable_name)
+            })?;
+            config = config.or(one);
+        }
+        Ok(config)
+    }
+
+    /// What this says, and where it says nothing what another does.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            data: self.data.or(other.data),
+            listen: self.listen.or(other.listen),
+            postgres: self.postgres.or(other.postgres),
+            http: self.http.or(other.http),
+            line_template: self.line_template.or(other.line_template),
+            access: self.access.or(other.access),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            backups: self.backups.or(other.backups),
+            insecure_no_auth: self.insecure_no_auth.or(other.insecure_no_auth),
+            retention: self.retention.or(other.retention),
+        }
+    }
+
+    /// The directory, how the server is to run, and how long it keeps what.
+    ///
+    /// # Errors
+    /// If the directory is not said, or a certificate is without its key.
+    pub fn options(self) -> Result<(PathBuf, ServeOptions, Vec<RetentionClass>)> {
+        let data = self.data.ok_or_else(|| {
+            Failure::new("which database? its directory is not said")
+                .next("--data DIR, or data = '..' in the file")
+        })?;
+        let tls = match (self.tls_cert, self.tls_key, self.tls_client_ca) {
+            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+            (None, None, None) => None,
+            _ => {
+                return Err(Failure::new(
+                    "tls_cert and tls_key go together, and tls_client_ca with them",
+                ));
+            }
+        };
+        let listen = self.listen.unwrap_or(LISTEN);
+        let access = match self.access {
+            Some(path) => TokenFile { path, must_exist: true },
+            None => TokenFile { path: data.join(token::FILE), must_exist: false },
+        };
+        let options = ServeOptions {
+            listen,
+            postgres: self.postgres.map_or_else(|| Some(beside(listen, 1)), |asked| asked.0),
+            http: self.http.map_or_else(|| Some(beside(listen, 2)), |asked| asked.0),
+            line_template: self.line_template.unwrap_or_else(|| DEFAULT.to_owned()),
+            insecure_no_auth: self.insecure_no_auth.unwrap_or_default(),
+            backups: self.backups,
+            access: Some(access),
+            tls,
+            ..ServeOptions::default()
+        };
+        let retention = self.retention.unwrap_or_default();
+        Ok((data, options, retention.into_iter().map(|class| class.0).collect()))
+    }
+}
+
+/// The address so many ports after this one; port 0, any that is free, stays so.
+fn beside(address: SocketAddr, after: u16) -> SocketAddr {
+    let port = if address.port() == 0 { 0 } else { address.port().saturating_add(after) };
+    SocketAddr::new(address.ip(), port)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub fn run(args: Args) -> Result<()> {
+    let Action::Check { file } = args.action;
+    let mut config = Config::of_environment(|name| std::env::var(name).ok())?;
+    if let Some(file) = &file {
+        config = config.or(Config::read(file)?);
+    }
+    let (data, options, retention) = config.options()?;
+    crate::lifecycle::check_exposure(&options).map_err(|error| Failure::new(error.to_string()))?;
+    Template::parse(&options.line_template).map_err(Failure::new)?;
+    if let Some(files) = options.tls.clone() {
+        Tls::new(files).map_err(Failure::new)?;
+    }
+    let shown = |address: Option<SocketAddr>| {
+        address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+    };
+    println!("data       {}", data.display());
+    println!("gRPC       {}", options.listen);
+    println!("PostgreSQL {}", shown(options.postgres));
+    println!("HTTP       {}", shown(options.http));
+    println!("TLS        {}", if options.tls.is_some() { "on" } else { "off" });
+    let tokens = options.access.filter(|file| file.must_exist || file.path.exists());
+    match tokens {
+        Some(file) => println!("tokens     {}", file.path.display()),
+        None => println!("tokens     none: nobody is asked"),
+    }
+    println!("retention  {} classes", retention.len());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tagmill.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path)
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_environment_before_the_file() {
+        let file =
+            of("data = 'a'\nlisten = '127.0.0.1:1'\nhttp = 'off'\nretention = ['1d', 'x=2d']")
+                .unwrap();
+        let environment = Config::of_environment(|name| match name {
+            "TAGMILL_LISTEN" => Some("127.0.0.1:2".to_owned()),
+            "TAGMILL_DATA" => Some("b".to_owned()),
+            "TAGMILL_RETENTION" => Some("3d y=4d z=5d".to_owned()),
+            "TAGMILL_INSECURE_NO_AUTH" => Some("true".to_owned()),
+            _ => None,
+        });
+        let words = Config { data: Some("c".into()), ..Config::default() };
+        let (data, options, retention) = words.or(environment.unwrap()).or(file).options().unwrap();
+        assert_eq!((data, options.listen.port()), (PathBuf::from("c"), 2));
+        assert_eq!((options.http, options.postgres.map(|a| a.port())), (None, Some(3)));
+        assert_eq!((retention.len(), options.insecure_no_auth), (3, true));
+        assert!(!options.access.unwrap().must_exist);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for text in [
+            "data = 'a'\nlisen = '127.0.0.1:1'",
+            "listen = 'here'",
+            "postgres = 'on'",
+            "retention = '2y'",
+            "retention = ['2 fortnights']",
+            "insecure_no_auth = 'yes'",
+            "data = ",
+            "[tls]\ncert = 'x'",
+        ] {
+            assert!(of(text).is_err(), "{text}");
+        }
+        for (name, value) in
+            [("TAGMILL_LISTEN", "here"), ("TAGMILL_RETENTION", "2y x"), ("TAGMILL_HTTP", "on")]
+        {
+            let found = Config::of_environment(|asked| (asked == name).then(|| value.to_owned()));
+            assert!(found.unwrap_err().to_string().contains(name), "{name}");
+        }
+        assert!(of("data = 'a'\ntls_cert = 'x'").unwrap().options().is_err());
+        assert!(of("").unwrap().options().is_err());
+    }
+
+    #[test]
+    fn every_key_has_a_variable() {
+        let all = TEXTS.len() + SWITCHES.len() + LISTS.len();
+        let fields = format!("{:?}", Config::default()).matches(": None").count();
+        assert_eq!(all, fields);
+    }
+}

@@ -1,0 +1,113 @@
+//! Who calls: the token of a request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Door, Refusal};
+use crate::access::{Principal, Role};
+use crate::connections::Peer;
+
+/// Lets a request through with its [`Principal`], or not at all.
+pub(super) async fn ask(
+    State(door): State<Arc<Door>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let unknown = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, text);
+    let principal = if door.access.asks() {
+        let token = token_of(request.headers())
+            .ok_or_else(|| unknown("who calls? send a token: 'Authorization: Bearer TOKEN'"))?;
+        door.access.by_token(&token).map_err(|denied| {
+            // A valid token is never kept waiting for those who guess from the same address.
+            if !door.attempts.may(peer.ip()) {
+                return unknown("too many failed logins from this address: wait a minute");
+            }
+            door.attempts.failed(peer.ip());
+            tracing::warn!(%peer, "a token was refused");
+            unknown(&denied.to_string())
+        })?
+    } else {
+        check_origin(request.headers(), peer)?;
+        Principal::anyone()
+    };
+    request.extensions_mut().insert(principal);
+    Ok(next.run(request).await)
+}
+
+/// Where nobody is asked, pages of the web must not act through the browser of whoever sits at this machine.
+fn check_origin(headers: &HeaderMap, peer: SocketAddr) -> Result<(), Refusal> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let is_own = name == "localhost" || name.parse::<IpAddr>().is_ok();
+    let is_page = headers.contains_key(header::ORIGIN) || (peer.ip().is_loopback() && !is_own);
+    if !is_page {
+        return Ok(());
+    }
+    let text = "pages of the web get nothing while nobody is asked for a token: make one with 'tagmill token create'";
+    Err(Refusal::new(StatusCode::FORBIDDEN, text))
+}
+
+/// The token of `Bearer`, of Influx's `Token`, or the password of `Basic`.
+fn token_of(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" | "token" => Some(rest.to_owned()),
+        "basic" => {
+            let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+            pair.split_once(':').map(|(_, password)| password.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Fails unless the caller may do what a role allows.
+pub(super) fn require(principal: &Principal, role: Role) -> Result<(), Refusal> {
+    let denied = principal.require(role);
+    denied.map_err(|denied| Refusal::new(StatusCode::FORBIDDEN, denied.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_the_web_get_nothing_without_a_token() {
+        let check = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            origin.map(|origin| headers.insert(header::ORIGIN, origin.parse().unwrap()));
+            check_origin(&headers, "127.0.0.1:1".parse().unwrap()).is_ok()
+        };
+        for host in ["localhost:7412", "127.0.0.1:7412", "[::1]:7412", "127.0.0.1"] {
+            assert!(check(host, None), "{host}");
+            assert!(!check(host, Some("http://evil.example")), "{host}");
+        }
+        assert!(!check("evil.example:7412", None), "a name that leads here");
+    }
+
+    #[test]
+    fn finds_the_token_wherever_clients_put_it() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            token_of(&headers)
+        };
+        assert_eq!(of("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(of("Token abc ").as_deref(), Some("abc"));
+        assert_eq!(of(&format!("Basic {}", STANDARD.encode("me:abc"))).as_deref(), Some("abc"));
+        for wrong in ["abc", "Basic abc", "Digest x", "Basic ="] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+        assert_eq!(token_of(&HeaderMap::new()), None);
+    }
+}

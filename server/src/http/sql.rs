@@ -1,0 +1,333 @@
+//! `POST /api/v1/sql` and `GET /api/v1/latest`: a statement in, its rows out as JSON, CSV or Arrow.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::csv::{Writer as CsvWriter, WriterBuilder as CsvBuilder};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::writer::StreamWriter;
+use arrow::json::writer::{JsonArray, Writer as JsonWriter, WriterBuilder as JsonBuilder};
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use tagmill::datafusion::common::ScalarValue;
+use tagmill::limits::PARAMETERS_MAX;
+use tagmill::{Answer, Error, Session};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::caller::require;
+use super::{Door, Refusal, Shared};
+use crate::access::{Principal, Role};
+use crate::cli::target::glob_to_like;
+use crate::lifecycle::turns_true;
+use crate::queries::{SETTINGS, held};
+
+/// Pieces of an answer handed to the transport ahead of the network.
+const AHEAD: usize = 4;
+
+/// A statement as JSON.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    sql: String,
+    #[serde(default)]
+    parameters: Vec<Value>,
+    #[serde(default)]
+    settings: HashMap<String, String>,
+}
+
+/// What `latest` may be asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LatestOf {
+    /// A pattern with `*`.
+    tag: Option<String>,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Csv,
+    Arrow,
+}
+
+impl Form {
+    /// The first of the types a client would take that we have; JSON if it says nothing or anything.
+    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Self::Json) };
+        let accept = accept.to_str().unwrap_or_default();
+        for wanted in accept.split(',') {
+            match wanted.split(';').next().unwrap_or_default().trim() {
+                "application/json" | "application/*" | "*/*" | "" => return Ok(Self::Json),
+                "text/csv" | "text/*" => return Ok(Self::Csv),
+                "application/vnd.apache.arrow.stream" => return Ok(Self::Arrow),
+                _ => {}
+            }
+        }
+        let text = "answers are application/json, text/csv or application/vnd.apache.arrow.stream";
+        Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, text))
+    }
+
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+        }
+    }
+}
+
+/// Writes rows as they come, into memory that is taken away piece by piece.
+enum Writer {
+    Json(JsonWriter<Vec<u8>, JsonArray>),
+    Csv(Pieces, Box<CsvWriter<Pieces>>),
+    Arrow(Box<StreamWriter<Vec<u8>>>),
+}
+
+/// Bytes that a writer keeps to itself, and we take.
+#[derive(Clone, Debug, Default)]
+struct Pieces(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Pieces {
+    fn take(&self) -> Vec<u8> {
+        let mut bytes = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::take(&mut bytes)
+    }
+}
+
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Writer {
+    fn new(form: Form, schema: &SchemaRef) -> Result<Self, ArrowError> {
+        Ok(match form {
+            Form::Json => {
+                Self::Json(JsonBuilder::new().with_explicit_nulls(true).build(Vec::new()))
+            }
+            Form::Csv => {
+                let pieces = Pieces::default();
+                let mut writer = CsvBuilder::new().with_header(true).build(pieces.clone());
+                writer.write(&RecordBatch::new_empty(Arc::clone(schema)))?;
+                Self::Csv(pieces, Box::new(writer))
+            }
+            Form::Arrow => Self::Arrow(Box::new(StreamWriter::try_new(Vec::new(), schema)?)),
+        })
+    }
+
+    fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        match self {
+            Self::Json(writer) => {
+                writer.write(batch)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+            Self::Csv(pieces, writer) => {
+                writer.write(batch)?;
+                Ok(pieces.take())
+            }
+            Self::Arrow(writer) => {
+                writer.write(batch)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Vec<u8>, ArrowError> {
+        match self {
+            Self::Json(mut writer) => {
+                writer.finish()?;
+                let mut bytes = writer.into_inner();
+                bytes.push(b'\n');
+                Ok(bytes)
+            }
+            Self::Csv(pieces, writer) => {
+                drop(writer);
+                Ok(pieces.take())
+            }
+            Self::Arrow(mut writer) => {
+                writer.finish()?;
+                writer.into_inner()
+            }
+        }
+    }
+}
+
+/// Answers a statement: as JSON with parameters and settings, or as plain text.
+pub(super) async fn answer(
+    State(door): Shared,
+    Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    require(&principal, Role::Reader)?;
+    let form = Form::of(&headers)?;
+    let wrong = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let asked = if kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        serde_json::from_slice(&body).map_err(|error| wrong(format!("the body: {error}")))?
+    } else {
+        let sql = String::from_utf8(body.to_vec());
+        let sql = sql.map_err(|_| wrong("the statement is no UTF-8".to_owned()))?;
+        Asked { sql, parameters: Vec::new(), settings: HashMap::new() }
+    };
+    if asked.parameters.len() > PARAMETERS_MAX {
+        return Err(wrong(format!("a statement has at most {PARAMETERS_MAX} parameters")));
+    }
+    let values = asked.parameters.into_iter().map(scalar).collect::<Result<_, _>>();
+    let values = values.map_err(wrong)?;
+    run(&door, &principal, form, asked.sql, values, asked.settings).await
+}
+
+/// Answers with the latest sample of each tag that matches.
+pub(super) async fn latest(
+    State(door): Shared,
+    Extension(principal): Extension<Principal>,
+    Query(of): Query<LatestOf>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    require(&principal, Role::Reader)?;
+    let form = Form::of(&headers)?;
+    let like = glob_to_like(of.tag.as_deref().unwrap_or("*"));
+    let sql = "SELECT * FROM latest WHERE tag LIKE $1 ORDER BY tag".to_owned();
+    let values = vec![ScalarValue::Utf8(Some(like))];
+    run(&door, &principal, form, sql, values, HashMap::new()).await
+}
+
+/// A parameter.
+fn scalar(value: Value) -> Result<ScalarValue, String> {
+    Ok(match value {
+        Value::Null => ScalarValue::Null,
+        Value::Bool(is) => ScalarValue::Boolean(Some(is)),
+        Value::String(text) => ScalarValue::Utf8(Some(text)),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => ScalarValue::Int64(Some(number)),
+            (None, Some(number)) => ScalarValue::Float64(Some(number)),
+            (None, None) => return Err(format!("{number} is out of range")),
+        },
+        other => return Err(format!("a parameter is a text, a number or a boolean, not {other}")),
+    })
+}
+
+async fn run(
+    door: &Arc<Door>,
+    principal: &Principal,
+    form: Form,
+    sql: String,
+    values: Vec<ScalarValue>,
+    settings: HashMap<String, String>,
+) -> Result<Response, Refusal> {
+    let mut session = door.database.session();
+    if let Some(scope) = principal.scope() {
+        session = session.within(Arc::clone(scope));
+    }
+    let own = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for (name, value) in own.into_iter().chain(settings) {
+        session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
+    }
+    let admitted = door.admission.admit();
+    let admitted =
+        admitted.map_err(|full| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string()))?;
+    let (begun, beginning) = oneshot::channel();
+    let (pieces, body) = mpsc::channel(AHEAD);
+    let mut stopping = door.stopping.clone();
+    let held = held(session.settings());
+    door.queries.spawn(async move {
+        let answering = async {
+            let _place = admitted.turn().await;
+            match begin(&mut session, &sql, values, form).await {
+                Err(refusal) => drop(begun.send(Err(refusal))),
+                Ok((answer, writer)) => {
+                    if begun.send(Ok(answer.notices.clone())).is_ok() {
+                        stream(answer, writer, &pieces).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = answering => {}
+            // It is not taken in time.
+            () = tokio::time::sleep(held) => {}
+            // Whoever asked has gone.
+            () = pieces.closed() => {}
+            () = turns_true(&mut stopping) => {}
+        }
+    });
+    let ended = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server shuts down");
+    let notices = beginning.await.unwrap_or_else(|_| Err(ended()))?;
+    let body = Body::from_stream(ReceiverStream::new(body));
+    let mut response = ([(header::CONTENT_TYPE, form.media_type())], body).into_response();
+    for notice in notices {
+        let text: String =
+            notice.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).collect();
+        if let Ok(value) = text.parse() {
+            response.headers_mut().append("x-tagmill-notice", value);
+        }
+    }
+    Ok(response)
+}
+
+async fn begin(
+    session: &mut Session,
+    sql: &str,
+    values: Vec<ScalarValue>,
+    form: Form,
+) -> Result<(Answer, Writer), Refusal> {
+    let answer = session.execute_with(sql, values).await.map_err(|error| of_query(&error))?;
+    let writer = Writer::new(form, &answer.schema);
+    let writer =
+        writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    Ok((answer, writer))
+}
+
+/// Sends rows. An error ends the body without its end, so that no client takes it for whole.
+async fn stream(
+    mut answer: Answer,
+    mut writer: Writer,
+    pieces: &mpsc::Sender<Result<Vec<u8>, std::io::Error>>,
+) {
+    let written = async {
+        while let Some(batch) = answer.next().await.map_err(|error| error.to_string())? {
+            let piece = writer.batch(&batch).map_err(|error| error.to_string())?;
+            if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let last = writer.finish().map_err(|error| error.to_string())?;
+        drop(pieces.send(Ok(last)).await);
+        Ok::<(), String>(())
+    };
+    if let Err(text) = written.await {
+        tracing::info!("an answer by HTTP broke off: {text}");
+        drop(pieces.send(Err(std::io::Error::other(text))).await);
+    }
+}
+
+/// What a statement met.
+fn of_query(error: &Error) -> Refusal {
+    let status = match error {
+        Error::Sql(_) | Error::Setting(_) | Error::ReadOnly(_) | Error::Execution(_) => {
+            StatusCode::BAD_REQUEST
+        }
+        Error::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        Error::Memory(_) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Refusal::new(status, error.to_string())
+}

@@ -1,0 +1,293 @@
+//! Arrow to PostgreSQL's types and back.
+//!
+//! Contract: a float is written so that reading it gives the same bits, -0, NaN and infinities too. A timestamp is written
+//! in microseconds, rounded down; what that lost is told.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow_pg::datatypes::arrow_schema_to_pg_fields;
+use arrow_pg::datatypes::df::deserialize_parameters;
+use arrow_pg::encoder::{Encoder, encode_value};
+use bytes::{Buf as _, BytesMut};
+use pgwire::api::Type;
+use pgwire::api::portal::{Format, Portal};
+use pgwire::api::results::FieldInfo;
+use pgwire::error::PgWireResult;
+use pgwire::types::ToSqlText;
+use pgwire::types::format::FormatOptions;
+use postgres_types::{IsNull, Kind, ToSql};
+use tagmill::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
+};
+use tagmill::arrow::datatypes::{
+    DataType, Field, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampNanosecondType,
+};
+use tagmill::arrow::error::ArrowError;
+use tagmill::datafusion::common::{ParamValues, ScalarValue};
+
+use super::errors::error;
+
+const NS_PER_US: i64 = 1_000;
+/// Dimensions of an array in PostgreSQL.
+const DIMENSIONS_MAX: usize = 6;
+
+/// Columns as a client is told of them.
+pub(super) fn fields_of(schema: &SchemaRef, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
+    let fields = arrow_schema_to_pg_fields(schema, format, None)?;
+    Ok(fields.into_iter().map(sized).collect())
+}
+
+/// With the width that `pg_type.typlen` gives.
+fn sized(field: FieldInfo) -> FieldInfo {
+    let size = match *field.datatype() {
+        Type::BOOL | Type::CHAR => 1,
+        Type::INT2 => 2,
+        Type::INT4 | Type::FLOAT4 | Type::DATE | Type::OID => 4,
+        Type::INT8 | Type::FLOAT8 | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::TIME => 8,
+        Type::INTERVAL => 16,
+        _ => -1,
+    };
+    field.with_type_size(size)
+}
+
+/// Types of parameters as a client is told of them; those that could be anything are text.
+pub(super) fn parameter_types(types: &[Option<DataType>]) -> PgWireResult<Vec<Type>> {
+    let of = |known: &Option<DataType>| {
+        known.as_ref().map_or(Ok(Type::TEXT), arrow_pg::datatypes::into_pg_type)
+    };
+    types.iter().map(of).collect()
+}
+
+/// The values that a client bound.
+///
+/// The library that reads them takes lengths of arrays on trust, makes a null of a time that is out of range, a time of a
+/// whole number, and one quote of two: these are seen to here.
+pub(super) fn bound<S: Clone>(
+    portal: &Portal<S>,
+    types: &[Option<DataType>],
+) -> PgWireResult<Vec<ScalarValue>> {
+    for (at, value) in portal.parameters.iter().enumerate() {
+        let hint = portal.statement.parameter_types.get(at).cloned().flatten();
+        let inferred = types.get(at).and_then(Option::as_ref);
+        let (Some(value), Some(hint)) = (value, hint) else { continue };
+        let number = at + 1;
+        if matches!(hint.kind(), Kind::Array(_)) && portal.parameter_format.is_binary(at) {
+            check_array(value)
+                .map_err(|()| error("22P03", format!("parameter ${number} is no array")))?;
+        }
+        let is_whole = matches!(hint, Type::INT2 | Type::INT4 | Type::INT8);
+        if is_whole && matches!(inferred, Some(DataType::Timestamp(..))) {
+            let text = format!("parameter ${number} is a time: a whole number is none");
+            return Err(error("42804", text));
+        }
+    }
+    let known: Vec<Option<&DataType>> = types.iter().map(Option::as_ref).collect();
+    let ParamValues::List(values) = deserialize_parameters(portal, &known)? else {
+        return Err(error("XX000", "parameters have numbers, not names"));
+    };
+    let mut values: Vec<ScalarValue> = values.into_iter().map(|value| value.value).collect();
+    for (at, (value, given)) in values.iter_mut().zip(&portal.parameters).enumerate() {
+        let Some(given) = given else { continue };
+        let number = at + 1;
+        if value.is_null() {
+            let text = format!("parameter ${number} is out of range: times go from 1678 to 2261");
+            return Err(error("22008", text));
+        }
+        if let ScalarValue::Utf8(Some(text)) = value {
+            let exact = std::str::from_utf8(given);
+            exact
+                .map_err(|_| error("22021", format!("parameter ${number} is no UTF-8")))?
+                .clone_into(text);
+        }
+    }
+    Ok(values)
+}
+
+/// Whether the header of a binary array speaks of no more elements than there are bytes for.
+fn check_array(bytes: &[u8]) -> Result<(), ()> {
+    let word = |at: usize| -> Result<usize, ()> {
+        let mut word = bytes.get(at..at + 4).ok_or(())?;
+        // The wire is in the order of networks.
+        usize::try_from(word.get_i32()).map_err(|_| ())
+    };
+    let dimensions = word(0)?;
+    if dimensions > DIMENSIONS_MAX {
+        return Err(());
+    }
+    let mut elements = 1_usize;
+    for dimension in 0..dimensions {
+        elements = elements.checked_mul(word(12 + 8 * dimension)?).ok_or(())?;
+    }
+    // Each has its length before it.
+    let room = bytes.len().saturating_sub(12 + 8 * dimensions) / 4;
+    if elements <= room || dimensions == 0 { Ok(()) } else { Err(()) }
+}
+
+/// A batch with its timestamps as the wire has them, shown in a zone; and whether digits were lost.
+pub(super) fn on_the_wire(
+    batch: &RecordBatch,
+    zone: &Arc<str>,
+) -> Result<(RecordBatch, bool), ArrowError> {
+    let is_fine = |field: &Arc<Field>| is_ns(field.data_type());
+    if !batch.schema_ref().fields().iter().any(is_fine) {
+        return Ok((batch.clone(), false));
+    }
+    let mut has_lost = false;
+    let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let DataType::Timestamp(TimeUnit::Nanosecond, in_zone) = field.data_type() else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        };
+        let times = column.as_primitive::<TimestampNanosecondType>();
+        has_lost |= times.iter().flatten().any(|ns| ns % NS_PER_US != 0);
+        let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
+        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|_| Arc::clone(zone)));
+        let field = Field::clone(field).with_data_type(coarse.data_type().clone());
+        fields.push(Arc::new(field));
+        columns.push(Arc::new(coarse));
+    }
+    let schema = Schema::new_with_metadata(fields, batch.schema_ref().metadata().clone());
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)?;
+    Ok((batch, has_lost))
+}
+
+fn is_ns(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(TimeUnit::Nanosecond, _))
+}
+
+/// Writes one row.
+pub(super) fn encode_row<E: Encoder>(
+    encoder: &mut E,
+    batch: &RecordBatch,
+    row: usize,
+    fields: &[FieldInfo],
+) -> PgWireResult<E::Item> {
+    let schema = batch.schema_ref();
+    for ((column, field), shown) in batch.columns().iter().zip(schema.fields()).zip(fields) {
+        if column.is_null(row) {
+            encoder.encode_field(&None::<i8>, shown)?;
+            continue;
+        }
+        match field.data_type() {
+            DataType::Float64 => {
+                let values = column.as_primitive::<Float64Type>();
+                encoder.encode_field(&Double(values.value(row)), shown)?;
+            }
+            DataType::Float32 => {
+                let values = column.as_primitive::<Float32Type>();
+                encoder.encode_field(&Single(values.value(row)), shown)?;
+            }
+            _ => encode_value(encoder, column, row, field, shown)?,
+        }
+    }
+    Ok(encoder.take_row())
+}
+
+/// A float whose text gives its bits back.
+#[derive(Clone, Copy, Debug)]
+struct Double(f64);
+#[derive(Clone, Copy, Debug)]
+struct Single(f32);
+
+type Written = Result<IsNull, Box<dyn StdError + Sync + Send>>;
+
+macro_rules! float {
+    ($name:ident, $inner:ty) => {
+        impl ToSql for $name {
+            fn to_sql(&self, of: &Type, out: &mut BytesMut) -> Written {
+                self.0.to_sql(of, out)
+            }
+
+            fn accepts(of: &Type) -> bool {
+                <$inner as ToSql>::accepts(of)
+            }
+
+            postgres_types::to_sql_checked!();
+        }
+
+        impl ToSqlText for $name {
+            fn to_sql_text(&self, _: &Type, out: &mut BytesMut, _: &FormatOptions) -> Written {
+                let value = self.0;
+                // The shortest text that reads as the same number; PostgreSQL's words for the rest.
+                match value.abs() {
+                    _ if value.is_nan() => out.write_str("NaN")?,
+                    _ if value == <$inner>::INFINITY => out.write_str("Infinity")?,
+                    _ if value == <$inner>::NEG_INFINITY => out.write_str("-Infinity")?,
+                    size if size == 0.0 || (1e-4..1e15).contains(&size) => write!(out, "{value}")?,
+                    _ => write!(out, "{value:e}")?,
+                }
+                Ok(IsNull::No)
+            }
+        }
+    };
+}
+
+float!(Double, f64);
+float!(Single, f32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BufMut as _;
+    use tagmill::arrow::array::TimestampNanosecondArray;
+
+    #[test]
+    fn times_are_rounded_down_and_what_is_lost_is_told() {
+        let zone = Arc::from("UTC");
+        for (ns, us, lost) in
+            [(1_000, 1, false), (1_999, 1, true), (-1, -1, true), (-1_000, -1, false)]
+        {
+            let times = TimestampNanosecondArray::from(vec![Some(ns), None]).with_timezone("UTC");
+            let batch = RecordBatch::try_from_iter([("ts", Arc::new(times) as ArrayRef)]).unwrap();
+            let (wire, has_lost) = on_the_wire(&batch, &zone).unwrap();
+            let column = wire
+                .column(0)
+                .as_primitive::<tagmill::arrow::datatypes::TimestampMicrosecondType>();
+            assert_eq!((column.value(0), column.is_null(1), has_lost), (us, true, lost), "{ns}");
+        }
+    }
+
+    #[test]
+    fn an_array_that_speaks_of_more_than_it_has_is_none() {
+        let word = |number: i32| {
+            let mut bytes = Vec::new();
+            bytes.put_i32(number);
+            bytes
+        };
+        let array = |dimensions: i32, length: i32, elements: usize| {
+            let mut bytes = [word(dimensions), word(0), word(25), word(length), word(1)].concat();
+            bytes.extend(std::iter::repeat_n(word(-1), elements).flatten());
+            bytes
+        };
+        assert!(check_array(&array(1, 2, 2)).is_ok());
+        assert!(check_array(&array(0, 0, 0)).is_ok());
+        for wrong in
+            [array(1, i32::MAX, 0), array(1, 3, 2), array(1, -1, 0), array(7, 1, 9), vec![0; 3]]
+        {
+            assert!(check_array(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_floats_text_gives_its_bits_back() {
+        let special = [0.0, -0.0, 1.0, 0.1, 1e15, 1e-5, f64::MAX, f64::MIN_POSITIVE, 5e-324, -2.5];
+        for value in special {
+            let mut text = BytesMut::new();
+            Double(value).to_sql_text(&Type::FLOAT8, &mut text, &FormatOptions::default()).unwrap();
+            let text = std::str::from_utf8(&text).unwrap().to_owned();
+            assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits(), "{text}");
+        }
+        for (value, want) in
+            [(f32::INFINITY, "Infinity"), (f32::NEG_INFINITY, "-Infinity"), (f32::NAN, "NaN")]
+        {
+            let mut text = BytesMut::new();
+            Single(value).to_sql_text(&Type::FLOAT4, &mut text, &FormatOptions::default()).unwrap();
+            assert_eq!(text, want);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+"""A small plant for clients of other makers: a database, a certificate, tokens, and `tagmill serve` with all its doors.
+
+It needs openssl for the certificate, and ends only processes it started.
+"""
+
+import contextlib
+import csv
+import datetime
+import os
+import socket
+import subprocess
+import time
+
+WAIT_S = 60
+UTC = datetime.timezone.utc
+START = datetime.datetime(2026, 3, 1, tzinfo=UTC)
+ROWS = 3_000
+# Doubles that a careless protocol changes.
+ODD = [0.0, -0.0, 0.1, 1e300, 5e-324, 1e15, 123456.789]
+
+
+def run(command, **more):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, **more)
+    check(done.returncode == 0, f"{command[:3]} ends well: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def certify(folder):
+    """An authority, and a certificate of it for this machine."""
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run(["openssl", "req", "-x509", *new, "-keyout", folder / "ca.key", "-out", folder / "ca.pem", "-days", "2",
+         "-subj", "/CN=An authority"])
+    run(["openssl", "req", *new, "-keyout", folder / "server.key", "-out", folder / "server.csr", "-subj", "/CN=localhost"])
+    (folder / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    run(["openssl", "x509", "-req", "-in", folder / "server.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
+         "-CAcreateserial", "-out", folder / "server.pem", "-days", "2", "-extfile", folder / "server.ext"])
+
+
+def check(holds, claim):
+    if not holds:
+        raise AssertionError(f"does not hold: {claim}")
+
+
+def equal(found, wanted, what):
+    check(found == wanted, f"{what} is {wanted!r}; found {found!r}")
+
+
+class Plant:
+    """A database of two units, its certificate, its tokens, and a server."""
+
+    def __init__(self, binary, scratch):
+        self.binary, self.data, self.scratch = binary, scratch / "data", scratch
+        self.ca, self.cert, self.key = scratch / "ca.pem", scratch / "server.pem", scratch / "server.key"
+        certify(scratch)
+        rows = scratch / "rows.csv"
+        with rows.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["tag", "ts", "value"])
+            for number in range(ROWS):
+                at = START + datetime.timedelta(seconds=number)
+                for unit in [1, 10]:
+                    writer.writerow([f"plant/u{unit}/T", at.isoformat(), unit * 1000 + number / 8])
+        self.tagmill("import", rows, "--map", "tag=tag,time=ts,value=value", "--data", self.data)
+        odd = scratch / "odd.csv"
+        with odd.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["tag", "ts", "value"])
+            for number, value in enumerate(ODD):
+                writer.writerow(["plant/odd", f"2026-03-02T00:00:{number:02}.123456789Z", repr(value)])
+        self.tagmill("import", odd, "--map", "tag=tag,time=ts,value=value", "--data", self.data)
+        create = ["token", "create", "--data", self.data, "--role"]
+        self.tokens = {
+            "boss": self.tagmill(*create, "admin", "boss").strip(),
+            "reader": self.tagmill(*create, "reader", "reader").strip(),
+            "unit1": self.tagmill(*create, "reader", "--scope", "plant/u1", "unit1").strip(),
+            "gateway": self.tagmill(*create, "writer", "gateway").strip(),
+            "leaver": self.tagmill(*create, "reader", "leaver").strip(),
+        }
+
+    def tagmill(self, *arguments, **environment):
+        return run([self.binary, *arguments], env={**os.environ, **environment})
+
+    @contextlib.contextmanager
+    def serve(self):
+        ports = []
+        for _ in range(3):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        self.grpc, self.port, self.http = ports
+        process = subprocess.Popen(
+            [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.grpc}",
+             "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "TAGMILL_LOG": "warn"},
+        )
+        try:
+            for _ in range(WAIT_S * 10):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                    break
+                check(process.poll() is None, "the server runs")
+                time.sleep(0.1)
+            yield
+            check(process.poll() is None, "the server still runs")
+        finally:
+            process.terminate()
+            try:
+                process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def words(self, user="reader", **more):
+        """What libpq needs to connect."""
+        words = {"host": "localhost", "port": self.port, "dbname": "tagmill", "user": user,
+                 "password": self.tokens.get(user, "none"), "sslmode": "verify-full", "sslrootcert": str(self.ca),
+                 "connect_timeout": 10}
+        return {**words, **more}
