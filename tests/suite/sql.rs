@@ -192,7 +192,12 @@ fn sql_files_answer_as_written() {
 #[test]
 fn sql_files_answer_alike_in_the_words_of_postgresql() {
     for path in files() {
-        run(&path, true, "4", true);
+        // The one has DataFusion's own words for what must not be done, which here are no statements at all; the other
+        // lists all relations, to which `pg_catalog` adds its own.
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if !["read_only", "relations"].contains(&name) {
+            run(&path, true, "4", true);
+        }
     }
 }
 
