@@ -10,7 +10,7 @@
 //! Wires, and what a door does: the doors ask.
 //!
 //! # Reading order
-//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`file`], [`attempts`].
+//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`mod@file`], [`attempts`].
 
 pub mod attempts;
 pub mod file;
