@@ -404,7 +404,8 @@ def hostile_bytes(plant):
     startup = struct.pack(">ii", 8, 196_608)
     for bytes_sent in [b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, struct.pack(">i", 2**31 - 1) + b"\0" * 64,
                        struct.pack(">ii", 8, 80_877_103) + b"\x16\x03\x01", startup + b"Q" + struct.pack(">i", 2**30) + b"a" * 100,
-                       struct.pack(">iiii", 16, 80_877_102, 1, 2), os.urandom(4_096)]:
+                       struct.pack(">iiii", 16, 80_877_102, 1, 2), startup + b"p" + struct.pack(">i", 0), startup + b"p\0\0\0\3",
+                       startup + b"B" + struct.pack(">i", 6) + b"\0\0", startup + b"P" + struct.pack(">i", 5) + b"x", os.urandom(4_096)]:
         with socket.create_connection(("127.0.0.1", plant.port), 10) as stream:
             stream.settimeout(15)
             with contextlib.suppress(OSError):

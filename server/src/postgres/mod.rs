@@ -27,13 +27,12 @@ mod values;
 mod variables;
 mod words;
 
-use std::future::poll_fn;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures::StreamExt;
+use bytes::Buf as _;
 use pgwire::api::cancel::CancelHandler;
 use pgwire::api::{ClientInfo, NoopHandler, PgWireConnectionState};
 use pgwire::error::{PgWireError, PgWireResult};
@@ -45,10 +44,11 @@ use pgwire::tokio::server::{
 };
 use pgwire::tokio::tokio_rustls::TlsAcceptor;
 use tagmill::{Database, Dialect};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Decoder as _, Framed};
 
 use crate::access::Access;
 use crate::access::attempts::Attempts;
@@ -69,6 +69,10 @@ const IDLE: Duration = Duration::from_hours(8);
 /// Longest message before a client has logged in, and after.
 const FIRST_BYTES_MAX: usize = 16 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a message's length, which counts itself.
+const LENGTH_BYTES: usize = 4;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 8 << 10;
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -224,19 +228,41 @@ fn is_before_login(socket: &Socket) -> bool {
     )
 }
 
-/// The next message, of bounded length.
+/// The next message, of bounded length. The decoder sees the bytes of this one alone, and may stumble over them.
 async fn next_message(
     socket: &mut Socket,
     bytes_max: usize,
 ) -> Option<Result<PgWireFrontendMessage, PgWireError>> {
-    poll_fn(|context| match socket.poll_next_unpin(context) {
-        Poll::Pending if socket.read_buffer().len() > bytes_max => {
-            let length = socket.read_buffer().len();
-            Poll::Ready(Some(Err(PgWireError::MessageTooLarge(bytes_max, length))))
+    // The first message has no letter before its length.
+    let at = usize::from(!matches!(socket.state(), PgWireConnectionState::AwaitingStartup));
+    loop {
+        if let Some(mut length) = socket.read_buffer().get(at..at + LENGTH_BYTES) {
+            let length = usize::try_from(length.get_i32()).unwrap_or(0);
+            if length < LENGTH_BYTES {
+                return Some(Err(fatal("08P01", "the length of a message is none")));
+            }
+            if length > bytes_max {
+                return Some(Err(PgWireError::MessageTooLarge(bytes_max, length)));
+            }
+            if socket.read_buffer().len() >= at + length {
+                let mut bytes = socket.read_buffer_mut().split_to(at + length);
+                let codec = socket.codec_mut();
+                // After a panic the connection ends: nobody sees what it left.
+                let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&mut bytes)));
+                let unreadable = || Err(fatal("08P01", "the message cannot be read"));
+                return Some(match decoded {
+                    Ok(Ok(message)) => message.map_or_else(unreadable, Ok),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => unreadable(),
+                });
+            }
         }
-        polled => polled,
-    })
-    .await
+        let mut chunk = [0; CHUNK_BYTES];
+        match socket.get_mut().read(&mut chunk).await {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => socket.read_buffer_mut().extend_from_slice(&chunk[..count]),
+        }
+    }
 }
 
 #[async_trait::async_trait]
