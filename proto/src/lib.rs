@@ -8,6 +8,9 @@
 
 pub use prost::Message;
 
+/// The services as a `FileDescriptorSet`, encoded: for servers that tell clients what they are.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
+
 /// Package `tagmill.v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::restriction, missing_docs, reason = "generated")]
 pub mod v1 {

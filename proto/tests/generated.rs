@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::Path;
 
+use tagmill_proto::Message as _;
+
 const FILES: [&str; 4] = ["tag", "ingest", "admin", "query"];
 
 /// Fields that the view leaves as bytes: (field as the `.proto` has it, as the view has it).
@@ -28,6 +30,8 @@ fn generated_code_is_current() {
 
     let files = FILES.map(|name| root.join(format!("tagmill/v1/{name}.proto")));
     let descriptors = protox::compile(files, [root]).unwrap();
+    let encoded = descriptors.encode_to_vec();
+    compare_bytes(&encoded, &root.join("src/generated/descriptors.bin"));
     tonic_prost_build::configure()
         .bytes(".")
         .out_dir(scratch.path())
@@ -66,12 +70,15 @@ fn make_view(root: &Path, scratch: &Path) {
 }
 
 fn compare(fresh: &Path, committed: &Path) {
-    let fresh = fs::read_to_string(fresh).unwrap();
+    compare_bytes(&fs::read(fresh).unwrap(), committed);
+}
+
+fn compare_bytes(fresh: &[u8], committed: &Path) {
     if std::env::var_os("UPDATE_GENERATED").is_some() {
         fs::write(committed, fresh).unwrap();
         return;
     }
-    let current = fs::read_to_string(committed).unwrap_or_default();
+    let current = fs::read(committed).unwrap_or_default();
     let path = committed.display();
     assert!(
         current == fresh,

@@ -9,6 +9,7 @@ use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, 
 use datafusion::common::Result;
 
 use crate::dialect::Dialect;
+use crate::hosted::HostedRelation;
 use crate::relations::Scope;
 use crate::relations::latest::Latest;
 use crate::relations::rollups::{ROLLUPS, rollup};
@@ -23,7 +24,7 @@ pub(crate) const PUBLIC: &str = "public";
 /// The schema of what the database says of itself.
 const SYSTEM: &str = "system";
 /// Every relation, as a statement would name it.
-pub(crate) const RELATIONS: [&str; 12] = [
+pub(crate) const RELATIONS: [&str; 13] = [
     "latest",
     "rollup_15m",
     "rollup_1d",
@@ -31,6 +32,7 @@ pub(crate) const RELATIONS: [&str; 12] = [
     "rollup_1m",
     "samples",
     "system.damage",
+    "system.queries",
     "system.retention",
     "system.segments",
     "system.settings",
@@ -38,20 +40,27 @@ pub(crate) const RELATIONS: [&str; 12] = [
     "tags",
 ];
 
-/// The catalogs of one statement. A reader who may not know of every tag finds of the schema `system` the settings alone.
+/// The catalogs of one statement. A reader who may not know of every tag finds of the schema `system` the settings and
+/// its own statements alone.
 pub(crate) fn catalogs(scope: &Scope, dialect: Option<&Dialect>) -> Arc<dyn CatalogProviderList> {
     let public: [(&str, Arc<dyn TableProvider>); 3] = [
         ("samples", Arc::new(Samples::new(scope.clone()))),
         ("tags", Arc::new(Tags::new(scope.clone()))),
         ("latest", Arc::new(Latest::new(scope.clone()))),
     ];
-    let system = SystemRelation::ALL
-        .into_iter()
-        .filter(|relation| scope.is_whole || *relation == SystemRelation::Settings);
+    let system =
+        SystemRelation::ALL.into_iter().filter(|relation| scope.is_whole || relation.is_for_all());
     let system = system.map(|relation| {
         let table: Arc<dyn TableProvider> = Arc::new(System::new(relation, scope.clone()));
         (relation.name(), table)
     });
+    let hosted = scope.hosted.iter().filter(|relation| {
+        scope.is_whole && (scope.asker.is_operator || !relation.for_operators())
+    });
+    let system = system.chain(hosted.map(|relation| {
+        let table: Arc<dyn TableProvider> = Arc::new(HostedRelation(Arc::clone(relation)));
+        (relation.name(), table)
+    }));
     let mut schemas: Schemas = BTreeMap::new();
     schemas.insert(PUBLIC.to_owned(), Arc::new(Relations::new(public, Some(scope.clone()))));
     schemas.insert(SYSTEM.to_owned(), Arc::new(Relations::new(system, None)));

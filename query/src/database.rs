@@ -6,7 +6,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use datafusion::execution::context::SessionConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -19,7 +19,8 @@ use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder}
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use tagmill_storage::{Appended, Batch, Engine, Seq, TagDefinition, TagId};
+use tagmill_storage::{Appended, Batch, Engine, Seq, TagDefinition, TagId, TagScope};
+use tokio::sync::Semaphore;
 
 use crate::aggregate_pushdown::TierAggregates;
 use crate::arrow::array::RecordBatch;
@@ -28,9 +29,18 @@ use crate::cooperation::InterruptibleJoins;
 use crate::durations::DurationsByLength;
 use crate::error::{Error, Result};
 use crate::functions;
-use crate::limits::{BATCH_ROWS, MEMORY_BYTES, SORT_AHEAD_BYTES, SPILL_BYTES};
+use crate::guard;
+use crate::guard::memory::StatementPool;
+use crate::hosted::Hosted;
+use crate::limits::{
+    BATCH_ROWS, MEMORY_BYTES, MEMORY_SHARE, PLANS_MAX, SORT_AHEAD_BYTES, SPILL_BYTES,
+};
 use crate::planner::Planner;
+use crate::relations::Scope;
+use crate::running::{Asker, Place, Running, Statement};
+use crate::selection::Notices;
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::windowed::analyze::IntervalFunctions;
 
 /// How a database is opened.
@@ -40,6 +50,8 @@ pub struct Options {
     pub storage: tagmill_storage::Options,
     /// Memory that all running queries share; sorts, joins and aggregates beyond it spill or end with an error.
     pub memory_bytes: usize,
+    /// The part of it that one statement may have; by default half.
+    pub statement_memory_bytes: Option<usize>,
     /// Disk space that spilling queries share.
     pub spill_bytes: u64,
     /// Where queries spill; by default the system's folder for temporary files.
@@ -51,6 +63,7 @@ impl Default for Options {
         Self {
             storage: tagmill_storage::Options::default(),
             memory_bytes: MEMORY_BYTES,
+            statement_memory_bytes: None,
             spill_bytes: SPILL_BYTES,
             spill_dir: None,
         }
@@ -91,6 +104,11 @@ pub struct Database {
 struct Inner {
     engine: Arc<Engine>,
     base: SessionState,
+    statement_memory_bytes: usize,
+    /// Places for statements that are being planned.
+    planners: Arc<Semaphore>,
+    running: Arc<Running>,
+    hosted: RwLock<Arc<[Arc<dyn Hosted>]>>,
 }
 
 impl fmt::Debug for Database {
@@ -122,8 +140,13 @@ impl Database {
     /// # Errors
     /// [`Error::Internal`] if DataFusion cannot be set up.
     pub fn over_with(engine: Arc<Engine>, options: Options) -> Result<Self> {
+        let share = options.statement_memory_bytes.unwrap_or(options.memory_bytes / MEMORY_SHARE);
+        let statement_memory_bytes = share.min(options.memory_bytes);
         let base = base_state(options)?;
-        Ok(Self { inner: Arc::new(Inner { engine, base }) })
+        let planners = Arc::new(Semaphore::new(PLANS_MAX));
+        let (running, hosted) = (Arc::default(), RwLock::default());
+        let inner = Inner { engine, base, statement_memory_bytes, planners, running, hosted };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The storage engine: everything about writing that is not repeated here.
@@ -169,6 +192,49 @@ impl Database {
         self.session().execute(sql).await?.collect().await
     }
 
+    /// Statements that run and that an asker may see, oldest first.
+    pub fn running(&self, asker: &Asker) -> Vec<Statement> {
+        self.inner.running.seen_by(asker)
+    }
+
+    /// Ends a statement that an asker may see. Whether there is one of this number.
+    pub fn end(&self, statement: u64, asker: &Asker) -> bool {
+        self.inner.running.end(statement, asker)
+    }
+
+    /// Adds a relation to the schema `system`, or takes the place of one that was added under its name. Statements that
+    /// begin from now on find it.
+    pub fn host(&self, relation: Arc<dyn Hosted>) {
+        let mut hosted = self.inner.hosted.write().unwrap_or_else(PoisonError::into_inner);
+        let name = relation.name();
+        let others = hosted.iter().filter(|other| other.name() != name).cloned();
+        *hosted = others.chain([relation]).collect();
+    }
+
+    /// What one statement sees.
+    pub(crate) fn scope(
+        &self,
+        notices: Notices,
+        settings: Settings,
+        asker: Asker,
+        within: Option<&Arc<TagScope>>,
+    ) -> Scope {
+        let snapshot = self.engine().snapshot();
+        let snapshot = match within {
+            Some(scope) => snapshot.within(scope),
+            None => snapshot,
+        };
+        let hosted = self.inner.hosted.read().unwrap_or_else(PoisonError::into_inner);
+        let (running, hosted) = (Arc::clone(&self.inner.running), Arc::clone(&hosted));
+        let is_whole = within.is_none();
+        Scope { snapshot, notices, settings, is_whole, asker, running, hosted }
+    }
+
+    /// Begins a statement.
+    pub(crate) fn enter(&self, asker: Asker, sql: &str) -> Place {
+        self.inner.running.enter(asker, sql)
+    }
+
     /// Closes the engine. A handle that is merely dropped does the same, without the error.
     ///
     /// # Errors
@@ -187,6 +253,19 @@ impl Database {
     pub(crate) fn base_state(&self) -> &SessionState {
         &self.inner.base
     }
+
+    /// What one statement runs in: as all others, with a share of their memory.
+    pub(crate) fn runtime_of_statement(&self) -> Arc<RuntimeEnv> {
+        let common = self.inner.base.runtime_env().as_ref().clone();
+        let pool =
+            StatementPool::new(Arc::clone(&common.memory_pool), self.inner.statement_memory_bytes);
+        Arc::new(RuntimeEnv { memory_pool: Arc::new(pool), ..common })
+    }
+
+    /// Places for statements that are being planned.
+    pub(crate) fn planners(&self) -> &Arc<Semaphore> {
+        &self.inner.planners
+    }
 }
 
 /// DataFusion as every statement uses it: our functions, bounded memory, no way to a file or a network.
@@ -204,7 +283,9 @@ fn base_state(options: Options) -> Result<SessionState> {
         .with_query_planner(Arc::new(Planner))
         .with_physical_optimizer_rules(plans)
         .with_physical_optimizer_rule(Arc::new(InterruptibleJoins))
+        .with_physical_optimizer_rule(Arc::new(guard::batches::BoundedBatches))
         .build();
+    guard::functions::bound(&mut state)?;
     for function in functions::scalars() {
         state.register_udf(function)?;
     }

@@ -25,7 +25,7 @@ use datafusion::sql::parser::Statement;
 use crate::catalog::{CATALOG, Schemas, catalogs};
 use crate::database::Database;
 use crate::error::{Error, Result};
-use crate::relations::Scope;
+use crate::running::Asker;
 use crate::selection::Notices;
 use crate::settings::Settings;
 
@@ -100,9 +100,7 @@ impl Dialect {
 
 /// A catalog with the names and columns of ours. It holds no snapshot.
 async fn described(database: &Database) -> Result<Arc<MemoryCatalogProvider>> {
-    let snapshot = database.engine().snapshot();
-    let (notices, settings) = (Notices::default(), Settings::default());
-    let scope = Scope { snapshot, notices, settings, is_whole: true };
+    let scope = database.scope(Notices::default(), Settings::default(), Asker::default(), None);
     let described = Arc::new(MemoryCatalogProvider::new());
     let Some(catalog) = catalogs(&scope, None).catalog(CATALOG) else { return Ok(described) };
     for name in catalog.schema_names() {

@@ -32,6 +32,9 @@ pub enum Error {
     /// The statement ran longer than `statement_timeout`.
     #[error("the statement took longer than {} ms: narrow it, or SET statement_timeout", .0.as_millis())]
     Timeout(Duration),
+    /// Somebody has ended the statement.
+    #[error("the statement was ended on request")]
+    Cancelled,
     /// The statement needs more memory than the query pool has.
     #[error("{0}")]
     Memory(String),
@@ -86,6 +89,7 @@ fn from_shared(error: &DataFusionError) -> Error {
             match source.downcast_ref::<Error>() {
                 Some(Error::Limit(text)) => Error::Limit(text.clone()),
                 Some(Error::Timeout(after)) => Error::Timeout(*after),
+                Some(Error::Cancelled) => Error::Cancelled,
                 _ => Error::Execution(source.to_string()),
             }
         }

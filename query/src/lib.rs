@@ -7,7 +7,9 @@
 //! [`database`] (open, append), [`session`] (a statement from text to answer), [`statement`] (text), [`dialect`] (SQL as
 //! other systems' clients write it), [`catalog`] and [`relations`] (what can be selected from), [`pushdown`] and [`selection`] (filters into tags and times), [`source`]
 //! and [`hints`] (the scan), [`aside`] (threads that read), [`pieces`] (what holds between samples), [`windowed`] (interval functions and gap filling), [`served`] (what EXPLAIN says of tiers),
-//! [`planner`], [`durations`] and [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`],
+//! [`guard`] (what could end or hang the process is refused), [`running`] (statements that run), [`small`] (which wait
+//! for none), [`hosted`] (relations of a
+//! host program), [`planner`], [`durations`] and [`cooperation`] (rules of planning), [`functions`], [`table_functions`], [`settings`],
 //! [`error`], [`limits`].
 
 mod aggregate_pushdown;
@@ -20,17 +22,21 @@ mod dialect;
 mod durations;
 mod error;
 mod functions;
+mod guard;
 mod hints;
+mod hosted;
 pub mod limits;
 mod near;
 mod pieces;
 mod planner;
 mod pushdown;
 mod relations;
+mod running;
 mod selection;
 mod served;
 mod session;
 mod settings;
+mod small;
 mod source;
 mod statement;
 mod table_functions;
@@ -49,6 +55,8 @@ pub use tagmill_storage::{
 pub use database::{Database, Options};
 pub use dialect::Dialect;
 pub use error::{Error, Result};
-pub use session::{Answer, Described, Session, with_text};
+pub use hosted::Hosted;
+pub use running::{Asker, Statement};
+pub use session::{Answer, Described, Prepared, Session, with_text};
 pub use settings::{Setting, Settings, TierUse};
 pub use statement::statements;

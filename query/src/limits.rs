@@ -6,15 +6,38 @@
 /// Bytes of one SQL text.
 pub const SQL_BYTES_MAX: usize = 64 << 10;
 /// Words, numbers and signs of one SQL text.
-pub const SQL_TOKENS_MAX: usize = 10_000;
+pub const SQL_TOKENS_MAX: usize = 4_096;
 /// Parameters of one statement.
 pub const PARAMETERS_MAX: usize = 1_024;
 /// Parentheses open at once.
-pub const SQL_NESTING_MAX: usize = 64;
+pub const SQL_NESTING_MAX: usize = 32;
+/// Operators of one chain, such as `a OR b OR c`.
+pub const OPERATORS_MAX: usize = 256;
+/// UNION, INTERSECT and EXCEPT of one statement.
+pub const SET_OPERATIONS_MAX: usize = 32;
+/// Joins of one statement.
+pub const JOINS_MAX: usize = 16;
+/// Relations that one statement names.
+pub const RELATIONS_MAX: usize = 128;
 /// Depth of one expression, and of one plan. Evaluating it takes a stack frame per level.
 pub const EXPRESSION_DEPTH_MAX: usize = 400;
 /// Stack of the thread that plans: deep statements are refused with a message instead of ending the process.
 pub const PLAN_STACK_BYTES: usize = 64 << 20;
+
+/// Statements that are planned at once; more wait for their turn.
+pub const PLANS_MAX: usize = 16;
+/// Bytes of a regular expression, and of the program it is compiled to.
+pub const PATTERN_BYTES_MAX: usize = 1_024;
+/// See [`PATTERN_BYTES_MAX`].
+pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Bytes that one call of a function may make for one batch of rows, where it can make much of little.
+pub const CALL_BYTES_MAX: u64 = 64 << 20;
+/// Steps that one call of a function may take for one batch of rows, where they grow with the product of its arguments.
+pub const CALL_STEPS_MAX: u64 = 1 << 30;
+/// Centroids of an approximate percentile.
+pub const CENTROIDS_MAX: u64 = 10_000;
+/// Bytes of one batch on its way through a plan.
+pub const BATCH_BYTES_MAX: usize = 256 << 20;
 
 /// Rows of one batch that a scan hands on.
 pub const BATCH_ROWS: usize = 8_192;
@@ -44,6 +67,8 @@ pub const NEAR_NAMES_MAX: usize = 3;
 
 /// Query memory of one database unless [`crate::Options`] says otherwise.
 pub const MEMORY_BYTES: usize = 1 << 30;
+/// Part of it that one statement may have, as a divisor.
+pub const MEMORY_SHARE: usize = 2;
 /// Bytes that queries may spill to disk unless [`crate::Options`] says otherwise.
 pub const SPILL_BYTES: u64 = 16 << 30;
 /// Bytes that a merge of sorted streams may read ahead.

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{
-    FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder,
+    FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
 };
 use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::physical_plan::stream::{
@@ -22,8 +22,8 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
 use tagmill_storage::TagScope;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::catalog::catalogs;
 use crate::database::Database;
@@ -31,12 +31,16 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Result, into_datafusion};
 use crate::functions::label::Label;
 use crate::functions::value_at::ValueAt;
+use crate::guard;
+use crate::guard::interrupt::{Limit, interruptible};
 use crate::limits::{BATCHES_AHEAD, PARAMETERS_MAX, PLAN_STACK_BYTES};
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
+use crate::running::{Asker, Place};
 use crate::selection::Notices;
 use crate::settings::Settings;
-use crate::statement::{Request, check_depth, check_reads, request_of};
+use crate::small::is_small;
+use crate::statement::{Request, check_reads, request_of};
 use crate::table_functions;
 
 /// Settings and the database they apply to. Cheap to make; one per connection.
@@ -46,6 +50,7 @@ pub struct Session {
     settings: Settings,
     dialect: Option<Arc<Dialect>>,
     within: Option<Arc<TagScope>>,
+    asker: Asker,
 }
 
 /// What is known of a statement before it runs.
@@ -65,6 +70,8 @@ pub struct Answer {
     pub notices: Vec<String>,
     /// The rows. Dropping the stream ends the statement. Its errors turn into [`Error`] by `from`.
     pub stream: SendableRecordBatchStream,
+    /// The statement's number among those that run; see [`Database::end`]. None for what was answered at once.
+    pub statement: Option<u64>,
 }
 
 impl Answer {
@@ -89,7 +96,7 @@ impl Answer {
         let schema = batch.schema();
         let rows = futures::stream::iter([Ok(batch)]);
         let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows));
-        Self { schema, notices: Vec::new(), stream }
+        Self { schema, notices: Vec::new(), stream, statement: None }
     }
 }
 
@@ -102,10 +109,95 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// A statement that is planned and waits to be run. Dropping it ends it.
+#[derive(Debug)]
+pub struct Prepared(Stage);
+
+#[derive(Debug)]
+enum Stage {
+    /// SET, SHOW and RESET are answered at once.
+    Answered(RecordBatch),
+    Planned(Box<Planned>),
+}
+
+#[derive(Debug)]
+struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    tasks: Arc<TaskContext>,
+    notices: Notices,
+    place: Place,
+    limits: Limits,
+}
+
+/// What one answer may be.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// When it must be over, and how long that is from its begin.
+    deadline: Option<(Instant, Duration)>,
+    max_rows: Option<u64>,
+    max_bytes: Option<u64>,
+}
+
+impl Prepared {
+    /// Whether it will read little, as far as can be told before: it need not wait for those that read much.
+    pub fn is_small(&self) -> bool {
+        match &self.0 {
+            Stage::Answered(_) => true,
+            Stage::Planned(planned) => is_small(&planned.plan),
+        }
+    }
+
+    /// Waits for something, such as a turn, no longer than the statement has time, and unless somebody ends it.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::Cancelled`].
+    pub async fn wait_for<T>(&mut self, turn: impl Future<Output = T>) -> Result<T> {
+        let Stage::Planned(planned) = &mut self.0 else { return Ok(turn.await) };
+        let deadline = planned.limits.deadline;
+        let late = async {
+            match deadline {
+                Some((at, timeout)) => {
+                    sleep_until(at).await;
+                    timeout
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            turn = turn => Ok(turn),
+            timeout = late => Err(Error::Timeout(timeout)),
+            () = planned.place.ended() => Err(Error::Cancelled),
+        }
+    }
+
+    /// Runs it: rows come as the answer's stream is polled.
+    ///
+    /// # Errors
+    /// What it meets before its first row.
+    pub fn run(self) -> Result<Answer> {
+        let planned = match self.0 {
+            Stage::Answered(batch) => return Ok(Answer::ready(batch)),
+            Stage::Planned(planned) => planned,
+        };
+        let Planned { plan, tasks, notices, place, limits } = *planned;
+        let (statement, schema) = (place.id(), plan.schema());
+        place.count(0);
+        let stream = in_own_task(execute_stream(plan, tasks)?);
+        let stream = within_limits(stream, place, limits);
+        Ok(Answer { schema, notices: notices.all(), stream, statement: Some(statement) })
+    }
+}
+
 impl Session {
     /// A session with default settings.
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, settings: Settings::default(), dialect: None, within: None }
+        Self {
+            database,
+            settings: Settings::default(),
+            dialect: None,
+            within: None,
+            asker: Asker::default(),
+        }
     }
 
     /// The session of clients that write SQL in another way and look for other things.
@@ -119,6 +211,12 @@ impl Session {
     #[must_use]
     pub fn within(self, scope: Arc<TagScope>) -> Self {
         Self { within: Some(scope), ..self }
+    }
+
+    /// The session of somebody: its statements are shown under this name, and it sees what this asker may.
+    #[must_use]
+    pub fn on_behalf_of(self, asker: Asker) -> Self {
+        Self { asker, ..self }
     }
 
     /// The settings as they are now.
@@ -148,22 +246,31 @@ impl Session {
     /// # Errors
     /// As [`Self::execute`]; [`Error::Sql`] too if there are more or fewer values than parameters, or one does not fit.
     pub async fn execute_with(&mut self, sql: &str, values: Vec<ScalarValue>) -> Result<Answer> {
+        self.prepare(sql, values).await?.run()
+    }
+
+    /// Plans a statement, and leaves it to the caller when it runs; its time has begun.
+    ///
+    /// # Errors
+    /// As [`Self::execute_with`].
+    pub async fn prepare(&mut self, sql: &str, values: Vec<ScalarValue>) -> Result<Prepared> {
         let request = request_of(sql)?;
         if request != Request::Query && !values.is_empty() {
             return Err(Error::Sql("SET, RESET and SHOW take no parameters".to_owned()));
         }
-        match request {
+        let ready = match request {
             Request::Set { name, value } => {
                 self.settings.set(&name, &value)?;
-                Ok(Answer::ready(RecordBatch::new_empty(Arc::new(Schema::empty()))))
+                RecordBatch::new_empty(Arc::new(Schema::empty()))
             }
             Request::Reset(name) => {
                 self.settings.reset(&name)?;
-                Ok(Answer::ready(RecordBatch::new_empty(Arc::new(Schema::empty()))))
+                RecordBatch::new_empty(Arc::new(Schema::empty()))
             }
-            Request::Show(name) => Ok(Answer::ready(self.shown(name)?)),
-            Request::Query => self.query(sql, values).await,
-        }
+            Request::Show(name) => self.shown(name)?,
+            Request::Query => return self.planned_query(sql, values).await,
+        };
+        Ok(Prepared(Stage::Answered(ready)))
     }
 
     /// What a statement would answer, and the parameters it takes, without running it.
@@ -177,7 +284,7 @@ impl Session {
                 let (_, state) = self.begin()?;
                 let dialect = self.dialect.clone();
                 let text = sql.to_owned();
-                let planning = aside(async move { described(&state, dialect, &text).await });
+                let planning = self.planned(async move { described(&state, dialect, &text).await });
                 return in_time(within, planning).await;
             }
             Request::Show(name) => self.shown(name)?.schema(),
@@ -200,38 +307,46 @@ impl Session {
     /// What one statement sees, and what DataFusion knows of that.
     fn begin(&self) -> Result<(Notices, SessionState)> {
         let notices = Notices::default();
-        let snapshot = self.database.engine().snapshot();
-        let snapshot = match &self.within {
-            Some(scope) => snapshot.within(scope),
-            None => snapshot,
-        };
-        let is_whole = self.within.is_none();
-        let (notes, settings) = (notices.clone(), self.settings.clone());
-        let scope = Scope { snapshot, notices: notes, settings, is_whole };
+        let (settings, asker) = (self.settings.clone(), self.asker.clone());
+        let scope = self.database.scope(notices.clone(), settings, asker, self.within.as_ref());
         let state = self.state(&scope)?;
         Ok((notices, state))
     }
 
-    async fn query(&self, sql: &str, values: Vec<ScalarValue>) -> Result<Answer> {
+    async fn planned_query(&self, sql: &str, values: Vec<ScalarValue>) -> Result<Prepared> {
         let started = Instant::now();
         let timeout = self.settings.statement_timeout();
+        let mut place = self.database.enter(self.asker.clone(), sql);
         let (notices, state) = self.begin()?;
         let tasks = state.task_ctx();
         let dialect = self.dialect.clone();
         let text = sql.to_owned();
-        let planned = aside(async move { plan(&state, dialect, &text, values).await });
-        let plan = in_time(timeout, planned).await?;
-        let schema = plan.schema();
-        let mut stream = execute_stream(plan, tasks)?;
-        if timeout.is_some() {
-            stream = in_own_task(stream);
-        }
-        let stream = within_limits(
-            stream,
-            timeout.map(|timeout| (started + timeout, timeout)),
-            self.settings.max_rows(),
-        );
-        Ok(Answer { schema, notices: notices.all(), stream })
+        let deadline = timeout.map(|timeout| (started + timeout, timeout));
+        let limit = Limit { interrupt: place.interrupt(), deadline };
+        let planned = self.planned(async move {
+            let plan = plan(&state, dialect, &text, values).await?;
+            Ok(interruptible(plan, &limit)?)
+        });
+        let plan = tokio::select! {
+            plan = in_time(timeout, planned) => plan?,
+            () = place.ended() => return Err(Error::Cancelled),
+        };
+        let limits = Limits {
+            deadline,
+            max_rows: self.settings.max_rows(),
+            max_bytes: self.settings.max_bytes(),
+        };
+        Ok(Prepared(Stage::Planned(Box::new(Planned { plan, tasks, notices, place, limits }))))
+    }
+
+    /// Plans aside, when there is a place: so many statements at once, those that nobody waits for any more among them.
+    async fn planned<T: Send + 'static>(
+        &self,
+        planning: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        // The semaphore is never closed.
+        let place = Arc::clone(self.database.planners()).acquire_owned().await.ok();
+        aside(place, planning).await
     }
 
     /// What DataFusion knows while it plans and runs one statement.
@@ -243,6 +358,7 @@ impl Session {
         options.execution.time_zone = Some(self.settings.time_zone().name().to_owned());
         let state = SessionStateBuilder::new_from_existing(base.clone())
             .with_config(config)
+            .with_runtime_env(self.database.runtime_of_statement())
             .with_catalog_list(catalogs(scope, self.dialect.as_deref()));
         let mut state = table_functions::register(state, scope).build();
         state.mark_start_execution();
@@ -254,8 +370,10 @@ impl Session {
     }
 }
 
-/// Plans on a thread with a stack that deep statements cannot exhaust.
+/// Plans on a thread with a stack that deep statements cannot exhaust. Its place is free again when it has ended,
+/// not when nobody waits for it any more.
 async fn aside<T: Send + 'static>(
+    place: Option<OwnedSemaphorePermit>,
     planning: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let runtime = Handle::try_current()
@@ -265,6 +383,7 @@ async fn aside<T: Send + 'static>(
         .name("tagmill-plan".to_owned())
         .stack_size(PLAN_STACK_BYTES)
         .spawn(move || {
+            let _place = place;
             // If nobody waits any more, the plan is dropped, here where the stack is large.
             let _abandoned = done.send(runtime.block_on(planning));
         })
@@ -285,7 +404,7 @@ pub async fn with_text<T: Send + 'static>(
 ) -> Result<T> {
     request_of(sql)?;
     let text = sql.to_owned();
-    aside(async move { Ok(work(&text)) }).await
+    aside(None, async move { Ok(work(&text)) }).await
 }
 
 /// Waits for a plan no longer than a statement may take.
@@ -311,13 +430,13 @@ async fn logical_plan(
         None => state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?,
     };
     check_reads(&statement)?;
+    guard::syntax::check(&statement)?;
     let plan = state.statement_to_plan(statement).await?;
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false)
         .verify_plan(&plan)?;
-    check_depth(&plan)?;
     Ok(plan)
 }
 
@@ -337,6 +456,7 @@ async fn plan(
     if wanted > 0 {
         plan = plan.with_param_values(values)?;
     }
+    guard::plan::check(&plan)?;
     Ok(state.create_physical_plan(&plan).await?)
 }
 
@@ -346,6 +466,7 @@ async fn described(
     sql: &str,
 ) -> Result<Described> {
     let plan = logical_plan(state, dialect, sql).await?;
+    guard::plan::check_depth(&plan)?;
     let parameters = parameters_of(&plan)?;
     // Types of columns are final after the analyzer, which a parameter of no type may stop.
     let analyzed =
@@ -386,46 +507,74 @@ fn in_own_task(mut stream: SendableRecordBatchStream) -> SendableRecordBatchStre
     builder.build()
 }
 
-/// Ends a stream at its deadline or after too many rows.
+/// Ends a stream at its deadline, after too many rows or bytes, or when somebody ends it.
 fn within_limits(
     stream: SendableRecordBatchStream,
-    deadline: Option<(Instant, Duration)>,
-    max_rows: Option<u64>,
+    place: Place,
+    limits: Limits,
 ) -> SendableRecordBatchStream {
-    if deadline.is_none() && max_rows.is_none() {
-        return stream;
-    }
+    let Limits { deadline, max_rows, max_bytes } = limits;
     let schema = stream.schema();
-    let limited = futures::stream::unfold(Some((stream, 0_u64)), move |running| async move {
-        let (mut stream, rows) = running?;
-        let next = match deadline {
-            None => stream.next().await,
-            Some((at, timeout)) => match timeout_at(at, stream.next()).await {
-                // What came late although it never paused is late all the same.
-                Ok(next) if Instant::now() < at => next,
-                _ => return Some((Err(into_datafusion(Error::Timeout(timeout))), None)),
-            },
+    let start = Some((stream, place, 0_u64, 0_u64));
+    let limited = futures::stream::unfold(start, move |running| async move {
+        let (mut stream, mut place, rows, bytes) = running?;
+        let next = async {
+            match deadline {
+                None => Ok(stream.next().await),
+                Some((at, timeout)) => match timeout_at(at, stream.next()).await {
+                    // What came late although it never paused is late all the same.
+                    Ok(next) if Instant::now() < at => Ok(next),
+                    _ => Err(Error::Timeout(timeout)),
+                },
+            }
+        };
+        let next = tokio::select! {
+            next = next => next,
+            () = place.ended() => Err(Error::Cancelled),
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => return Some((Err(into_datafusion(error)), None)),
         };
         let batch = match next? {
             Ok(batch) => batch,
             Err(error) => return Some((Err(error), None)),
         };
+        place.count(batch.num_rows());
         let rows = rows + batch.num_rows() as u64;
         if let Some(most) = max_rows.filter(|&most| rows > most) {
             let why =
                 format!("the answer has more than {most} rows: add LIMIT, or SET tagmill.max_rows");
             return Some((Err(into_datafusion(Error::Limit(why))), None));
         }
-        Some((Ok(batch), Some((stream, rows))))
+        let bytes = bytes + if max_bytes.is_some() { bytes_of(&batch) } else { 0 };
+        if let Some(most) = max_bytes.filter(|&most| bytes > most) {
+            let why = format!(
+                "the answer has more than {most} bytes: ask for less, or SET tagmill.max_bytes"
+            );
+            return Some((Err(into_datafusion(Error::Limit(why))), None));
+        }
+        Some((Ok(batch), Some((stream, place, rows, bytes))))
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, limited))
+}
+
+/// Bytes that a batch shows. Those that it holds besides, for it is a piece of something, do not count.
+fn bytes_of(batch: &RecordBatch) -> u64 {
+    let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
+        Some(views) => views.total_buffer_bytes_used() + 16 * views.len(),
+        None => column
+            .to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size()),
+    };
+    batch.columns().iter().map(bytes).sum::<usize>() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Batch, Options, Qualities, TagColumn, TagDefinition, ValueType, Values};
-    use datafusion::arrow::array::AsArray;
     use datafusion::arrow::datatypes::{Float64Type, Int64Type};
 
     /// Describes a statement and runs it with two sets of parameters, as a client that prepares does.

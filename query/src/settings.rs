@@ -5,6 +5,7 @@
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -45,10 +46,13 @@ pub struct Settings {
     time_zone: Tz,
     statement_timeout: Option<Duration>,
     max_rows: Option<u64>,
+    max_bytes: Option<u64>,
     partitions: NonZeroUsize,
     damaged: OnDamage,
     tiers: TierUse,
     is_strict: bool,
+    /// What RESET gives, where that is not the default of a new session of the library.
+    defaults: Option<Arc<Settings>>,
 }
 
 /// One line of SHOW ALL.
@@ -64,7 +68,7 @@ pub struct Setting {
     pub description: &'static str,
 }
 
-const NAMES: [(&str, &str); 7] = [
+const NAMES: [(&str, &str); 8] = [
     (
         "statement_timeout",
         "A statement that runs longer is ended; 0 is no limit. '30s', or milliseconds",
@@ -72,6 +76,10 @@ const NAMES: [(&str, &str); 7] = [
     (
         "tagmill.damaged",
         "What a statement does about samples the disk has damaged: 'fail', or 'skip' with a notice",
+    ),
+    (
+        "tagmill.max_bytes",
+        "A statement with more bytes in its answer is ended with an error; 0 is no limit. '256 MiB', or bytes",
     ),
     (
         "tagmill.max_rows",
@@ -95,10 +103,12 @@ impl Default for Settings {
             time_zone: Tz::UTC,
             statement_timeout: None,
             max_rows: None,
+            max_bytes: None,
             partitions: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             damaged: OnDamage::Fail,
             tiers: TierUse::Auto,
             is_strict: false,
+            defaults: None,
         }
     }
 }
@@ -117,6 +127,11 @@ impl Settings {
     /// How many rows one answer may have.
     pub fn max_rows(&self) -> Option<u64> {
         self.max_rows
+    }
+
+    /// How many bytes one answer may have.
+    pub fn max_bytes(&self) -> Option<u64> {
+        self.max_bytes
     }
 
     /// How many parts of a scan one statement reads at once.
@@ -141,7 +156,7 @@ impl Settings {
 
     /// Every setting with its value.
     pub fn all(&self) -> Vec<Setting> {
-        let defaults = Self::default();
+        let defaults = self.defaults();
         NAMES
             .iter()
             .map(|&(name, description)| Setting {
@@ -151,6 +166,16 @@ impl Settings {
                 description,
             })
             .collect()
+    }
+
+    /// What RESET gives from now on is what the settings are now.
+    pub fn make_defaults(&mut self) {
+        let defaults = Self { defaults: None, ..self.clone() };
+        self.defaults = Some(Arc::new(defaults));
+    }
+
+    fn defaults(&self) -> Self {
+        self.defaults.as_deref().cloned().unwrap_or_default()
     }
 
     /// The value of one setting, as SET takes it.
@@ -189,6 +214,11 @@ impl Settings {
                     _ => return Err(refused("'fail' or 'skip'")),
                 };
             }
+            "tagmill.max_bytes" => {
+                let bytes = parse_bytes(value)
+                    .ok_or_else(|| refused("a number of bytes, or a size such as '256 MiB'"))?;
+                self.max_bytes = Some(bytes).filter(|&bytes| bytes > 0);
+            }
             "tagmill.max_rows" => {
                 let rows = u64::from_str(value).map_err(|_| refused("a number of rows"))?;
                 self.max_rows = Some(rows).filter(|&rows| rows > 0);
@@ -224,15 +254,16 @@ impl Settings {
     /// # Errors
     /// [`Error::Setting`] if there is none of this name.
     pub fn reset(&mut self, name: &str) -> Result<()> {
-        let defaults = Self::default();
+        let defaults = self.defaults();
         if name.eq_ignore_ascii_case("all") {
-            *self = defaults;
+            *self = Self { defaults: self.defaults.take(), ..defaults };
             return Ok(());
         }
         match known(name)? {
             "timezone" => self.time_zone = defaults.time_zone,
             "statement_timeout" => self.statement_timeout = defaults.statement_timeout,
             "tagmill.damaged" => self.damaged = defaults.damaged,
+            "tagmill.max_bytes" => self.max_bytes = defaults.max_bytes,
             "tagmill.max_rows" => self.max_rows = defaults.max_rows,
             "tagmill.strict" => self.is_strict = defaults.is_strict,
             "tagmill.tiers" => self.tiers = defaults.tiers,
@@ -252,6 +283,7 @@ impl Settings {
                 OnDamage::Fail => "fail".to_owned(),
                 OnDamage::Skip => "skip".to_owned(),
             },
+            "tagmill.max_bytes" => self.max_bytes.unwrap_or(0).to_string(),
             "tagmill.max_rows" => self.max_rows.unwrap_or(0).to_string(),
             "tagmill.strict" => if self.is_strict { "on" } else { "off" }.to_owned(),
             "tagmill.tiers" => match self.tiers {
@@ -284,6 +316,23 @@ pub(crate) fn parse_zone(text: &str) -> Option<Tz> {
     })
 }
 
+/// Bytes, or a number with a unit of 1,024s or 1,000s.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return None,
+    };
+    u64::from_str(number).ok()?.checked_mul(unit)
+}
+
 fn parse_timeout(text: &str) -> Option<Duration> {
     if let Ok(millis) = u64::from_str(text) {
         return Some(Duration::from_millis(millis));
@@ -312,6 +361,8 @@ mod tests {
             ("statement_timeout", "1 month"),
             ("tagmill.partitions", "0"),
             ("tagmill.max_rows", "-1"),
+            ("tagmill.max_bytes", "1 byte"),
+            ("tagmill.max_bytes", "99999999999 GiB"),
             ("tagmill.damaged", "maybe"),
             ("tagmill.tiers", "on"),
             ("tagmill.strict", "auto"),
@@ -319,6 +370,17 @@ mod tests {
         ] {
             assert!(settings.set(name, value).is_err(), "{name} took {value}");
         }
+        settings.set("tagmill.max_bytes", "256 MiB").unwrap();
+        assert_eq!(settings.max_bytes(), Some(256 << 20));
+        let mut of_door = settings.clone();
+        of_door.make_defaults();
+        of_door.set("tagmill.max_bytes", "1kB").unwrap();
+        assert_eq!(of_door.get("tagmill.max_bytes").unwrap(), "1000");
+        of_door.reset("tagmill.max_bytes").unwrap();
+        assert_eq!(of_door.max_bytes(), Some(256 << 20));
+        of_door.set("timezone", "UTC").unwrap();
+        of_door.reset("all").unwrap();
+        assert_eq!(of_door.get("timezone").unwrap(), "Europe/Berlin");
         settings.reset("ALL").unwrap();
         assert_eq!(settings, Settings::default());
         for setting in settings.clone().all() {

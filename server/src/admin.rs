@@ -16,10 +16,11 @@ use tagmill_storage::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::access::{Principal, Role};
-use crate::doors::{caller, whole_caller};
+use crate::access::{Access, Principal, Role};
+use crate::audit::Event;
+use crate::doors::{caller, peer_of, whole_caller};
 use crate::ingest::definitions::attributes;
-use crate::status::blocking;
+use crate::status::{blocking, of_join};
 
 /// Names that a delete lists.
 const NAMES_MAX: usize = 100;
@@ -34,19 +35,29 @@ pub(crate) struct AdminService {
     edits: Arc<Mutex<()>>,
     /// Where backups may be written.
     backups: Option<PathBuf>,
+    access: Arc<Access>,
 }
 
 impl AdminService {
-    pub(crate) fn new(engine: Arc<Engine>, backups: Option<PathBuf>) -> Self {
-        Self { engine, edits: Arc::default(), backups }
+    pub(crate) fn new(engine: Arc<Engine>, backups: Option<PathBuf>, access: Arc<Access>) -> Self {
+        Self { engine, edits: Arc::default(), backups, access }
     }
 
+    /// Does something that the audit log has been told of, on disk, and tells it if that failed.
     async fn call<T: Send + 'static>(
         &self,
+        event: Event,
         call: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
-        let engine = Arc::clone(&self.engine);
-        blocking(move || call(&engine)).await
+        let (engine, access) = (Arc::clone(&self.engine), Arc::clone(&self.access));
+        let required = event.clone();
+        let told = tokio::task::spawn_blocking(move || access.require(required)).await;
+        told.map_err(|error| of_join(&error))?.map_err(Status::unavailable)?;
+        let done = blocking(move || call(&engine)).await;
+        if let Err(status) = &done {
+            self.access.note(|| event.result(status.message()));
+        }
+        done
     }
 }
 
@@ -57,9 +68,10 @@ impl Admin for AdminService {
         request: Request<EditTagRequest>,
     ) -> Result<Response<EditTagResponse>, Status> {
         let caller = caller(&request, Role::Admin)?;
+        let event = event("tag.edit", &caller, &request).on(&request.get_ref().name);
         let request = request.into_inner();
         let edits = Arc::clone(&self.edits);
-        self.call(move |engine| {
+        self.call(event, move |engine| {
             let _one_at_a_time = edits.lock().unwrap_or_else(PoisonError::into_inner);
             edit_tag(engine, &caller, request)
         })
@@ -72,12 +84,14 @@ impl Admin for AdminService {
         request: Request<RenameTagRequest>,
     ) -> Result<Response<RenameTagResponse>, Status> {
         let caller = caller(&request, Role::Admin)?;
+        let event = event("tag.rename", &caller, &request);
         let RenameTagRequest { name, new_name } = request.into_inner();
+        let event = event.on(format!("{name} to {new_name}"));
         if !caller.reaches(&new_name) {
             let why = format!("{new_name:?} is outside of the scope of token {:?}", caller.name);
             return Err(Status::permission_denied(why));
         }
-        self.call(move |engine| {
+        self.call(event, move |engine| {
             let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.edit_tag(tag, TagEdit { name: Some(new_name), attributes: None })
         })
@@ -90,9 +104,11 @@ impl Admin for AdminService {
         request: Request<DeleteTagRequest>,
     ) -> Result<Response<DeleteTagResponse>, Status> {
         let caller = caller(&request, Role::Admin)?;
-        let who = who(&caller, request.remote_addr());
+        let who = who(&caller, peer_of(&request));
+        let event = event("tag.delete", &caller, &request);
         let name = request.into_inner().name;
-        self.call(move |engine| {
+        let event = event.on(&name);
+        self.call(event, move |engine| {
             let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.delete_tag(tag, &who)
         })
@@ -105,16 +121,19 @@ impl Admin for AdminService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let caller = caller(&request, Role::Admin)?;
-        let who = who(&caller, request.remote_addr());
+        let who = who(&caller, peer_of(&request));
+        let event = event("samples.delete", &caller, &request);
         let request = request.into_inner();
+        let event = event.on(format!("{request:?}"));
         let delete = move |engine: &Engine| delete_range(engine, &caller, &request, &who);
-        let response = self.call(delete).await?;
+        let response = self.call(event, delete).await?;
         Ok(Response::new(response))
     }
 
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
-        whole_caller(&request, Role::Operator)?;
-        let segments = self.call(Engine::seal).await?;
+        let caller = whole_caller(&request, Role::Operator)?;
+        let event = event("seal", &caller, &request);
+        let segments = self.call(event, Engine::seal).await?;
         let segments = segments.into_iter().map(|id| id.0).collect();
         Ok(Response::new(SealResponse { segments }))
     }
@@ -123,10 +142,12 @@ impl Admin for AdminService {
         &self,
         request: Request<BackupRequest>,
     ) -> Result<Response<BackupResponse>, Status> {
-        whole_caller(&request, Role::Operator)?;
+        let caller = whole_caller(&request, Role::Operator)?;
+        let event = event("backup", &caller, &request);
         let BackupRequest { name, copy } = request.into_inner();
+        let event = event.on(&name);
         let backups = self.backups.clone();
-        let response = self.call(move |engine| {
+        let response = self.call(event, move |engine| {
             let folder = backup_folder(backups.as_ref(), &name)?;
             let report = engine.backup(&folder, !copy)?;
             Ok(backup_response(&report, folder.display().to_string()))
@@ -138,17 +159,20 @@ impl Admin for AdminService {
         &self,
         request: Request<VerifyRequest>,
     ) -> Result<Response<VerifyResponse>, Status> {
-        whole_caller(&request, Role::Operator)?;
-        Ok(Response::new(self.call(|engine| Ok(verify(engine))).await?))
+        let caller = whole_caller(&request, Role::Operator)?;
+        let event = event("verify", &caller, &request);
+        Ok(Response::new(self.call(event, |engine| Ok(verify(engine))).await?))
     }
 
     async fn set_states(
         &self,
         request: Request<SetStatesRequest>,
     ) -> Result<Response<SetStatesResponse>, Status> {
-        whole_caller(&request, Role::Admin)?;
+        let caller = whole_caller(&request, Role::Admin)?;
+        let event = event("states.set", &caller, &request);
         let SetStatesRequest { set, labels } = request.into_inner();
-        self.call(move |engine| {
+        let event = event.on(&set);
+        self.call(event, move |engine| {
             let code = |code: u32| {
                 let too_great =
                     |_| Error::Invalid(format!("{code} is no state: codes end at 65535"));
@@ -161,6 +185,11 @@ impl Admin for AdminService {
         .await?;
         Ok(Response::new(SetStatesResponse {}))
     }
+}
+
+/// Something that a caller does.
+fn event<T>(action: &str, caller: &Principal, request: &Request<T>) -> Event {
+    Event::new(action).by(caller).from("grpc", peer_of(request))
 }
 
 /// The report of a backup as it travels.

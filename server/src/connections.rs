@@ -1,38 +1,50 @@
 //! Connections as they come in: so many at once, shaken hands with, in clear or not.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use crate::tls::{Protocol, Tls};
 
 /// How long a client may take to shake hands, and to say its first word.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Clients that shake hands at once.
+const HANDSHAKES_MAX: usize = 32;
+/// Connections of one address of another machine, at one door.
+const PER_ADDRESS_MAX: usize = 32;
 
 /// Accepts connections, so many at once; those beyond wait in the system's queue. With a certificate they shake hands
 /// first, each in a task of its own.
 pub(crate) async fn accept(
     listener: TcpListener,
     most: usize,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<(Arc<Tls>, Protocol)>,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(most));
-    let acceptor = tls.map(TlsAcceptor::from);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let crowd = Arc::new(Crowd::default());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, one) = match listener.accept().await {
+            Ok((stream, peer)) => match crowd.enter(peer.ip()) {
+                Some(one) => (stream, one),
+                None => continue,
+            },
             Err(error) => {
                 // Out of file descriptors, mostly: others may close theirs meanwhile.
                 tracing::warn!("cannot accept a connection: {error}");
@@ -43,8 +55,10 @@ pub(crate) async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("cannot set TCP_NODELAY: {error}");
         }
-        let Some(acceptor) = acceptor.clone() else {
-            let connection = Connection::new(Wire::Clear(stream), place);
+        // Made anew for each: certificates and authorities may have changed.
+        let acceptor = tls.as_ref().map(|(tls, protocol)| TlsAcceptor::from(tls.config(*protocol)));
+        let Some(acceptor) = acceptor else {
+            let connection = Connection::new(Wire::Clear(stream), (place, one));
             if accepted.send(Ok(connection)).await.is_err() {
                 return;
             }
@@ -53,11 +67,14 @@ pub(crate) async fn accept(
         if accepted.is_closed() {
             return;
         }
-        let accepted = accepted.clone();
+        let (accepted, handshakes) = (accepted.clone(), Arc::clone(&handshakes));
         tokio::spawn(async move {
+            // So many shake hands at once: the others wait, and their time runs from their turn.
+            let Ok(turn) = handshakes.acquire_owned().await else { return };
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let connection = Connection::new(Wire::Tls(Box::new(stream)), place);
+                    drop(turn);
+                    let connection = Connection::new(Wire::Tls(Box::new(stream)), (place, one));
                     // Nobody takes it once the server stops.
                     drop(accepted.send(Ok(connection)).await);
                 }
@@ -65,6 +82,47 @@ pub(crate) async fn accept(
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
+    }
+}
+
+/// How many connections each address has. Those of this machine are not counted: whoever is here has other ways.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    of: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection of an address.
+#[derive(Debug)]
+pub(crate) struct OfAddress(Option<(Arc<Crowd>, IpAddr)>);
+
+impl Crowd {
+    /// One more of an address, unless it has [`PER_ADDRESS_MAX`].
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<OfAddress> {
+        let address = address.to_canonical();
+        if address.is_loopback() {
+            return Some(OfAddress(None));
+        }
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of.entry(address).or_default();
+        if *count >= PER_ADDRESS_MAX {
+            tracing::warn!(%address, "it has {PER_ADDRESS_MAX} connections: one more is refused");
+            return None;
+        }
+        *count += 1;
+        Some(OfAddress(Some((Arc::clone(self), address))))
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let Some((crowd, address)) = &self.0 else { return };
+        let mut of = crowd.of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of.get_mut(address) {
+            *count -= 1;
+            if *count == 0 {
+                of.remove(address);
+            }
+        }
     }
 }
 
@@ -91,25 +149,49 @@ pub(crate) struct Connection {
     stream: Wire,
     /// Until when it must have said something; none once it has.
     silent_until: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, OfAddress),
 }
 
 impl Connection {
-    fn new(stream: Wire, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: Wire, place: (OwnedSemaphorePermit, OfAddress)) -> Self {
         let silent_until = Some(Box::pin(tokio::time::sleep(HANDSHAKE)));
         Self { stream, silent_until, _place: place }
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+/// Where a connection comes from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct From {
+    /// The address at the other end.
+    pub(crate) peer: Option<SocketAddr>,
+    /// URIs and DNS names in the certificate that the client has shown.
+    pub(crate) names: Arc<[String]>,
+}
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        match &self.stream {
-            Wire::Clear(stream) => stream.connect_info(),
-            Wire::Tls(stream) => stream.get_ref().0.connect_info(),
-        }
+impl Connected for Connection {
+    type ConnectInfo = From;
+
+    fn connect_info(&self) -> From {
+        let names = match &self.stream {
+            Wire::Clear(_) => Vec::new(),
+            Wire::Tls(stream) => {
+                let shown = stream.get_ref().1.peer_certificates();
+                shown.and_then(<[_]>::first).map(names_of).unwrap_or_default()
+            }
+        };
+        From { peer: self.peer().ok(), names: names.into() }
     }
+}
+
+/// URIs and DNS names that a certificate gives its owner. Its authority was checked when the connection was made.
+fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(text) | GeneralName::DNSName(text) => Some((*text).to_owned()),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
 }
 
 impl AsyncRead for Connection {
@@ -179,3 +261,23 @@ impl Connection {
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_this_machine_any_number() {
+        let crowd = Arc::new(Crowd::default());
+        let far: IpAddr = "192.0.2.1".parse().unwrap();
+        let same: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
+        let mut all: Vec<_> = (0..PER_ADDRESS_MAX).map(|_| crowd.enter(far).unwrap()).collect();
+        assert!(crowd.enter(far).is_none() && crowd.enter(same).is_none());
+        assert!(crowd.enter("192.0.2.2".parse().unwrap()).is_some());
+        for _ in 0..=PER_ADDRESS_MAX {
+            all.push(crowd.enter("127.0.0.1".parse().unwrap()).unwrap());
+        }
+        drop(all);
+        assert!(crowd.enter(far).is_some() && crowd.of.lock().unwrap().is_empty());
+    }
+}

@@ -4,21 +4,86 @@
 //! [`Principal`] with the request.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arrow_flight::flight_service_server::FlightServiceServer;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tagmill_proto::v1::admin_server::{self, AdminServer};
 use tagmill_proto::v1::query_server::{self, QueryServer};
 use tagmill_proto::view::ingest_server::IngestServer;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 
-use crate::access::attempts::Attempts;
-use crate::access::{Access, Principal, Role};
+use crate::access::{Access, Denied, Origin, Principal, Role};
 use crate::admin::AdminService;
+use crate::connections::From;
+use crate::flight::Flight;
 use crate::ingest::IngestService;
 use crate::sql_service::QueryService;
+
+/// The token of a call. A handshake of Flight asks whoever may be in for it: it is nowhere else.
+#[derive(Clone)]
+pub(crate) struct Bearer(pub(crate) Arc<str>);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(..)")
+    }
+}
+
+/// The token of `authorization: Bearer TOKEN`, or the password of `Basic`, as clients of Flight send it in a handshake.
+fn token_of(headers: &http::HeaderMap) -> Option<String> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, value) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(value.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// Answers a call.
+type Answer = BoxFuture<http::Response<Body>, Infallible>;
+
+/// What the services are, for `grpcurl` and its kin, in the two versions that they speak.
+#[derive(Clone)]
+pub(crate) struct Reflection {
+    v1: Arc<dyn Fn(http::Request<Body>) -> Answer + Send + Sync>,
+    v1alpha: Arc<dyn Fn(http::Request<Body>) -> Answer + Send + Sync>,
+}
+
+impl std::fmt::Debug for Reflection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reflection")
+    }
+}
+
+impl Reflection {
+    /// Of the services that are ours.
+    ///
+    /// # Errors
+    /// If their description cannot be read.
+    pub(crate) fn new() -> Result<Self, tonic_reflection::server::Error> {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(tagmill_proto::DESCRIPTORS)
+        };
+        let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+        Ok(Self {
+            v1: Arc::new(move |request| Service::call(&mut v1.clone(), request)),
+            v1alpha: Arc::new(move |request| Service::call(&mut v1alpha.clone(), request)),
+        })
+    }
+}
+
+/// Name of the service of Flight.
+const FLIGHT: &str = "arrow.flight.protocol.FlightService";
 
 /// All services of the gRPC port.
 #[derive(Clone, Debug)]
@@ -26,36 +91,26 @@ pub(crate) struct Doors {
     pub(crate) ingest: IngestServer<IngestService>,
     pub(crate) admin: AdminServer<AdminService>,
     pub(crate) query: QueryServer<QueryService>,
+    pub(crate) flight: FlightServiceServer<Flight>,
+    pub(crate) reflection: Reflection,
     pub(crate) access: Arc<Access>,
-    pub(crate) attempts: Arc<Attempts>,
 }
 
 impl Doors {
     /// Who calls.
-    fn caller(&self, request: &http::Request<Body>) -> Result<Principal, Status> {
-        if !self.access.asks() {
-            return Ok(Principal::anyone());
-        }
-        let peer = request.extensions().get::<TcpConnectInfo>();
-        let address = peer.and_then(TcpConnectInfo::remote_addr).map(|address| address.ip());
-        let header = request.headers().get(http::header::AUTHORIZATION);
-        let token = header.and_then(|value| value.to_str().ok());
-        let token = token.and_then(|value| value.strip_prefix("Bearer "));
-        let Some(token) = token else {
-            let text = "who calls? send a token: 'authorization: Bearer TOKEN', or --token-file with a command";
-            return Err(Status::unauthenticated(text));
-        };
-        self.access.by_token(token.trim()).map_err(|denied| {
-            // A valid token is never kept waiting for those who guess from the same address.
-            if address.is_some_and(|address| !self.attempts.may(address)) {
-                let text = "too many failed logins from this address: wait a minute";
-                return Status::unauthenticated(text);
-            }
-            if let Some(address) = address {
-                self.attempts.failed(address);
-            }
-            tracing::warn!(?address, "a token was refused");
-            Status::unauthenticated(denied.to_string())
+    fn caller(
+        &self,
+        request: &http::Request<Body>,
+        token: Option<&str>,
+    ) -> Result<Principal, Status> {
+        let from = request.extensions().get::<From>();
+        let names = from.map(|from| Arc::clone(&from.names)).unwrap_or_default();
+        let origin = Origin { door: "grpc", peer: from.and_then(|from| from.peer) };
+        self.access.enter(token, &names, origin).map_err(|denied| match (token, denied) {
+            (None, Denied::Unknown) => Status::unauthenticated(
+                "who calls? send a token: 'authorization: Bearer TOKEN', or --token-file with a command",
+            ),
+            (_, denied) => Status::unauthenticated(denied.to_string()),
         })
     }
 }
@@ -70,6 +125,11 @@ pub(crate) fn caller<T>(request: &Request<T>, role: Role) -> Result<Principal, S
         principal.ok_or_else(|| Status::unauthenticated("nobody has said who calls"))?;
     principal.require(role).map_err(|denied| Status::permission_denied(denied.to_string()))?;
     Ok(principal)
+}
+
+/// Where a call comes from.
+pub(crate) fn peer_of<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<From>().and_then(|from| from.peer)
 }
 
 /// As [`caller`], for what concerns the whole database: nobody with a scope may do that.
@@ -95,14 +155,21 @@ impl Service<http::Request<Body>> for Doors {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        match self.caller(&request) {
+        let token = token_of(request.headers());
+        match self.caller(&request, token.as_deref()) {
             Ok(principal) => request.extensions_mut().insert(principal),
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
+        if let Some(token) = token {
+            request.extensions_mut().insert(Bearer(token.into()));
+        }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match service {
             admin_server::SERVICE_NAME => self.admin.call(request),
             query_server::SERVICE_NAME => self.query.call(request),
+            FLIGHT => self.flight.call(request),
+            "grpc.reflection.v1.ServerReflection" => (self.reflection.v1)(request),
+            "grpc.reflection.v1alpha.ServerReflection" => (self.reflection.v1alpha)(request),
             // It answers what it does not know with "unimplemented", as gRPC wants.
             _ => self.ingest.call(request),
         }

@@ -1,18 +1,21 @@
 //! The `tagmill` program as a library: its command line, and the server behind it.
 //!
 //! Reading order: [`cli`] (what people type), [`lifecycle`] (the server's start and end), [`access`] and [`tls`] (who is let
-//! in, and how), `ingest`, `admin`, `sql_service` (the gRPC services), `postgres`, `http`, `queries` (how many statements run),
-//! `status` (errors on the wire), [`demo`].
+//! in, and how), [`audit`], `ingest`, `admin`, `sql_service` (the gRPC services), `flight`, `postgres`, `http`, `queries` (how many statements run),
+//! `own` (the server's figures), `status` (errors on the wire), [`demo`].
 
 pub mod access;
 mod admin;
+pub mod audit;
 pub mod cli;
 mod connections;
 pub mod demo;
 mod doors;
+mod flight;
 mod http;
 mod ingest;
 pub mod lifecycle;
+mod own;
 pub mod postgres;
 mod queries;
 mod sql_service;

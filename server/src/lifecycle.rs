@@ -1,7 +1,7 @@
 //! The server's life: it listens, serves, and ends without losing what it has acknowledged.
 //!
-//! Two runtimes: one for gateways and administration, one for SQL, so that a heavy statement never delays an
-//! acknowledgement. Every limit that tonic leaves open is set here.
+//! Three runtimes: one for gateways and administration, one for those who ask, one for the statements themselves, so that a
+//! heavy statement never delays an acknowledgement, nor keeps another from being asked or ended. Every limit that tonic leaves open is set here.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_flight::flight_service_server::FlightServiceServer;
 use tagmill::Database;
 use tagmill_proto::v1::admin_server::AdminServer;
 use tagmill_proto::v1::query_server::QueryServer;
@@ -20,16 +21,18 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::access::Access;
-use crate::access::attempts::Attempts;
 use crate::admin::AdminService;
+use crate::audit::{Audit, Event};
 use crate::connections::accept;
-use crate::doors::Doors;
+use crate::doors::{Doors, Reflection};
+use crate::flight::{self, Flight};
 use crate::http::{self, lines::Template};
 use crate::ingest::{Ingest, IngestService};
+use crate::own;
 use crate::postgres;
 use crate::queries::Admission;
 use crate::sql_service::QueryService;
-use crate::tls::{Tls, TlsFiles};
+use crate::tls::{Protocol, Tls, TlsFiles};
 
 /// Where the server listens unless told otherwise.
 pub const LISTEN: SocketAddr =
@@ -39,6 +42,10 @@ pub const MESSAGE_BYTES: usize = 4 << 20;
 
 /// Streams of one connection.
 const STREAMS_PER_CONNECTION: u32 = 64;
+/// Calls of one connection that have no answer yet. A stream counts until its first answer.
+const CALLS_PER_CONNECTION: usize = 8;
+/// After this time a connection is asked to go; streams that are there go on.
+const CONNECTION_AGE_MAX: Duration = Duration::from_hours(1);
 /// HTTP/2 flow control: a message and a half in flight per stream, several streams per connection.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -79,6 +86,10 @@ pub struct ServeOptions {
     pub connections: usize,
     /// Folder below which backups may be written on request; `None` refuses such requests.
     pub backups: Option<PathBuf>,
+    /// Folder of the audit log; `None` for none.
+    pub audit: Option<PathBuf>,
+    /// How often the server writes its own figures as tags below `tagmill/`; `None` for never.
+    pub own_figures: Option<Duration>,
 }
 
 impl Default for ServeOptions {
@@ -95,6 +106,8 @@ impl Default for ServeOptions {
             ingest_bytes: 256 << 20,
             connections: 512,
             backups: None,
+            audit: None,
+            own_figures: None,
         }
     }
 }
@@ -147,8 +160,9 @@ pub struct Server {
     http: Option<SocketAddr>,
     database: Option<Database>,
     stop: watch::Sender<bool>,
+    access: Arc<Access>,
     task: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
-    /// For gateways and administration, then for SQL.
+    /// For gateways and administration, for doors of SQL, for statements.
     runtimes: Vec<Runtime>,
 }
 
@@ -164,17 +178,23 @@ impl Server {
             Some(TokenFile { path, .. }) => Access::when_there(path.clone()),
             None => Ok(Access::open()),
         };
-        let access = Arc::new(access.map_err(Error::Safety)?);
+        let audit = options.audit.as_deref().map(Audit::open).transpose().map_err(Error::Safety)?;
+        let mut access = access.map_err(Error::Safety)?;
+        if let Some(audit) = &audit {
+            database.host(audit.relation());
+            access = access.with_audit(Arc::clone(audit));
+        }
+        let access = Arc::new(access);
         let tls = options.tls.clone().map(Tls::new).transpose().map_err(Error::Safety)?;
         let template = Template::parse(&options.line_template).map_err(Error::Safety)?;
         let gateways = runtime("tagmill-serve")?;
         let queries = runtime("tagmill-query")?;
+        let work = runtime("tagmill-work")?;
         let (stop, stopping) = watch::channel(false);
         let common = Common {
             access,
             tls: tls.map(Arc::new),
-            attempts: Arc::default(),
-            admission: Admission::default(),
+            admission: Admission::new(work.handle().clone()),
             gateways: gateways.handle().clone(),
             queries: queries.handle().clone(),
             database: database.clone(),
@@ -186,9 +206,10 @@ impl Server {
             http: None,
             database: Some(database),
             stop,
+            access: Arc::clone(&common.access),
             task: None,
             // From here on a drop of the server ends the runtimes without blocking.
-            runtimes: vec![gateways, queries],
+            runtimes: vec![gateways, queries, work],
         };
         let (listener, address) = bind(&common.gateways, options.listen).await?;
         server.address = address;
@@ -203,9 +224,23 @@ impl Server {
             let (most, ingest) = (options.connections, Arc::clone(&ingest));
             server.http = Some(common.serve_http(address, most, ingest, template).await?);
         }
+        let reflection = Reflection::new();
+        let reflection = reflection.map_err(|error| Error::Safety(error.to_string()))?;
+        server.begin_to_watch(&common, &options, &ingest);
         let gateways = common.gateways.clone();
-        server.task = Some(gateways.spawn(serve(common, options, ingest, listener)));
+        server.task = Some(gateways.spawn(serve(common, options, ingest, reflection, listener)));
         Ok(server)
+    }
+
+    /// What the server tells of itself: its gateways, its figures as tags, its start.
+    fn begin_to_watch(&self, common: &Common, options: &ServeOptions, ingest: &Arc<Ingest>) {
+        common.database.host(ingest.relation());
+        if let Some(every) = options.own_figures {
+            let engine = Arc::clone(common.database.engine());
+            let writing = own::write(engine, Arc::clone(ingest), every, common.stopping.clone());
+            common.gateways.spawn(writing);
+        }
+        common.access.note(|| Event::new("server.start").on(self.address.to_string()));
     }
 
     /// Where it listens.
@@ -240,6 +275,7 @@ impl Server {
     /// [`Error::Database`] if the last writes are not on disk.
     pub async fn shutdown(mut self) -> Result<()> {
         self.stop.send_replace(true);
+        self.access.note(|| Event::new("server.stop").on(self.address.to_string()));
         if let Some(task) = &mut self.task
             && tokio::time::timeout(DRAIN, task).await.is_err()
         {
@@ -290,7 +326,6 @@ pub(crate) async fn turns_true(signal: &mut watch::Receiver<bool>) {
 struct Common {
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
-    attempts: Arc<Attempts>,
     admission: Admission,
     /// Where gateways are served, and all that writes.
     gateways: Handle,
@@ -308,10 +343,34 @@ impl Common {
         Arc::new(Ingest::new(engine, message_bytes, memory_bytes, access, stopping))
     }
 
+    /// All services of the gRPC port.
+    fn doors(self, options: &ServeOptions, ingest: Arc<Ingest>, reflection: Reflection) -> Doors {
+        let Self { access, admission, queries, database, stopping, .. } = self;
+        let bytes = options.message_bytes;
+        let engine = Arc::clone(database.engine());
+        let flight = Arc::new(flight::Door::new(
+            database.clone(),
+            Arc::clone(&ingest),
+            admission.clone(),
+            queries.clone(),
+            stopping.clone(),
+        ));
+        let admin = AdminService::new(engine, options.backups.clone(), Arc::clone(&access));
+        let query = QueryService::new(database, queries, admission, Arc::clone(&access), stopping);
+        Doors {
+            ingest: IngestServer::new(IngestService(ingest)).max_decoding_message_size(bytes),
+            admin: AdminServer::new(admin).max_decoding_message_size(bytes),
+            query: QueryServer::new(query).max_decoding_message_size(bytes),
+            flight: FlightServiceServer::new(Flight(flight)).max_decoding_message_size(bytes),
+            reflection,
+            access,
+        }
+    }
+
     async fn serve_postgres(&self, address: SocketAddr) -> Result<SocketAddr> {
         let (listener, address) = bind(&self.queries, address).await?;
-        let Self { access, tls, attempts, admission, database, stopping, .. } = self.clone();
-        let door = postgres::Door::new(database, access, attempts, admission, tls).await?;
+        let Self { access, tls, admission, database, stopping, .. } = self.clone();
+        let door = postgres::Door::new(database, access, admission, tls).await?;
         self.queries.spawn(door.serve(listener, stopping));
         Ok(address)
     }
@@ -324,13 +383,11 @@ impl Common {
         template: Template,
     ) -> Result<SocketAddr> {
         let (listener, address) = bind(&self.gateways, address).await?;
-        let Self { access, tls, attempts, admission, queries, database, stopping, .. } =
-            self.clone();
+        let Self { access, tls, admission, queries, database, stopping, .. } = self.clone();
         let door = http::Door {
             database,
             ingest,
             access,
-            attempts,
             admission,
             queries,
             template,
@@ -338,7 +395,7 @@ impl Common {
             looked: tokio::sync::Mutex::default(),
         };
         let (accepted, connections) = mpsc::channel(1);
-        let tls = tls.map(|tls| tls.for_http());
+        let tls = tls.map(|tls| (tls, Protocol::Http));
         self.gateways.spawn(accept(listener, most, tls, accepted));
         self.gateways.spawn(door.serve(connections));
         Ok(address)
@@ -383,19 +440,14 @@ async fn serve(
     common: Common,
     options: ServeOptions,
     ingest: Arc<Ingest>,
+    reflection: Reflection,
     listener: TcpListener,
 ) -> Result<(), tonic::transport::Error> {
-    let Common { access, tls, attempts, admission, queries, database, stopping, .. } = common;
-    let message_bytes = options.message_bytes;
-    let engine = Arc::clone(database.engine());
-    let ingest = IngestServer::new(IngestService(ingest)).max_decoding_message_size(message_bytes);
-    let admin = AdminServer::new(AdminService::new(engine, options.backups))
-        .max_decoding_message_size(message_bytes);
-    let query = QueryServer::new(QueryService::new(database, queries, admission, stopping.clone()))
-        .max_decoding_message_size(message_bytes);
-    let doors = Doors { ingest, admin, query, access, attempts };
+    let tls = common.tls.clone();
+    let stopping = common.stopping.clone();
+    let doors = common.doors(&options, ingest, reflection);
     let (accepted, connections) = mpsc::channel(1);
-    let tls = tls.map(|tls| tls.for_grpc());
+    let tls = tls.map(|tls| (tls, Protocol::Grpc));
     let accepting = tokio::spawn(accept(listener, options.connections, tls, accepted));
     let mut stop = stopping;
     let served = tonic::transport::Server::builder()
@@ -403,6 +455,8 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_adaptive_window(Some(false))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .max_connection_age(CONNECTION_AGE_MAX)
         .max_frame_size(1 << 20)
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(20))

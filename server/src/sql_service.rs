@@ -17,18 +17,19 @@ use futures::StreamExt;
 use tagmill::{Database, Session};
 use tagmill_proto::v1::execute_response::Message;
 use tagmill_proto::v1::query_server::Query;
-use tagmill_proto::v1::{ExecuteRequest, ExecuteResponse, Finished};
+use tagmill_proto::v1::{EndRequest, EndResponse, ExecuteRequest, ExecuteResponse, Finished};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::access::Role;
-use crate::doors::caller;
+use crate::access::{Access, Role};
+use crate::audit::Event;
+use crate::doors::{caller, peer_of};
 use crate::lifecycle::turns_true;
-use crate::queries::{Admission, SETTINGS, held};
-use crate::status::of_query;
+use crate::queries::{Admission, asker, held, session_of};
+use crate::status::{of_failure, of_query};
 
 /// Bytes of one message of an answer.
 const PIECE_BYTES: usize = 1 << 20;
@@ -43,6 +44,7 @@ pub(crate) struct QueryService {
     database: Database,
     runtime: Handle,
     admission: Admission,
+    access: Arc<Access>,
     /// Turns true when the server shuts down.
     stopping: watch::Receiver<bool>,
 }
@@ -54,9 +56,10 @@ impl QueryService {
         database: Database,
         runtime: Handle,
         admission: Admission,
+        access: Arc<Access>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { database, runtime, admission, stopping }
+        Self { database, runtime, admission, access, stopping }
     }
 }
 
@@ -73,19 +76,13 @@ impl Query for QueryService {
         if sql.len() > SQL_BYTES_MAX {
             return Err(Status::resource_exhausted("a statement has at most 64 KiB"));
         }
-        let admitted = self.admission.admit();
-        let admitted = admitted.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         let (answers, outbound) = mpsc::channel(AHEAD);
-        let mut session = self.database.session();
-        if let Some(scope) = principal.scope() {
-            session = session.within(Arc::clone(scope));
-        }
+        let session = session_of(&self.database, &principal, "grpc");
+        let session = session.map_err(|error| of_query(&error))?;
+        let admission = self.admission.clone();
         let mut stopping = self.stopping.clone();
         self.runtime.spawn(async move {
-            let answering = async {
-                let _place = admitted.turn().await;
-                answer(session, &sql, settings, &answers).await
-            };
+            let answering = answer(session, &admission, &sql, settings, &answers);
             tokio::select! {
                 // Whoever asked has gone: what was started ends here.
                 () = answers.closed() => {}
@@ -100,22 +97,37 @@ impl Query for QueryService {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
+
+    async fn end(&self, request: Request<EndRequest>) -> Result<Response<EndResponse>, Status> {
+        let principal =
+            caller(&request, Role::Reader).or_else(|_| caller(&request, Role::Operator))?;
+        let id = request.get_ref().id;
+        if !self.database.end(id, &asker(&principal, "grpc")) {
+            return Err(Status::not_found(format!("there is no statement {id} of yours")));
+        }
+        let peer = peer_of(&request);
+        self.access.note(|| {
+            Event::new("statement.end").by(&principal).from("grpc", peer).on(id.to_string())
+        });
+        Ok(Response::new(EndResponse {}))
+    }
 }
 
 async fn answer(
     mut session: Session,
+    admission: &Admission,
     sql: &str,
     settings: HashMap<String, String>,
     answers: &Answers,
 ) -> Result<(), Status> {
     let started = Instant::now();
-    let own = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    for (name, value) in own.into_iter().chain(settings) {
+    for (name, value) in settings {
         session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
     }
     let ends = tokio::time::Instant::now() + held(session.settings());
     let late = |_| Status::deadline_exceeded("the answer was not taken in time");
-    let mut answer = session.execute(sql).await.map_err(|error| of_query(&error))?;
+    let begun = admission.run(&mut session, sql, Vec::new()).await;
+    let (mut answer, _place) = begun.map_err(|failure| of_failure(&failure))?;
     let sending = async {
         for notice in std::mem::take(&mut answer.notices) {
             send(answers, Message::Notice(notice)).await?;

@@ -3,6 +3,8 @@
 use tagmill_storage::{Error, Outcome};
 use tonic::{Code, Status};
 
+use crate::queries::Failure;
+
 /// The gRPC status of an engine's error.
 pub(crate) fn of_storage(error: &Error) -> Status {
     let code = match error {
@@ -30,9 +32,18 @@ pub(crate) fn of_query(error: &tagmill::Error) -> Status {
         Query::Sql(_) | Query::Setting(_) | Query::ReadOnly(_) => Code::InvalidArgument,
         Query::Limit(_) => Code::ResourceExhausted,
         Query::Timeout(_) => Code::DeadlineExceeded,
+        Query::Cancelled => Code::Cancelled,
         _ => Code::Internal,
     };
     Status::new(code, error.to_string())
+}
+
+/// The gRPC status of a statement that does not run.
+pub(crate) fn of_failure(failure: &Failure) -> Status {
+    match failure {
+        Failure::Full => Status::resource_exhausted(failure.to_string()),
+        Failure::Statement(error) => of_query(error),
+    }
 }
 
 /// The status of a blocking call that did not return.

@@ -1,9 +1,10 @@
 //! The server's certificate, and whom it trusts.
 //!
 //! # Contract
-//! * A certificate or key that cannot be used is an error at the start, never a server that speaks in clear.
-//! * The files are read again within [`LOOK_EVERY`] of a change; where the new ones cannot be used, the old ones stay, and
-//!   the log says so.
+//! * A certificate, key, authority or revocation list that cannot be used is an error at the start, never a server that
+//!   speaks in clear or trusts more than it was told to.
+//! * The files are read again within [`LOOK_EVERY`] of a change of any of them; where the new ones cannot be used, the old
+//!   ones stay, and the log says so. Connections that are there stay as they are.
 //! * TLS 1.2 and 1.3, by rustls and ring.
 
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 
 /// How often the files are looked at.
@@ -28,28 +30,37 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities in PEM: with them every gateway must show a certificate that one of them has signed.
     pub client_ca: Option<PathBuf>,
+    /// Revocation lists in PEM, of each of those authorities: what they list is refused.
+    pub client_crl: Option<PathBuf>,
+}
+
+/// What is spoken beneath TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// PostgreSQL's.
+    Postgres,
+    /// gRPC: it alone asks for certificates of clients.
+    Grpc,
+    /// HTTP 1.1.
+    Http,
 }
 
 /// A certificate in use.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    certificate: Arc<Certificate>,
+    current: RwLock<(Configs, Stamp)>,
+}
+
+/// One for each protocol.
+#[derive(Clone, Debug)]
+struct Configs {
     postgres: Arc<ServerConfig>,
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
 }
 
-#[derive(Debug)]
-struct Certificate(RwLock<(Arc<CertifiedKey>, Stamp)>);
-
-type Stamp = [Option<SystemTime>; 2];
-
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0))
-    }
-}
+type Stamp = [Option<SystemTime>; 4];
 
 impl Tls {
     /// Reads the files.
@@ -58,48 +69,19 @@ impl Tls {
     /// Which of them cannot be used, and why.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let stamp = stamp_of(&files);
-        let key = certified(&files)?;
-        let certificate = Arc::new(Certificate(RwLock::new((key, stamp))));
-        let authorities = files.client_ca.as_deref().map(authorities).transpose()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = |protocol: &[u8], asks: bool| -> Result<Arc<ServerConfig>, String> {
-            let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?;
-            let builder = match authorities.as_ref().filter(|_| asks) {
-                None => builder.with_no_client_auth(),
-                Some(roots) => {
-                    let roots = Arc::clone(roots);
-                    let verifier =
-                        WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-                    builder.with_client_cert_verifier(
-                        verifier.build().map_err(|error| error.to_string())?,
-                    )
-                }
-            };
-            let resolver = Arc::clone(&certificate) as Arc<dyn ResolvesServerCert>;
-            let mut config = builder.with_cert_resolver(resolver);
-            config.alpn_protocols = vec![protocol.to_vec()];
-            Ok(Arc::new(config))
-        };
-        let (postgres, grpc) = (config(b"postgresql", false)?, config(b"h2", true)?);
-        let http = config(b"http/1.1", false)?;
-        Ok(Self { files, certificate, postgres, grpc, http })
+        let current = RwLock::new((Configs::read(&files)?, stamp));
+        Ok(Self { files, current })
     }
 
-    /// For PostgreSQL's clients.
-    pub fn for_postgres(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.postgres)
-    }
-
-    /// For gRPC.
-    pub fn for_grpc(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.grpc)
-    }
-
-    /// For HTTP.
-    pub fn for_http(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.http)
+    /// For a connection that begins now.
+    pub fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let Configs { postgres, grpc, http } = &current.0;
+        Arc::clone(match protocol {
+            Protocol::Postgres => postgres,
+            Protocol::Grpc => grpc,
+            Protocol::Http => http,
+        })
     }
 
     /// Looks at the files for ever.
@@ -112,15 +94,15 @@ impl Tls {
 
     fn look(&self) {
         let stamp = stamp_of(&self.files);
-        let known = self.certificate.0.read().unwrap_or_else(PoisonError::into_inner).1;
-        if stamp == known {
+        if stamp == self.current.read().unwrap_or_else(PoisonError::into_inner).1 {
             return;
         }
-        let mut certificate = self.certificate.0.write().unwrap_or_else(PoisonError::into_inner);
-        certificate.1 = stamp;
-        match certified(&self.files) {
-            Ok(key) => {
-                certificate.0 = key;
+        let read = Configs::read(&self.files);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.1 = stamp;
+        match read {
+            Ok(configs) => {
+                current.0 = configs;
                 tracing::info!("a new certificate is in use: {}", self.files.cert.display());
             }
             Err(error) => tracing::error!("the old certificate stays in use: {error}"),
@@ -128,12 +110,70 @@ impl Tls {
     }
 }
 
-fn stamp_of(files: &TlsFiles) -> Stamp {
-    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    [changed(&files.cert), changed(&files.key)]
+impl Configs {
+    fn read(files: &TlsFiles) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = Arc::new(SingleCertAndKey::from(certified(files)?));
+        let verifier = verifier_of(files, &provider)?;
+        let config = |protocol: &[u8], clients: Option<Arc<dyn ClientCertVerifier>>| {
+            let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?;
+            let builder = match clients {
+                None => builder.with_no_client_auth(),
+                Some(verifier) => builder.with_client_cert_verifier(verifier),
+            };
+            let mut config = builder.with_cert_resolver(Arc::clone(&key) as Arc<_>);
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Ok::<_, String>(Arc::new(config))
+        };
+        let (postgres, http) = (config(b"postgresql", None)?, config(b"http/1.1", None)?);
+        Ok(Self { postgres, grpc: config(b"h2", verifier)?, http })
+    }
 }
 
-fn certified(files: &TlsFiles) -> Result<Arc<CertifiedKey>, String> {
+/// Who checks certificates of clients, if there are authorities.
+fn verifier_of(
+    files: &TlsFiles,
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    let Some(path) = &files.client_ca else {
+        return match &files.client_crl {
+            None => Ok(None),
+            Some(path) => Err(format!(
+                "{}: a list of revoked client certificates needs the authorities of clients, too",
+                path.display()
+            )),
+        };
+    };
+    let roots = authorities(path)?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+    if let Some(path) = &files.client_crl {
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let lists = CertificateRevocationListDer::pem_file_iter(path);
+        let lists = lists.map_err(|error| wrong(&error))?.collect::<Result<Vec<_>, _>>();
+        let lists = lists.map_err(|error| wrong(&error))?;
+        if lists.is_empty() {
+            return Err(wrong(&"there is no revocation list in it"));
+        }
+        builder = builder.with_crls(lists);
+    }
+    let verifier = builder.build().map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Some(verifier))
+}
+
+fn stamp_of(files: &TlsFiles) -> Stamp {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let optional = |path: &Option<PathBuf>| path.as_deref().and_then(changed);
+    [
+        changed(&files.cert),
+        changed(&files.key),
+        optional(&files.client_ca),
+        optional(&files.client_crl),
+    ]
+}
+
+fn certified(files: &TlsFiles) -> Result<CertifiedKey, String> {
     let chain = certificates(&files.cert)?;
     let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", files.key.display());
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&error))?;
@@ -143,7 +183,7 @@ fn certified(files: &TlsFiles) -> Result<Arc<CertifiedKey>, String> {
     certified
         .keys_match()
         .map_err(|_| wrong(&format!("the key is not that of {}", files.cert.display())))?;
-    Ok(Arc::new(certified))
+    Ok(certified)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -2109,6 +2109,16 @@ pub mod admin_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Ends a statement.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndRequest {
+    /// Its number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// The statement has been told to end. It does so at its next pause.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndResponse {}
 /// One statement.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecuteRequest {
@@ -2270,6 +2280,25 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tagmill.v1.Query", "Execute"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Ends a statement that runs, by its number in `system.queries`: one's own, or as an operator any.
+        pub async fn end(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tagmill.v1.Query/End");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tagmill.v1.Query", "End"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2296,6 +2325,11 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::ExecuteRequest>,
         ) -> std::result::Result<tonic::Response<Self::ExecuteStream>, tonic::Status>;
+        /// Ends a statement that runs, by its number in `system.queries`: one's own, or as an operator any.
+        async fn end(
+            &self,
+            request: tonic::Request<super::EndRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndResponse>, tonic::Status>;
     }
     /// The way out: SQL.
     #[derive(Debug)]
@@ -2416,6 +2450,49 @@ pub mod query_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tagmill.v1.Query/End" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::EndRequest>
+                    for EndSvc<T> {
+                        type Response = super::EndResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::end(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -21,6 +21,8 @@ use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::physical_plan::ExecutionPlan;
 use tagmill_storage::Snapshot;
 
+use crate::hosted::Hosted;
+use crate::running::{Asker, Running};
 use crate::selection::Notices;
 use crate::settings::Settings;
 
@@ -43,10 +45,16 @@ pub(crate) struct Scope {
     pub(crate) settings: Settings,
     /// Whether the reader may know of every tag, and of what the database says of itself.
     pub(crate) is_whole: bool,
+    /// On whose behalf it is read.
+    pub(crate) asker: Asker,
+    /// Statements that run.
+    pub(crate) running: Arc<Running>,
+    /// Relations of the host program.
+    pub(crate) hosted: Arc<[Arc<dyn Hosted>]>,
 }
 
 /// A plan over batches that are small enough to be there at once. They hold the projected columns only.
-fn memory_plan(
+pub(crate) fn memory_plan(
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     limit: Option<usize>,

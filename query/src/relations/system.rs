@@ -1,12 +1,12 @@
-//! `system.segments`, `system.tiers`, `system.damage`, `system.retention` and `system.settings`: what the database and the session say of themselves.
+//! `system.segments`, `system.tiers`, `system.damage`, `system.retention`, `system.queries` and `system.settings`: what the database and the session say of themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, RecordBatchOptions, StringViewArray, TimestampNanosecondArray,
-    UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, RecordBatchOptions, StringViewArray,
+    TimestampNanosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -19,6 +19,7 @@ use tagmill_storage::{
 };
 
 use super::{Scope, UTC, memory_plan};
+use crate::running::Statement;
 use crate::settings::Setting;
 
 /// Which relation of the schema `system`.
@@ -32,14 +33,21 @@ pub(crate) enum SystemRelation {
     Damage,
     /// Retention classes, and how far their samples have ended.
     Retention,
+    /// Statements that run.
+    Queries,
     /// Settings of the session.
     Settings,
 }
 
 impl SystemRelation {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Segments, Self::Tiers, Self::Damage, Self::Retention, Self::Settings];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Segments, Self::Tiers, Self::Damage, Self::Retention, Self::Queries, Self::Settings];
+
+    /// Whether it tells nobody what they must not know, whatever their scope.
+    pub(crate) const fn is_for_all(self) -> bool {
+        matches!(self, Self::Queries | Self::Settings)
+    }
 
     /// Its name within the schema.
     pub(crate) const fn name(self) -> &'static str {
@@ -48,6 +56,7 @@ impl SystemRelation {
             Self::Tiers => "tiers",
             Self::Damage => "damage",
             Self::Retention => "retention",
+            Self::Queries => "queries",
             Self::Settings => "settings",
         }
     }
@@ -58,6 +67,7 @@ impl SystemRelation {
             Self::Tiers => batch_of(tier_columns(&scope.snapshot.tiers())),
             Self::Damage => batch_of(damage_columns(&scope.snapshot, &scope.snapshot.damage())),
             Self::Retention => batch_of(retention_columns(&scope.snapshot.retention())),
+            Self::Queries => batch_of(query_columns(&scope.running.seen_by(&scope.asker))),
             Self::Settings => settings_batch(&scope.settings.all()),
         }
     }
@@ -79,6 +89,7 @@ impl System {
             SystemRelation::Tiers => tier_columns(&[]),
             SystemRelation::Damage => damage_columns(&scope.snapshot, &[]),
             SystemRelation::Retention => retention_columns(&[]),
+            SystemRelation::Queries => query_columns(&[]),
             SystemRelation::Settings => setting_columns(&[]),
         };
         Self { relation, scope, schema: schema_of(&columns) }
@@ -122,6 +133,24 @@ fn setting_columns(settings: &[Setting]) -> Vec<(&'static str, ArrayRef)> {
         ("value", text(settings.iter().map(|setting| setting.value.as_str()))),
         ("default", text(settings.iter().map(|setting| setting.default.as_str()))),
         ("description", text(settings.iter().map(|setting| setting.description))),
+    ]
+}
+
+fn query_columns(statements: &[Statement]) -> Vec<(&'static str, ArrayRef)> {
+    let started = TimestampNanosecondArray::from_iter_values(
+        statements.iter().map(|statement| statement.started_ns),
+    );
+    let state = |statement: &Statement| if statement.is_running { "running" } else { "planning" };
+    let elapsed = statements.iter().map(|statement| statement.elapsed_ms);
+    vec![
+        ("id", Arc::new(UInt64Array::from_iter_values(statements.iter().map(|one| one.id)))),
+        ("principal", text(statements.iter().map(|statement| statement.asker.name.as_ref()))),
+        ("door", text(statements.iter().map(|statement| statement.asker.door))),
+        ("started", Arc::new(started.with_timezone(UTC))),
+        ("elapsed_ms", Arc::new(Float64Array::from_iter_values(elapsed))),
+        ("state", text(statements.iter().map(state))),
+        ("rows", Arc::new(UInt64Array::from_iter_values(statements.iter().map(|one| one.rows)))),
+        ("sql", text(statements.iter().map(|statement| statement.sql.as_ref()))),
     ]
 }
 

@@ -48,6 +48,12 @@ pub struct Entry {
     /// Paths of the tags it may know of; all without one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scope: Vec<String>,
+    /// A name in the certificate of a gateway that is let in without the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// How many tags it may make known in a day, where that is not [`super::NEW_TAGS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_tags: Option<u64>,
     /// When it was made, in UTC.
     pub created: String,
     /// When it ends, in UTC.
@@ -71,6 +77,10 @@ pub struct NewToken {
     pub roles: Vec<Role>,
     /// Paths of tags; none for all.
     pub scope: Vec<String>,
+    /// A name in the certificate of a gateway, which is then let in without the token.
+    pub certificate: Option<String>,
+    /// How many tags it may make known in a day; none for [`super::NEW_TAGS`].
+    pub new_tags: Option<u64>,
     /// When it ends, in seconds since 1970.
     pub expires: i64,
 }
@@ -151,6 +161,11 @@ impl Tokens {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
+    /// The token of a name in a certificate.
+    pub fn by_certificate(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.certificate.as_deref() == Some(name))
+    }
+
     /// Adds a token to a file, which is made if there is none. Gives its text, which is nowhere afterwards.
     ///
     /// # Errors
@@ -158,7 +173,7 @@ impl Tokens {
     pub fn create(path: &Path, new: NewToken) -> Result<String, String> {
         let _lock = lock(path)?;
         let mut tokens = if path.exists() { Self::read(path)? } else { Self::default() };
-        let NewToken { name, roles, scope, expires } = new;
+        let NewToken { name, roles, scope, certificate, new_tags, expires } = new;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_name) {
             return Err(format!(
@@ -167,6 +182,9 @@ impl Tokens {
         }
         if tokens.by_name(&name).is_some() {
             return Err(format!("there is a token {name:?}: revoke it, or take another name"));
+        }
+        if let Some(taken) = certificate.as_deref().and_then(|name| tokens.by_certificate(name)) {
+            return Err(format!("the certificate belongs to token {:?} already", taken.name));
         }
         if tokens.entries.len() >= TOKENS_MAX {
             return Err(format!("there are {TOKENS_MAX} tokens: revoke some"));
@@ -186,6 +204,8 @@ impl Tokens {
             name,
             roles,
             scope,
+            certificate,
+            new_tags,
             created: time(super::now()).ok_or("the clock is out of range")?,
             expires: time(expires).ok_or("the time of expiry is out of range")?,
             sha256: hex(&token.digest),
@@ -294,7 +314,9 @@ mod tests {
 
     fn new(name: &str) -> NewToken {
         let (name, roles) = (name.to_owned(), vec![Role::Reader, Role::Writer]);
-        NewToken { name, roles, scope: vec!["plant/u1".to_owned()], expires: 4_000_000_000 }
+        let scope = vec!["plant/u1".to_owned()];
+        let (certificate, new_tags) = (None, None);
+        NewToken { name, roles, scope, certificate, new_tags, expires: 4_000_000_000 }
     }
 
     #[test]

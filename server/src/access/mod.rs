@@ -17,17 +17,26 @@ pub mod file;
 pub mod scram;
 pub mod token;
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tagmill_storage::TagScope;
 
+use self::attempts::Attempts;
 use self::file::{Entry, Tokens};
 use self::scram::Verifier;
+use crate::audit::{Audit, Event};
 
 /// A change of the file counts after this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Tags that a token may make known in a day, unless it says otherwise: a gateway that makes up names must not fill the
+/// registry.
+pub const NEW_TAGS: u64 = 10_000;
+const DAY_S: i64 = 86_400;
 
 /// What a principal may do.
 #[derive(
@@ -63,6 +72,7 @@ pub struct Principal {
     pub name: Arc<str>,
     roles: Arc<[Role]>,
     scope: Option<Arc<TagScope>>,
+    new_tags: u64,
 }
 
 /// Who asks is not let in, or may not do that.
@@ -74,6 +84,18 @@ pub enum Denied {
     /// Known, and not allowed.
     #[error("{0}")]
     Forbidden(String),
+    /// Too many have failed from the same address.
+    #[error("too many failed logins from this address: wait a minute")]
+    Waits,
+}
+
+/// Where somebody comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Which way: `grpc`, `http`, `postgres`.
+    pub door: &'static str,
+    /// The address, if it is known.
+    pub peer: Option<SocketAddr>,
 }
 
 /// What a door needs to know of a user that logs in by SCRAM.
@@ -91,6 +113,10 @@ pub struct Access {
     known: Mutex<Known>,
     /// Seeds what an unknown user is answered with, if the file has no seed for that.
     seed: [u8; 32],
+    attempts: Attempts,
+    audit: Option<Arc<Audit>>,
+    /// Tags that tokens have made known: the day, and how many of each.
+    made: Mutex<(i64, HashMap<Arc<str>, u64>)>,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +133,7 @@ impl Principal {
     /// Who is there where nobody is asked.
     pub fn anyone() -> Self {
         let (id, name) = (Arc::from(""), Arc::from("anyone"));
-        Self { id, name, roles: Arc::from([Role::Admin]), scope: None }
+        Self { id, name, roles: Arc::from([Role::Admin]), scope: None, new_tags: u64::MAX }
     }
 
     /// Whether it may do what a role allows.
@@ -169,7 +195,7 @@ impl Login {
 impl Access {
     /// Nobody is asked: everybody may do everything.
     pub fn open() -> Self {
-        Self { path: None, known: Mutex::default(), seed: [0; 32] }
+        Self::new(None, Known::default(), [0; 32])
     }
 
     /// Whoever has a token of a file is let in.
@@ -180,7 +206,7 @@ impl Access {
         let (looked, stamp) = (Some(Instant::now()), stamp_of(&path));
         let tokens = Tokens::read(&path)?;
         let known = Known { tokens, has_file: true, looked, stamp };
-        Ok(Self { path: Some(path), known: Mutex::new(known), seed: token::random()? })
+        Ok(Self::new(Some(path), known, token::random()?))
     }
 
     /// As [`Self::by_tokens`] from the moment on at which there is such a file; until then nobody is asked.
@@ -191,7 +217,93 @@ impl Access {
         if path.exists() {
             return Self::by_tokens(path);
         }
-        Ok(Self { path: Some(path), known: Mutex::default(), seed: token::random()? })
+        Ok(Self::new(Some(path), Known::default(), token::random()?))
+    }
+
+    fn new(path: Option<PathBuf>, known: Known, seed: [u8; 32]) -> Self {
+        let (attempts, made) = (Attempts::default(), Mutex::default());
+        Self { path, known: Mutex::new(known), seed, attempts, audit: None, made }
+    }
+
+    /// The same, and who was refused is told to a log.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        Self { audit: Some(audit), ..self }
+    }
+
+    /// Tells an event to the log, if there is one.
+    pub fn note(&self, event: impl FnOnce() -> Event) {
+        if let Some(audit) = &self.audit {
+            audit.note(event());
+        }
+    }
+
+    /// Tells an event to the log and returns when it is on disk. Blocks.
+    ///
+    /// # Errors
+    /// A sentence: what it tells of must not be done.
+    pub fn require(&self, event: Event) -> Result<(), String> {
+        self.audit.as_ref().map_or(Ok(()), |audit| audit.require(event))
+    }
+
+    /// Lets somebody in by a token, or by the names in a certificate. Who fails too often from one address waits; whoever
+    /// has a valid token never does.
+    ///
+    /// # Errors
+    /// [`Denied::Unknown`], [`Denied::Waits`].
+    pub fn enter(
+        &self,
+        token: Option<&str>,
+        names: &[String],
+        origin: Origin,
+    ) -> Result<Principal, Denied> {
+        if !self.asks() {
+            return Ok(Principal::anyone());
+        }
+        match token {
+            Some(token) => self.by_token(token.trim()).map_err(|_| self.refuse("", origin)),
+            None => self.by_certificate(names),
+        }
+    }
+
+    /// Counts a login that failed, and tells the log.
+    pub fn refuse(&self, user: &str, origin: Origin) -> Denied {
+        let Origin { door, peer } = origin;
+        let address = peer.map(|peer| peer.ip());
+        if address.is_some_and(|address| !self.attempts.may(address)) {
+            return Denied::Waits;
+        }
+        if let Some(address) = address {
+            self.attempts.failed(address);
+        }
+        tracing::warn!(?peer, door, user, "a login was refused");
+        self.note(|| Event::new("login").result("refused").from(door, peer).on(user));
+        Denied::Unknown
+    }
+
+    /// Who has a certificate with one of these names.
+    fn by_certificate(&self, names: &[String]) -> Result<Principal, Denied> {
+        self.with(|tokens| {
+            let mut entries = names.iter().filter_map(|name| tokens.by_certificate(name));
+            let entry = entries.find(|entry| entry.is_valid(now()));
+            entry.map(principal).ok_or(Denied::Unknown)
+        })
+    }
+
+    /// Takes so many tags of a principal's share of the day; how many it gets.
+    pub fn take_new_tags(&self, principal: &Principal, wanted: u64) -> u64 {
+        if principal.new_tags == u64::MAX {
+            return wanted;
+        }
+        let today = now() / DAY_S;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.0 != today {
+            *made = (today, HashMap::new());
+        }
+        let used = made.1.entry(Arc::clone(&principal.id)).or_default();
+        let taken = wanted.min(principal.new_tags.saturating_sub(*used));
+        *used += taken;
+        taken
     }
 
     /// Whether anybody is asked who they are.
@@ -272,7 +384,10 @@ impl Access {
 
 fn principal(entry: &Entry) -> Principal {
     let (id, name) = (Arc::from(entry.id.as_str()), Arc::from(entry.name.as_str()));
-    Principal { id, name, roles: Arc::from(entry.roles.as_slice()), scope: entry.scope() }
+    let roles: Arc<[Role]> = Arc::from(entry.roles.as_slice());
+    let most = if roles.contains(&Role::Admin) { u64::MAX } else { NEW_TAGS };
+    let new_tags = entry.new_tags.unwrap_or(most);
+    Principal { id, name, roles, scope: entry.scope(), new_tags }
 }
 
 fn stamp_of(path: &Path) -> Option<(SystemTime, u64)> {
@@ -293,7 +408,7 @@ mod tests {
     fn new(name: &str, roles: &[Role], scope: &[&str]) -> NewToken {
         let scope = scope.iter().map(ToString::to_string).collect();
         let (name, roles) = (name.to_owned(), roles.to_vec());
-        NewToken { name, roles, scope, expires: now() + 3_600 }
+        NewToken { name, roles, scope, certificate: None, new_tags: None, expires: now() + 3_600 }
     }
 
     #[test]
@@ -318,6 +433,29 @@ mod tests {
         access.known.lock().unwrap().looked = None;
         assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
         assert_eq!(access.still(&grafana).unwrap_err(), Denied::Unknown);
+    }
+
+    #[test]
+    fn a_certificate_stands_for_its_token_and_a_token_makes_so_many_tags_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let name = "urn:tagmill:gateway:g1".to_owned();
+        let mut gateway = new("g1", &[Role::Writer], &["plant"]);
+        (gateway.certificate, gateway.new_tags) = (Some(name.clone()), Some(5));
+        Tokens::create(&path, gateway.clone()).unwrap();
+        gateway.name = "g2".to_owned();
+        assert!(Tokens::create(&path, gateway).is_err(), "the certificate is taken");
+        let access = Access::by_tokens(path.clone()).unwrap();
+        let origin = Origin { door: "grpc", peer: None };
+        let enter = |names: &[String]| access.enter(None, names, origin);
+        assert_eq!(enter(&[]).unwrap_err(), Denied::Unknown);
+        assert_eq!(enter(&["urn:tagmill:gateway:g".to_owned()]).unwrap_err(), Denied::Unknown);
+        let g1 = enter(&["other".to_owned(), name]).unwrap();
+        assert!(g1.may(Role::Writer) && !g1.may(Role::Reader) && !g1.reaches("other"));
+        assert_eq!(access.take_new_tags(&g1, 3), 3);
+        assert_eq!(access.take_new_tags(&g1, 3), 2);
+        assert_eq!(access.take_new_tags(&g1, 1), 0);
+        assert_eq!(access.take_new_tags(&Principal::anyone(), 1 << 40), 1 << 40);
     }
 
     #[test]

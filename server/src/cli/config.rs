@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tagmill_storage::RetentionClass;
@@ -85,9 +86,26 @@ pub struct Config {
     /// Authorities, in PEM: gRPC clients must show a certificate that one of them has signed.
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Revocation lists of those authorities, in PEM: what they list is refused. Like the other files it is read again when
+    /// it changes.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_crl: Option<PathBuf>,
     /// Folder below which 'tagmill backup --connect' may write; without it such requests are refused.
     #[arg(long, value_name = "DIR")]
     pub backups: Option<PathBuf>,
+    /// Folder of the audit log, who did what; by default that of the database. 'off' for none.
+    #[arg(long, value_name = "DIR")]
+    pub audit: Option<PathBuf>,
+    /// How often the server writes its own figures as tags below tagmill/: 10s unless told otherwise; 'off' for never.
+    #[arg(long, value_name = "TIME")]
+    pub own_figures: Option<Every>,
+    /// Memory that all running statements share, such as 2GiB; by default a quarter of what the machine has. One of them
+    /// has half of it.
+    #[arg(long, value_name = "SIZE")]
+    pub query_memory: Option<Size>,
+    /// How the log is written to standard error: 'text', or 'json', an object a line.
+    #[arg(long, value_name = "FORM")]
+    pub log: Option<LogForm>,
     /// Allow an address that other machines can reach without tokens or without a certificate.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub insecure_no_auth: Option<bool>,
@@ -147,7 +165,7 @@ impl TryFrom<String> for Retention {
 /// Keys whose values are no texts in a file.
 const LISTS: [&str; 1] = ["retention"];
 const SWITCHES: [&str; 1] = ["insecure_no_auth"];
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 15] = [
     "data",
     "listen",
     "postgres",
@@ -157,7 +175,12 @@ const TEXTS: [&str; 10] = [
     "tls_cert",
     "tls_key",
     "tls_client_ca",
+    "tls_client_crl",
     "backups",
+    "audit",
+    "own_figures",
+    "query_memory",
+    "log",
 ];
 
 impl Config {
@@ -212,27 +235,34 @@ impl Config {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            tls_client_crl: self.tls_client_crl.or(other.tls_client_crl),
             backups: self.backups.or(other.backups),
+            audit: self.audit.or(other.audit),
+            own_figures: self.own_figures.or(other.own_figures),
+            query_memory: self.query_memory.or(other.query_memory),
+            log: self.log.or(other.log),
             insecure_no_auth: self.insecure_no_auth.or(other.insecure_no_auth),
             retention: self.retention.or(other.retention),
         }
     }
 
-    /// The directory, how the server is to run, and how long it keeps what.
+    /// What a server is to be.
     ///
     /// # Errors
     /// If the directory is not said, or a certificate is without its key.
-    pub fn options(self) -> Result<(PathBuf, ServeOptions, Vec<RetentionClass>)> {
+    pub fn options(self) -> Result<Wanted> {
         let data = self.data.ok_or_else(|| {
             Failure::new("which database? its directory is not said")
                 .next("--data DIR, or data = '..' in the file")
         })?;
         let tls = match (self.tls_cert, self.tls_key, self.tls_client_ca) {
-            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
-            (None, None, None) => None,
+            (Some(cert), Some(key), client_ca) => {
+                Some(TlsFiles { cert, key, client_ca, client_crl: self.tls_client_crl })
+            }
+            (None, None, None) if self.tls_client_crl.is_none() => None,
             _ => {
                 return Err(Failure::new(
-                    "tls_cert and tls_key go together, and tls_client_ca with them",
+                    "tls_cert and tls_key go together, and tls_client_ca and tls_client_crl with them",
                 ));
             }
         };
@@ -248,13 +278,126 @@ impl Config {
             line_template: self.line_template.unwrap_or_else(|| DEFAULT.to_owned()),
             insecure_no_auth: self.insecure_no_auth.unwrap_or_default(),
             backups: self.backups,
+            audit: match self.audit {
+                None => Some(data.clone()),
+                Some(folder) => Some(folder).filter(|folder| folder != Path::new("off")),
+            },
+            own_figures: self.own_figures.unwrap_or(OWN_FIGURES).0,
             access: Some(access),
             tls,
             ..ServeOptions::default()
         };
         let retention = self.retention.unwrap_or_default();
-        Ok((data, options, retention.into_iter().map(|class| class.0).collect()))
+        Ok(Wanted {
+            data,
+            options,
+            retention: retention.into_iter().map(|class| class.0).collect(),
+            query_memory_bytes: self.query_memory.map_or_else(quarter_of_memory, |size| size.0),
+            log: self.log.unwrap_or_default(),
+        })
     }
+}
+
+/// What a server is to be.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Directory of the database.
+    pub data: PathBuf,
+    /// How it serves.
+    pub options: ServeOptions,
+    /// How long it keeps what.
+    pub retention: Vec<RetentionClass>,
+    /// Memory of all statements.
+    pub query_memory_bytes: usize,
+    /// How it writes its log.
+    pub log: LogForm,
+}
+
+/// A time between two things, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Every(pub Option<Duration>);
+
+const OWN_FIGURES: Every = Every(Some(Duration::from_secs(10)));
+
+impl FromStr for Every {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let wrong = || "a time is like 10s or 5m, from 1s to 60m, or 'off'".to_owned();
+        let number = text.trim_end_matches(['s', 'm']);
+        let unit = match &text[number.len()..] {
+            "s" => 1,
+            "m" => 60,
+            _ => return Err(wrong()),
+        };
+        let seconds = number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        let seconds = seconds.filter(|seconds| (1..=3_600).contains(seconds)).ok_or_else(wrong)?;
+        Ok(Self(Some(Duration::from_secs(seconds))))
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(pub usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || "a size is like 512MiB or 2GiB, from 16MiB".to_owned();
+        let (number, shift) = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
+            (Some(number), _) => (number, 30),
+            (None, Some(number)) => (number, 20),
+            (None, None) => return Err(wrong()),
+        };
+        let bytes = number.trim().parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift));
+        bytes.filter(|&bytes| bytes >= QUERY_MEMORY_MIN).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogForm {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: an object a line.
+    Json,
+}
+
+/// Least memory of all statements.
+const QUERY_MEMORY_MIN: usize = 16 << 20;
+/// Memory of all statements where the system does not say how much it has.
+const QUERY_MEMORY: usize = 1 << 30;
+
+/// A quarter of the machine's memory.
+fn quarter_of_memory() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    kib.map_or(QUERY_MEMORY, |kib| (kib << 10) / 4).max(QUERY_MEMORY_MIN)
 }
 
 /// The address so many ports after this one; port 0, any that is free, stays so.
@@ -273,7 +416,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(file) = &file {
         config = config.or(Config::read(file)?);
     }
-    let (data, options, retention) = config.options()?;
+    let Wanted { data, options, retention, query_memory_bytes, .. } = config.options()?;
     crate::lifecycle::check_exposure(&options).map_err(|error| Failure::new(error.to_string()))?;
     Template::parse(&options.line_template).map_err(Failure::new)?;
     if let Some(files) = options.tls.clone() {
@@ -292,8 +435,26 @@ pub fn run(args: Args) -> Result<()> {
         Some(file) => println!("tokens     {}", file.path.display()),
         None => println!("tokens     none: nobody is asked"),
     }
-    println!("retention  {} classes", retention.len());
+    let folder = options.audit.as_ref().map_or("off".into(), |folder| folder.to_string_lossy());
+    println!("audit      {folder}");
+    let every = options.own_figures.map_or("off".to_owned(), |every| format!("{every:?}"));
+    println!("figures    {every}");
+    println!("queries    {} MiB", query_memory_bytes >> 20);
+    if retention.is_empty() {
+        println!("retention  forever");
+    }
+    for class in retention {
+        let name = if class.name.is_empty() { "all others" } else { &class.name };
+        println!("retention  {name}: {}", kept(class.raw));
+        for (tier, time) in class.tiers {
+            println!("           rollups of {tier}: {}", kept(time));
+        }
+    }
     Ok(())
+}
+
+fn kept(time: Option<Duration>) -> String {
+    time.map_or("forever".to_owned(), |time| format!("{} days", time.as_secs() / 86_400))
 }
 
 #[cfg(test)]
@@ -320,7 +481,8 @@ mod tests {
             _ => None,
         });
         let words = Config { data: Some("c".into()), ..Config::default() };
-        let (data, options, retention) = words.or(environment.unwrap()).or(file).options().unwrap();
+        let wanted = words.or(environment.unwrap()).or(file).options().unwrap();
+        let Wanted { data, options, retention, .. } = wanted;
         assert_eq!((data, options.listen.port()), (PathBuf::from("c"), 2));
         assert_eq!((options.http, options.postgres.map(|a| a.port())), (None, Some(3)));
         assert_eq!((retention.len(), options.insecure_no_auth), (3, true));
@@ -334,6 +496,11 @@ mod tests {
             "listen = 'here'",
             "postgres = 'on'",
             "retention = '2y'",
+            "own_figures = '0s'",
+            "own_figures = '10'",
+            "query_memory = '2'",
+            "query_memory = '1KiB'",
+            "log = 'xml'",
             "retention = ['2 fortnights']",
             "insecure_no_auth = 'yes'",
             "data = ",

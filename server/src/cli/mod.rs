@@ -4,11 +4,13 @@
 //! with exit code 1. Reading order: [`target`] (where the database is), then the commands.
 
 pub mod attributes;
+pub mod audit;
 pub mod backup;
 pub mod complete;
 pub mod config;
 pub mod delete;
 pub mod demo;
+pub mod end;
 pub mod export;
 pub mod failure;
 pub mod format;
@@ -80,8 +82,12 @@ enum Command {
     Verify(verify::Args),
     /// Makes a damaged database open again, at the price of what cannot be read.
     Salvage(salvage::Args),
+    /// Ends a statement that runs.
+    End(end::Args),
     /// Makes, lists and revokes tokens: who is let in.
     Token(token::Args),
+    /// Checks the log of who did what.
+    Audit(audit::Args),
     /// Says what a server would do with a configuration, or what is wrong with it.
     Config(config::Args),
 }
@@ -118,6 +124,8 @@ fn run(command: Command) -> Result<()> {
         Command::Restore(args) => restore::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::End(args) => end::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Token(args) => token::run(args),
         Command::Config(args) => config::run(args),
     }

@@ -4,12 +4,13 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tagmill::Database;
 use tagmill_storage::{RetentionClass, Tier};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::config::Config;
-use crate::cli::failure::{Failure, Result};
+use super::config::{Config, LogForm, Wanted};
+use super::failure::{Failure, Result};
 use crate::lifecycle::Server;
 
 /// Shown below the options.
@@ -52,13 +53,17 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(file) = &config {
         all = all.or(Config::read(file)?);
     }
-    let (data, options, retention) = all.options()?;
+    let Wanted { data, options, retention, query_memory_bytes, log } = all.options()?;
     let (is_tls, insecure_no_auth) = (options.tls.is_some(), options.insecure_no_auth);
-    start_log();
+    start_log(log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is open: whoever wants it to stop is heard from the start.
+    let asked_to_stop = runtime.block_on(async { asked_to_stop() })?;
     let storage = tagmill_storage::Options { retention, ..tagmill_storage::Options::default() };
-    let database =
-        Database::open(&data, tagmill::Options { storage, ..tagmill::Options::default() })
-            .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
+    let memory_bytes = query_memory_bytes;
+    let opened = tagmill::Options { storage, memory_bytes, ..tagmill::Options::default() };
+    let database = Database::open(&data, opened)
+        .map_err(|error| Failure::new(error.to_string()).within(data.display()))?;
     let engine = database.engine();
     let classes = if confirm_clock { engine.confirm_clock() } else { engine.expire() };
     let classes = classes.map_err(|error| Failure::new(error.to_string()))?;
@@ -68,12 +73,12 @@ pub fn run(args: Args) -> Result<()> {
              (--confirm-clock)"
         );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let starting = runtime.block_on(Server::start(database, options));
     let mut server = starting.map_err(|error| Failure::new(error.to_string()))?;
     let address = server.address();
+    let connect = if is_tls { format!("https://{address}") } else { address.to_string() };
     eprintln!("serving {} on {address}", data.display());
-    eprintln!("  ask:  tagmill sql --connect {address}");
+    eprintln!("  ask:  tagmill sql --connect {connect}");
     if let Some(postgres) = server.postgres_address() {
         let (host, port) = (postgres.ip(), postgres.port());
         eprintln!("        psql -h {host} -p {port} -d tagmill");
@@ -82,16 +87,18 @@ pub fn run(args: Args) -> Result<()> {
         let scheme = if is_tls { "https" } else { "http" };
         eprintln!("        curl {scheme}://{http}/api/v1/sql -d 'SELECT count(*) FROM samples'");
     }
-    eprintln!("  send: gRPC tagmill.v1.Ingest, or tagmill import FILE --connect {address}");
+    eprintln!("  send: gRPC tagmill.v1.Ingest, or tagmill import FILE --connect {connect}");
     if insecure_no_auth && !address.ip().is_loopback() {
         eprintln!("  warning: whoever reaches {address} may read, write and delete");
     }
+    tell_system(NotifyState::Ready);
     runtime.block_on(async {
         tokio::select! {
             stopped = server.stopped() => stopped,
-            asked = asked_to_stop() => asked.map_err(crate::lifecycle::Error::Threads),
+            asked = asked_to_stop => asked.map_err(crate::lifecycle::Error::Threads),
         }
         .map_err(|error| Failure::new(error.to_string()))?;
+        tell_system(NotifyState::Stopping);
         eprintln!("stopping");
         server.shutdown().await.map_err(|error| Failure::new(error.to_string()))
     })?;
@@ -133,30 +140,47 @@ pub(crate) fn time_kept(time: &str) -> std::result::Result<Option<Duration>, Str
     Ok(Some(Duration::from_secs(seconds)))
 }
 
+/// Tells systemd, if it has started this.
+fn tell_system(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("the service manager cannot be told: {error}");
+    }
+}
+
 /// Writes what happens to standard error: from `info` up, or what the variable `TAGMILL_LOG` says.
-fn start_log() {
+fn start_log(form: LogForm) {
     let filter = EnvFilter::try_from_env("TAGMILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Whoever runs this inside another program may have a log already.
-    drop(log.try_init());
+    drop(match form {
+        LogForm::Text => log.try_init(),
+        LogForm::Json => log.json().flatten_event(true).try_init(),
+    });
 }
 
-/// Waits for Ctrl-C or, on Unix, SIGTERM.
-async fn asked_to_stop() -> std::io::Result<()> {
+/// Waits for Ctrl-C or, on Unix, SIGTERM, both heard from now on.
+///
+/// # Errors
+/// If the system does not let them be heard.
+fn asked_to_stop() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            pressed = tokio::signal::ctrl_c() => pressed,
-            _ = terminate.recv() => Ok(()),
-        }
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        Ok(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            Ok(())
+        })
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    Ok(tokio::signal::ctrl_c())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   tagmill token create grafana --role reader --data plant
   tagmill token create line-3 --role writer --scope plant/line3 --expires 90d --data plant
+  tagmill token create line-4 --role writer --certificate urn:tagmill:gateway:line-4 --data plant
   tagmill token list --data plant
   tagmill token revoke grafana --data plant
 
@@ -48,6 +49,13 @@ enum Action {
         /// The tags at and below this path alone: several times for several; without it all.
         #[arg(long, value_name = "PATH")]
         scope: Vec<String>,
+        /// A name in the certificate of a gateway (a URI or DNS name, as urn:tagmill:gateway:line-3): whoever shows such a
+        /// certificate is let in without the token.
+        #[arg(long, value_name = "NAME")]
+        certificate: Option<String>,
+        /// How many tags it may make known in a day; 10,000 unless told otherwise.
+        #[arg(long, value_name = "COUNT")]
+        new_tags: Option<u64>,
         /// How long it is good for: 90d, 12w, 1y.
         #[arg(long, value_name = "TIME", default_value = "365d", value_parser = lifetime)]
         expires: Duration,
@@ -96,10 +104,11 @@ impl Place {
 /// If the file cannot be read or written, or there is no such token.
 pub fn run(args: Args) -> Result<()> {
     match args.action {
-        Action::Create { name, role, scope, expires, place } => {
+        Action::Create { name, role, scope, certificate, new_tags, expires, place } => {
             let lifetime = i64::try_from(expires.as_secs()).unwrap_or(i64::MAX);
             let expires = now().saturating_add(lifetime);
-            let new = NewToken { name, roles: role, scope, expires };
+            let roles = role;
+            let new = NewToken { name, roles, scope, certificate, new_tags, expires };
             let text = Tokens::create(&place.path(), new).map_err(Failure::new)?;
             println!("{text}");
             eprintln!("keep it: it is not shown again");

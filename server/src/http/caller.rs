@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Door, Refusal};
-use crate::access::{Principal, Role};
+use crate::access::{Denied, Origin, Principal, Role};
 use crate::connections::Peer;
 
 /// Lets a request through with its [`Principal`], or not at all.
@@ -22,22 +22,18 @@ pub(super) async fn ask(
     next: Next,
 ) -> Result<Response, Refusal> {
     let unknown = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, text);
-    let principal = if door.access.asks() {
-        let token = token_of(request.headers())
-            .ok_or_else(|| unknown("who calls? send a token: 'Authorization: Bearer TOKEN'"))?;
-        door.access.by_token(&token).map_err(|denied| {
-            // A valid token is never kept waiting for those who guess from the same address.
-            if !door.attempts.may(peer.ip()) {
-                return unknown("too many failed logins from this address: wait a minute");
-            }
-            door.attempts.failed(peer.ip());
-            tracing::warn!(%peer, "a token was refused");
-            unknown(&denied.to_string())
-        })?
-    } else {
+    if !door.access.asks() {
         check_origin(request.headers(), peer)?;
-        Principal::anyone()
-    };
+    }
+    let token = token_of(request.headers());
+    let origin = Origin { door: "http", peer: Some(peer) };
+    let principal = door.access.enter(token.as_deref(), &[], origin);
+    let principal = principal.map_err(|denied| match (&token, denied) {
+        (None, Denied::Unknown) => {
+            unknown("who calls? send a token: 'Authorization: Bearer TOKEN'")
+        }
+        (_, denied) => unknown(&denied.to_string()),
+    })?;
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
 }

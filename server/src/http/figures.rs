@@ -7,10 +7,10 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tagmill_storage::Engine;
 
 use super::{Refusal, Shared};
 use crate::access::Principal;
+use crate::own::{Figure, figures};
 
 /// The figures of the engine, as text.
 pub(super) async fn metrics(
@@ -21,7 +21,7 @@ pub(super) async fn metrics(
         let text = "figures are of the whole database: a token with a scope does not see them";
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
-    let text = exposition(door.database.engine());
+    let text = exposition(figures(door.database.engine(), &door.ingest));
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, text).into_response())
 }
@@ -46,64 +46,13 @@ pub(super) async fn ready(State(door): Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
 }
 
-/// Name, kind, what it is, value.
-type Figure = (&'static str, &'static str, &'static str, f64);
-
-fn figures(engine: &Engine) -> Vec<Figure> {
-    let metrics = engine.metrics();
-    let snapshot = engine.snapshot();
-    let (counter, gauge) = ("counter", "gauge");
-    let whole = |count: u64| count as f64;
-    vec![
-        ("samples_total", counter, "Samples written to the log.", whole(metrics.samples)),
-        (
-            "backfill_samples_total",
-            counter,
-            "Samples of bulk loads.",
-            whole(metrics.backfill_samples),
-        ),
-        ("wal_bytes_total", counter, "Bytes written to the log.", whole(metrics.wal_bytes)),
-        ("seals_total", counter, "Seals that wrote a segment.", whole(metrics.seals)),
-        ("seal_bytes_total", counter, "Bytes that seals wrote.", whole(metrics.seal_bytes)),
-        (
-            "backfill_bytes_total",
-            counter,
-            "Bytes that bulk loads wrote.",
-            whole(metrics.backfill_bytes),
-        ),
-        ("compactions_total", counter, "Compactions done.", whole(metrics.compactions)),
-        (
-            "compaction_read_bytes_total",
-            counter,
-            "Bytes that compactions read.",
-            whole(metrics.compaction_read_bytes),
-        ),
-        (
-            "compaction_written_bytes_total",
-            counter,
-            "Bytes that compactions wrote.",
-            whole(metrics.compaction_written_bytes),
-        ),
-        (
-            "scrubbed_bytes_total",
-            counter,
-            "Bytes that scrubbing read.",
-            whole(metrics.scrubbed.bytes),
-        ),
-        ("segments", gauge, "Live segments.", whole(metrics.segments)),
-        ("segment_bytes", gauge, "Bytes of live segments.", whole(metrics.segment_bytes)),
-        ("tags", gauge, "Tags that are not deleted.", snapshot.registry().iter().count() as f64),
-        ("damaged_places", gauge, "Places that cannot be read.", snapshot.damage().len() as f64),
-    ]
-}
-
 /// The text of Prometheus' exposition format 0.0.4.
-fn exposition(engine: &Engine) -> String {
+fn exposition(figures: Vec<Figure>) -> String {
     let shown = |(name, kind, what, value): Figure| {
         format!(
             "# HELP tagmill_{name} {what}\n# TYPE tagmill_{name} {kind}\ntagmill_{name} {value}\n"
         )
     };
-    let shown: Vec<String> = figures(engine).into_iter().map(shown).collect();
+    let shown: Vec<String> = figures.into_iter().map(shown).collect();
     shown.concat()
 }

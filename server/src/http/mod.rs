@@ -36,7 +36,6 @@ use tokio::sync::{mpsc, watch};
 use tower_service::Service as _;
 
 use crate::access::Access;
-use crate::access::attempts::Attempts;
 use crate::connections::{Connection, Peer};
 use crate::ingest::Ingest;
 use crate::lifecycle::turns_true;
@@ -59,7 +58,6 @@ pub(crate) struct Door {
     pub(crate) database: Database,
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) access: Arc<Access>,
-    pub(crate) attempts: Arc<Attempts>,
     pub(crate) admission: Admission,
     /// Where statements run.
     pub(crate) queries: Handle,

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tagmill::datafusion::common::ScalarValue;
 use tagmill::limits::PARAMETERS_MAX;
-use tagmill::{Answer, Error, Session};
+use tagmill::{Answer, Error};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -27,7 +27,7 @@ use super::{Door, Refusal, Shared};
 use crate::access::{Principal, Role};
 use crate::cli::target::glob_to_like;
 use crate::lifecycle::turns_true;
-use crate::queries::{SETTINGS, held};
+use crate::queries::{Failure, held, session_of};
 
 /// Pieces of an answer handed to the transport ahead of the network.
 const AHEAD: usize = 4;
@@ -232,27 +232,24 @@ async fn run(
     values: Vec<ScalarValue>,
     settings: HashMap<String, String>,
 ) -> Result<Response, Refusal> {
-    let mut session = door.database.session();
-    if let Some(scope) = principal.scope() {
-        session = session.within(Arc::clone(scope));
-    }
-    let own = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    for (name, value) in own.into_iter().chain(settings) {
+    let session = session_of(&door.database, principal, "http");
+    let mut session = session.map_err(|error| of_query(&error))?;
+    for (name, value) in settings {
         session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
     }
-    let admitted = door.admission.admit();
-    let admitted =
-        admitted.map_err(|full| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, full.to_string()))?;
     let (begun, beginning) = oneshot::channel();
     let (pieces, body) = mpsc::channel(AHEAD);
     let mut stopping = door.stopping.clone();
     let held = held(session.settings());
+    let admission = door.admission.clone();
     door.queries.spawn(async move {
         let answering = async {
-            let _place = admitted.turn().await;
-            match begin(&mut session, &sql, values, form).await {
+            let started = admission.run(&mut session, &sql, values).await;
+            let started = started.map_err(|failure| of_failure(&failure));
+            match started.and_then(|(answer, place)| Ok((writer_of(form, &answer)?, answer, place)))
+            {
                 Err(refusal) => drop(begun.send(Err(refusal))),
-                Ok((answer, writer)) => {
+                Ok((writer, answer, _place)) => {
                     if begun.send(Ok(answer.notices.clone())).is_ok() {
                         stream(answer, writer, &pieces).await;
                     }
@@ -282,17 +279,9 @@ async fn run(
     Ok(response)
 }
 
-async fn begin(
-    session: &mut Session,
-    sql: &str,
-    values: Vec<ScalarValue>,
-    form: Form,
-) -> Result<(Answer, Writer), Refusal> {
-    let answer = session.execute_with(sql, values).await.map_err(|error| of_query(&error))?;
+fn writer_of(form: Form, answer: &Answer) -> Result<Writer, Refusal> {
     let writer = Writer::new(form, &answer.schema);
-    let writer =
-        writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    Ok((answer, writer))
+    writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Sends rows. An error ends the body without its end, so that no client takes it for whole.
@@ -318,6 +307,14 @@ async fn stream(
     }
 }
 
+/// Why a statement does not run.
+fn of_failure(failure: &Failure) -> Refusal {
+    match failure {
+        Failure::Full => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, failure.to_string()),
+        Failure::Statement(error) => of_query(error),
+    }
+}
+
 /// What a statement met.
 fn of_query(error: &Error) -> Refusal {
     let status = match error {
@@ -326,7 +323,7 @@ fn of_query(error: &Error) -> Refusal {
         }
         Error::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-        Error::Memory(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Memory(_) | Error::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())

@@ -10,15 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
-use tagmill_storage::{
-    Batch, Engine, Error, Qualities, RejectReason, TagColumn, TagDefinition, TagId, ValueType,
-    Values,
-};
+use tagmill_storage::{Batch, Error, Qualities, RejectReason, TagColumn};
 
 use super::caller::require;
-use super::lines::{Column, Lines, Precision, Refusals, read};
+use super::lines::{Lines, Precision, Refusals, read};
 use super::{BODY_BYTES_MAX, Door, Refusal, Shared};
 use crate::access::{Principal, Role};
+use crate::ingest::named::{resolve, value_type};
 
 /// Words of Influx's versions; those about its organisations and buckets mean nothing here.
 #[derive(Debug, Deserialize)]
@@ -120,9 +118,11 @@ fn store(door: &Arc<Door>, principal: &Principal, lines: Lines) -> Result<Stored
     let mut batch = Batch::default();
     let mut numbers = Vec::new();
     for column in columns {
-        match resolve(engine, principal, &column) {
+        let named =
+            resolve(engine, &door.access, principal, &column.tag, value_type(&column.values));
+        match named {
             Ok(tag) => {
-                let Column { times, values, lines, .. } = column;
+                let super::lines::Column { times, values, lines, .. } = column;
                 batch.columns.push(TagColumn { tag, times, values, qualities: Qualities::GOOD });
                 numbers.push(lines);
             }
@@ -150,30 +150,6 @@ fn told(reason: RejectReason) -> String {
         }
         other => other.to_string(),
     }
-}
-
-/// The tag of a column, defined if need be.
-fn resolve(engine: &Engine, principal: &Principal, column: &Column) -> Result<TagId, String> {
-    let name = &column.tag;
-    if !principal.reaches(name) {
-        return Err(format!("{name:?} is outside of the scope of token {:?}", principal.name));
-    }
-    if let Some(tag) = engine.snapshot().registry().find(name) {
-        return Ok(tag);
-    }
-    let value_type = match column.values {
-        Values::I64(_) => ValueType::I64,
-        Values::Bool(_) => ValueType::Bool,
-        Values::Text(_) => ValueType::Text,
-        _ => ValueType::F64,
-    };
-    let definition = TagDefinition::new(name.clone(), value_type);
-    let reserved = engine.reserve(std::slice::from_ref(&definition)).pop();
-    reserved.unwrap_or(Err(Error::Closed)).map_err(|error| match error {
-        // Another column of this text has defined it, of another type.
-        Error::Invalid(why) => why,
-        other => other.to_string(),
-    })
 }
 
 fn of_storage(error: &Error) -> Refusal {

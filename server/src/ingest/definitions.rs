@@ -8,7 +8,8 @@ use tagmill_storage::{
 use tonic::Status;
 
 use super::fields::fields;
-use crate::access::Principal;
+use super::named::too_many_new;
+use crate::access::{Access, Principal};
 
 /// Tags in one message.
 const TAGS_MAX: usize = 100_000;
@@ -52,15 +53,27 @@ impl Definitions {
     pub(super) fn apply(
         self,
         engine: &Engine,
+        access: &Access,
         caller: &Principal,
         gateway: Option<&str>,
     ) -> Result<Answer> {
         let mut answer = Answer::default();
+        let snapshot = engine.snapshot();
+        let new = self.tags.iter().filter(|tag| snapshot.registry().find(&tag.name).is_none());
+        let new = new.count() as u64;
+        let mut new_left = if new == 0 { 0 } else { access.take_new_tags(caller, new) };
         let mut wanted = Vec::with_capacity(self.tags.len());
         for tag in self.tags {
             let (alias, name) = (tag.alias, tag.name.clone());
             let definition = definition(tag, gateway.is_some());
-            match definition.and_then(|definition| in_scope(caller, definition)) {
+            let definition = definition.and_then(|definition| in_scope(caller, definition));
+            let definition = definition.and_then(|definition| {
+                if snapshot.registry().find(&definition.name).is_none() {
+                    new_left = new_left.checked_sub(1).ok_or_else(|| too_many_new(caller))?;
+                }
+                Ok(definition)
+            });
+            match definition {
                 Ok(definition) => wanted.push((alias, definition)),
                 Err(detail) => answer.rejects.push(v1::DefineReject { alias, name, detail }),
             }

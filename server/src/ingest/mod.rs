@@ -8,7 +8,7 @@
 //! # Reading order
 //! [`fields`] (protobuf in place), [`parts`] (columns and scan blocks as sent), [`convert`] (wire to engine, pure),
 //! [`definitions`], [`admission`], [`progress`] (one stream's order, pure), [`stream`],
-//! [`disconnect`], [`write`].
+//! [`disconnect`], [`write`], [`gateways`] (for people), [`named`] (what comes without protobuf).
 
 mod admission;
 mod convert;
@@ -17,6 +17,8 @@ mod disconnect;
 mod fields;
 #[cfg(test)]
 mod fuzzing;
+pub(crate) mod gateways;
+pub(crate) mod named;
 mod parts;
 mod progress;
 mod stream;
@@ -26,6 +28,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tagmill::Hosted;
 use tagmill_proto::v1::{DefineTagsResponse, ServerMessage, WriteResponse};
 use tagmill_proto::view;
 use tagmill_storage::{Clock, Engine, SystemClock};
@@ -35,10 +38,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Role};
-use crate::doors::caller;
+use crate::doors::{caller, peer_of};
 
 use admission::Admission;
 use convert::MissingLabels;
+use gateways::{Gateways, GatewaysRelation};
 
 /// Answers handed to the transport ahead of the network.
 const AHEAD: usize = 16;
@@ -51,6 +55,7 @@ pub(crate) struct Ingest {
     clock: SystemClock,
     message_bytes: usize,
     sessions: Sessions,
+    gateways: Arc<Gateways>,
     access: Arc<Access>,
     /// Turns true when the server shuts down.
     stopping: watch::Receiver<bool>,
@@ -72,7 +77,23 @@ impl Ingest {
     ) -> Self {
         let admission = Admission::new(memory_bytes);
         let (clock, sessions) = (SystemClock::default(), Sessions::default());
-        Self { engine, admission, clock, message_bytes, sessions, access, stopping }
+        let gateways = Arc::default();
+        Self { engine, admission, clock, message_bytes, sessions, gateways, access, stopping }
+    }
+
+    /// Who may make tags known.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Gateways of this run.
+    pub(crate) fn gateways(&self) -> &Gateways {
+        &self.gateways
+    }
+
+    /// The relation `system.gateways`.
+    pub(crate) fn relation(&self) -> Arc<dyn Hosted> {
+        Arc::new(GatewaysRelation(Arc::clone(&self.gateways)))
     }
 
     /// The server's clock.
@@ -130,11 +151,12 @@ impl view::ingest_server::Ingest for IngestService {
         request: Request<Streaming<view::ClientMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let caller = caller(&request, Role::Writer)?;
+        let peer = peer_of(&request);
         let (answers, outbound) = mpsc::channel(AHEAD);
         let service = Arc::clone(&self.0);
         tokio::spawn(async move {
             let inbound = request.into_inner();
-            if let Err(status) = stream::run(&service, caller, inbound, &answers).await {
+            if let Err(status) = stream::run(&service, (caller, peer), inbound, &answers).await {
                 // Nobody to tell if the gateway has gone.
                 drop(answers.send(Err(status)).await);
             }

@@ -3,6 +3,7 @@
 //! The two run side by side in one task, so that a batch that waits for memory or for room in the head never holds up the
 //! acknowledgement of those before it. The channel between them has no bound of its own: what is in it was admitted.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -92,13 +93,15 @@ struct Answered {
 /// Serves one stream to its end.
 pub(super) async fn run(
     service: &Arc<Ingest>,
-    caller: Principal,
+    (caller, peer): (Principal, Option<SocketAddr>),
     mut inbound: Streaming<ClientMessage>,
     answers: &Answers,
 ) -> Result<(), Status> {
     let hello = hear_hello(&mut inbound).await?;
     let stream = open(service, caller, &hello, answers).await?;
     let mut fenced = service.sessions.enter(&stream.gateway, stream.generation);
+    let (generation, mark) = (stream.generation, stream.progress().taken());
+    service.gateways.connected(&hello, generation, &stream.caller.name, peer, mark);
     tracing::info!(gateway = hello.gateway, agent = hello.agent, epoch = hello.epoch, "connected");
 
     let (events, heard) = mpsc::unbounded_channel();
@@ -106,6 +109,7 @@ pub(super) async fn run(
     let (read, ()) = tokio::join!(reading, stream.tell(heard, answers));
 
     service.sessions.leave(&stream.gateway, stream.generation);
+    service.gateways.left(&stream.gateway, stream.generation);
     tracing::info!(gateway = hello.gateway, ?read, "disconnected");
     let is_fenced = service.engine.is_fenced(&stream.gateway, stream.generation);
     if hello.mark_disconnect && !is_fenced && read.as_ref().ok() != Some(&End::Stopping) {
@@ -233,7 +237,8 @@ impl Stream<'_> {
         let id = definitions.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
         let caller = Arc::clone(&self.caller);
-        let apply = move || definitions.apply(&engine, &caller, Some(&gateway));
+        let access = Arc::clone(&self.service.access);
+        let apply = move || definitions.apply(&engine, &access, &caller, Some(&gateway));
         let answer = blocking(apply).await?;
         tell(events, Event::Defined(Defined { id, rejects: answer.rejects }));
         Ok(())
@@ -333,7 +338,11 @@ impl Stream<'_> {
     }
 
     fn push_ack(&self, due: &mut Vec<Answer>, always: bool) {
-        due.extend(self.progress().take_ack(always).map(Answer::Ack));
+        let ack = self.progress().take_ack(always);
+        if let Some(ack) = &ack {
+            self.service.gateways.acknowledged(&self.gateway, ack);
+        }
+        due.extend(ack.map(Answer::Ack));
     }
 
     fn hear(&self, event: Event, due: &mut Vec<Answer>) {

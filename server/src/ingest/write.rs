@@ -13,6 +13,7 @@ use tonic::Status;
 use super::convert::{Converted, Target, announced};
 use super::definitions::{check_gateway, malformed, value_type};
 use super::fields::fields;
+use super::named::too_many_new;
 use super::parts::RawColumn;
 use super::{Ingest, grow};
 use crate::access::Principal;
@@ -52,6 +53,10 @@ impl Ingest {
                 return Err(Status::permission_denied(why));
             }
         }
+        let new = self.new_names(batch);
+        if new > 0 && self.access.take_new_tags(&caller, new) < new {
+            return Err(Status::resource_exhausted(too_many_new(&caller)));
+        }
         if samples > BATCH_SAMPLES_MAX as u64 {
             let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
             return Err(Status::invalid_argument(why));
@@ -64,6 +69,13 @@ impl Ingest {
             write(&engine, &request, now_ns)
         });
         written.await.map_err(|error| of_join(&error))?
+    }
+
+    /// How many columns are of tags that are not known.
+    fn new_names(&self, batch: &[u8]) -> u64 {
+        let snapshot = self.engine.snapshot();
+        let names = columns(batch).filter_map(|column| Some(column.ok()?.name));
+        names.filter(|name| snapshot.registry().find(name).is_none()).count() as u64
     }
 
     pub(super) async fn define(
@@ -81,7 +93,8 @@ impl Ingest {
         }
         let engine = Arc::clone(&self.engine);
         let gateway = Some(gateway).filter(|gateway| !gateway.is_empty());
-        let apply = move || definitions.apply(&engine, &caller, gateway.as_deref());
+        let access = Arc::clone(&self.access);
+        let apply = move || definitions.apply(&engine, &access, &caller, gateway.as_deref());
         let answer = blocking(apply).await?;
         Ok(v1::DefineTagsResponse { rejects: answer.rejects, defined: answer.defined })
     }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
-use super::errors::{error, fatal, notice, of_query};
+use super::errors::{error, fatal, notice, of_failure, of_query};
 use super::values::{encode_row, fields_of, on_the_wire};
 use crate::queries::{Admission, Place, STALL, held};
 
@@ -77,14 +77,14 @@ pub(super) async fn begin(
     sql: &str,
     values: Vec<ScalarValue>,
 ) -> PgWireResult<(Answer, Place, Shown)> {
-    let admitted = admission.admit().map_err(|full| error("53000", full.to_string()))?;
     let beginning = async {
-        let place = admitted.turn().await;
         let (mut session, wants_notices) = {
             let state = connection.state.lock().await;
             (state.session.clone(), state.variables.wants_notices())
         };
-        let answer = session.execute_with(sql, values).await.map_err(|e| of_query(&e))?;
+        // Planning and waiting take room that every caller would have to hold.
+        let running = Box::pin(admission.run(&mut session, sql, values));
+        let (answer, place) = running.await.map_err(of_failure)?;
         let zone = Arc::from(session.settings().time_zone().name());
         let ends = Instant::now() + held(session.settings());
         Ok((answer, place, Shown { zone, wants_notices, ends }))

@@ -6,6 +6,7 @@ use pgwire::messages::response::NoticeResponse;
 use tagmill::Error;
 
 use crate::access::Denied;
+use crate::queries::Failure;
 
 /// An error that ends the statement.
 pub(super) fn error(code: &str, text: impl Into<String>) -> PgWireError {
@@ -38,7 +39,7 @@ pub(super) fn of_query(failure: &Error) -> PgWireError {
         Error::ReadOnly(_) => "25006",
         Error::Setting(_) => "22023",
         Error::Limit(_) => "54000",
-        Error::Timeout(_) => "57014",
+        Error::Timeout(_) | Error::Cancelled => "57014",
         Error::Memory(_) => "53200",
         Error::Execution(_) => "22000",
         Error::Storage(_) => "58000",
@@ -47,10 +48,18 @@ pub(super) fn of_query(failure: &Error) -> PgWireError {
     error(code, text)
 }
 
+/// Why a statement does not run.
+pub(super) fn of_failure(failure: Failure) -> PgWireError {
+    match failure {
+        Failure::Full => error("53000", failure.to_string()),
+        Failure::Statement(failure) => of_query(&failure),
+    }
+}
+
 /// Who asks may not.
 pub(super) fn of_denied(denied: &Denied) -> PgWireError {
     match denied {
-        Denied::Unknown => fatal("28000", denied.to_string()),
+        Denied::Unknown | Denied::Waits => fatal("28000", denied.to_string()),
         Denied::Forbidden(_) => error("42501", denied.to_string()),
     }
 }

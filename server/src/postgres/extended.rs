@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use super::Runner;
 use super::answer::{Client, Lost, Rows, begin, check_format, complete, in_time, send, send_rows};
 use super::connection::{Connection, connection_of};
-use super::errors::{error, of_denied, of_query};
+use super::errors::{error, of_denied, of_failure, of_query};
 use super::values::{bound, fields_of, parameter_types};
 use super::words::{Word, word_of};
 use crate::queries::Place;
@@ -200,10 +200,10 @@ impl ExtendedQueryHandler for Runner {
             connection.state.lock().await.portals.begun(name, begun.lost);
             *state = PortalExecutionState::Suspended(response);
         } else {
-            let admitted = self.door.admission.admit();
-            let admitted = admitted.map_err(|full| error("53000", full.to_string()))?;
             tokio::select! {
-                turn = admitted.turn() => place = Some(turn),
+                turn = self.door.admission.long_place() => {
+                    place = Some(turn.map_err(of_failure)?);
+                }
                 _ = cancelled.changed() => return Err(PgWireError::QueryCanceled),
             }
         }

@@ -51,10 +51,10 @@ use tokio::time::timeout;
 use tokio_util::codec::{Decoder as _, Framed};
 
 use crate::access::Access;
-use crate::access::attempts::Attempts;
+use crate::connections::Crowd;
 use crate::lifecycle::turns_true;
 use crate::queries::{Admission, STALL};
-use crate::tls::Tls;
+use crate::tls::{Protocol, Tls};
 
 use self::connection::{Cancels, Connection, connection_of};
 use self::errors::{error, fatal, is_fatal, of_denied};
@@ -82,7 +82,6 @@ pub(crate) struct Door {
     database: Database,
     dialect: Dialect,
     access: Arc<Access>,
-    attempts: Arc<Attempts>,
     admission: Admission,
     cancels: Arc<Cancels>,
     tls: Option<Arc<Tls>>,
@@ -122,27 +121,30 @@ impl Door {
     pub(crate) async fn new(
         database: Database,
         access: Arc<Access>,
-        attempts: Arc<Attempts>,
         admission: Admission,
         tls: Option<Arc<Tls>>,
     ) -> tagmill::Result<Self> {
         let dialect = dialect::new(&database).await?;
         let cancels = Arc::default();
-        Ok(Self { database, dialect, access, attempts, admission, cancels, tls })
+        Ok(Self { database, dialect, access, admission, cancels, tls })
     }
 
     /// Serves what comes in until the server stops. Runs on the runtime of queries.
     pub(crate) async fn serve(self, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let door = Arc::new(self);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let crowd = Arc::new(Crowd::default());
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = turns_true(&mut stopping) => return,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, one) = match accepted {
+                Ok((stream, peer)) => match crowd.enter(peer.ip()) {
+                    Some(one) => (stream, one),
+                    None => continue,
+                },
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -151,7 +153,7 @@ impl Door {
             };
             let (door, mut stopping) = (Arc::clone(&door), stopping.clone());
             tokio::spawn(async move {
-                let _place = place;
+                let _place = (place, one);
                 tokio::select! {
                     served = door.serve_one(stream) => if let Err(error) = served {
                         tracing::debug!("a PostgreSQL connection ended: {error}");
@@ -163,7 +165,8 @@ impl Door {
     }
 
     async fn serve_one(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.for_postgres()));
+        let acceptor =
+            self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config(Protocol::Postgres)));
         let slow = || io::Error::new(io::ErrorKind::TimedOut, "it did not log in in time");
         let deadline = tokio::time::Instant::now() + LOGIN;
         let negotiated = tokio::time::timeout_at(deadline, negotiate_tls(stream, acceptor));

@@ -26,7 +26,8 @@ use super::dialect;
 use super::errors::{fatal, of_query};
 use super::variables::Variables;
 use crate::access::scram::Exchange;
-use crate::access::{Login, Principal, Role};
+use crate::access::{Denied, Login, Origin, Principal, Role};
+use crate::queries::session_of;
 
 /// How long an address that has failed too often waits for its next refusal.
 const PENALTY: Duration = Duration::from_secs(3);
@@ -106,13 +107,11 @@ impl Startup {
 
     /// Refuses a login. Who fails too often waits for that.
     async fn refuse<C: ClientInfo>(&self, client: &C) -> PgWireError {
-        let address = client.socket_addr().ip();
         let user = client.metadata().get(METADATA_USER).cloned().unwrap_or_default();
-        if !self.door.attempts.may(address) {
+        let origin = Origin { door: "postgres", peer: Some(client.socket_addr()) };
+        if self.door.access.refuse(&user, origin) == Denied::Waits {
             tokio::time::sleep(PENALTY).await;
         }
-        self.door.attempts.failed(address);
-        tracing::warn!(%address, user, "a login by PostgreSQL was refused");
         PgWireError::InvalidPassword(user)
     }
 
@@ -126,14 +125,8 @@ impl Startup {
         principal.require(Role::Reader).map_err(|denied| fatal("42501", denied.to_string()))?;
         let user = client.metadata().get(METADATA_USER).cloned().unwrap_or_default();
         let dialect = self.door.dialect.with(dialect::of_user(&user)).map_err(|e| of_query(&e))?;
-        let mut session = self.door.database.session().in_dialect(Arc::new(dialect));
-        if let Some(scope) = principal.scope() {
-            session = session.within(Arc::clone(scope));
-        }
-        let defaults = session.settings_mut();
-        for (name, value) in crate::queries::SETTINGS {
-            defaults.set(name, value).map_err(|error| of_query(&error))?;
-        }
+        let session = session_of(&self.door.database, &principal, "postgres");
+        let mut session = session.map_err(|e| of_query(&e))?.in_dialect(Arc::new(dialect));
         let mut variables = Variables::default();
         for (name, value) in wanted(client.metadata()) {
             let wrong = |error: PgWireError| match error {

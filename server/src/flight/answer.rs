@@ -1,0 +1,199 @@
+//! An answer as Flight sends it: a schema and batches, in types that every client of Arrow knows.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow_flight::FlightData;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use tagmill::arrow::array::RecordBatch;
+use tagmill::arrow::compute::cast;
+use tagmill::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use tagmill::arrow::error::ArrowError;
+use tagmill::arrow::ipc::writer::IpcWriteOptions;
+use tagmill::datafusion::common::ScalarValue;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::statements::Statement;
+use super::{DOOR, DoGet, Door, Values};
+use crate::access::Principal;
+use crate::lifecycle::turns_true;
+use crate::queries::{held, session_of};
+use crate::status::{of_failure, of_query};
+
+/// Batches handed to the transport ahead of the network.
+const AHEAD: usize = 2;
+/// Parameters of one statement, and rows of them: one.
+const PARAMETERS_MAX: usize = 1_024;
+
+type Batches = mpsc::Sender<Result<RecordBatch, FlightError>>;
+
+/// Runs a statement. Returns when it is planned and has its turn; rows follow as the client takes them.
+pub(super) async fn run(
+    door: &Arc<Door>,
+    principal: &Principal,
+    handle: Bytes,
+    statement: Statement,
+) -> Result<DoGet, Status> {
+    let session = session_of(&door.database, principal, DOOR);
+    let mut session = session.map_err(|error| of_query(&error))?;
+    let held = held(session.settings());
+    let (begun, beginning) = oneshot::channel();
+    let (batches, rows) = mpsc::channel(AHEAD);
+    let (door, principal) = (Arc::clone(door), principal.clone());
+    let mut stopping = door.stopping.clone();
+    door.queries.clone().spawn(async move {
+        let answering = async {
+            let Statement { sql, values, .. } = statement;
+            match door.admission.run(&mut session, &sql, values).await {
+                Err(failure) => drop(begun.send(Err(of_failure(&failure)))),
+                Ok((mut answer, _place)) => {
+                    door.statements.runs(&handle, &principal, answer.statement);
+                    let schema = plain_schema(&answer.schema);
+                    if begun.send(Ok(Arc::clone(&schema))).is_ok() {
+                        send(&mut answer, &schema, &batches).await;
+                    }
+                    door.statements.runs(&handle, &principal, None);
+                }
+            }
+        };
+        tokio::select! {
+            () = answering => {}
+            () = tokio::time::sleep(held) => {
+                let late = Status::deadline_exceeded("the answer was not taken in time");
+                drop(batches.try_send(Err(FlightError::Tonic(Box::new(late)))));
+            }
+            // Whoever asked has gone.
+            () = batches.closed() => {}
+            () = turns_true(&mut stopping) => {
+                let ends = Status::unavailable("the server shuts down");
+                drop(batches.try_send(Err(FlightError::Tonic(Box::new(ends)))));
+            }
+        }
+    });
+    let ended = || Status::unavailable("the server shuts down");
+    let schema = beginning.await.unwrap_or_else(|_| Err(ended()))?;
+    Ok(encoded(schema, ReceiverStream::new(rows)))
+}
+
+async fn send(answer: &mut tagmill::Answer, schema: &SchemaRef, batches: &Batches) {
+    loop {
+        let next = answer.next().await.map_err(|error| of_query(&error));
+        let next = match next {
+            Ok(None) => return,
+            Ok(Some(batch)) => plain(&batch, schema).map_err(|error| of_arrow(&error)),
+            Err(status) => Err(status),
+        };
+        let is_over = next.is_err();
+        let next = next.map_err(|status| FlightError::Tonic(Box::new(status)));
+        if batches.send(next).await.is_err() || is_over {
+            return;
+        }
+    }
+}
+
+/// An answer that is there already.
+pub(super) fn ready(batch: RecordBatch) -> DoGet {
+    let schema = batch.schema();
+    encoded(schema, futures::stream::iter([Ok(batch)]))
+}
+
+fn encoded(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static,
+) -> DoGet {
+    let data = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+    let data: Pin<Box<dyn Stream<Item = Result<FlightData, FlightError>> + Send>> = Box::pin(data);
+    Box::pin(data.map_err(|error| of_flight(&error)))
+}
+
+/// A schema without views and dictionaries, which older clients do not know.
+pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    let fields: Vec<FieldRef> = schema.fields().iter().map(plain_field).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    let of = plain_type(field.data_type());
+    if of == *field.data_type() {
+        return Arc::clone(field);
+    }
+    Arc::new(field.as_ref().clone().with_data_type(of))
+}
+
+fn plain_type(of: &DataType) -> DataType {
+    match of {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => plain_type(values),
+        DataType::List(item) | DataType::ListView(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain_field(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        other => other.clone(),
+    }
+}
+
+fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+    let rows = Some(batch.num_rows());
+    let options = tagmill::arrow::array::RecordBatchOptions::new().with_row_count(rows);
+    let columns = columns.collect::<Result<_, _>>()?;
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+}
+
+/// Types of parameters, as columns `$1`, `$2` ..; a text where any type would do.
+pub(super) fn parameters_schema(parameters: &[Option<DataType>]) -> SchemaRef {
+    let field = |(number, of): (usize, &Option<DataType>)| {
+        let of = of.as_ref().map_or(DataType::Utf8, plain_type);
+        Field::new(format!("${number}"), of, true)
+    };
+    Arc::new(Schema::new((1..).zip(parameters).map(field).collect::<Vec<_>>()))
+}
+
+/// A schema as Flight SQL writes it into an answer.
+pub(super) fn schema_bytes(schema: &SchemaRef) -> Result<Bytes, Status> {
+    let options = IpcWriteOptions::default();
+    let message = arrow_flight::SchemaAsIpc::new(schema, &options);
+    let message = arrow_flight::IpcMessage::try_from(message).map_err(|error| of_arrow(&error))?;
+    Ok(message.0)
+}
+
+/// The values of one row.
+pub(super) async fn parameters_of(
+    rows: impl Stream<Item = Result<RecordBatch, FlightError>>,
+) -> Result<Values, Status> {
+    let mut rows = std::pin::pin!(rows);
+    let mut values: Option<Values> = None;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| of_flight(&error))?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if values.is_some() || batch.num_rows() > 1 || batch.num_columns() > PARAMETERS_MAX {
+            let text = format!("give one row of at most {PARAMETERS_MAX} values");
+            return Err(Status::invalid_argument(text));
+        }
+        let row = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
+        let row = row.collect::<Result<_, _>>();
+        values = Some(row.map_err(|error| Status::invalid_argument(error.to_string()))?);
+    }
+    Ok(values.unwrap_or_default())
+}
+
+pub(super) fn of_flight(error: &FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => Status::new(status.code(), status.message()),
+        FlightError::Arrow(error) => of_arrow(error),
+        other => Status::invalid_argument(other.to_string()),
+    }
+}
+
+fn of_arrow(error: &ArrowError) -> Status {
+    Status::internal(format!("cannot send the answer: {error}"))
+}
