@@ -71,8 +71,8 @@ pub(crate) async fn run(program: &Path, wish: &Wish) -> Outcome<bool> {
         wish.seconds,
         machine()
     );
-    let started = Instant::now();
     let fleet = fleet(&server, &plant).await?;
+    let started = Instant::now();
     let room = Room::open(server.address(), &plant, wish.dashboards).await?;
     tokio::time::sleep(Duration::from_secs(wish.seconds)).await;
     let logbook = fleet.stop().await?;
