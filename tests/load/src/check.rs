@@ -29,7 +29,9 @@ pub(crate) async fn quiet(
     if logbook.rejected > 0 {
         offences.push(format!("the server refused {} samples", logbook.rejected));
     }
-    offences.iter().for_each(|offence| println!("  FAILED        {offence}"));
+    for offence in &offences {
+        println!("  FAILED        {offence}");
+    }
     if offences.is_empty() {
         println!(
             "  checked       count and sum of every tag, by SQL as it likes and row by row; the log took {logged} samples, \
