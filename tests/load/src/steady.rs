@@ -87,8 +87,10 @@ pub(crate) async fn run(program: &Path, wish: &Wish) -> Outcome<bool> {
         logbook.acks.len()
     );
     print_acks(&logbook);
-    println!("  dashboards    {}, {} answers", answers.dashboards, answers.dashboards.len());
-    println!("  heavy         {}, {} answers", answers.heavy, answers.heavy.len());
+    if wish.dashboards > 0 {
+        println!("  dashboards    {}, {} answers", answers.dashboards, answers.dashboards.len());
+        println!("  heavy         {}, {} answers", answers.heavy, answers.heavy.len());
+    }
     println!(
         "  server        {:.1} s of CPU, {:.0} MiB at most",
         used.cpu_seconds, used.rss_peak_mib
