@@ -9,7 +9,7 @@
 //!   batches that the copy lacked: no more, so none was applied twice; no less, so none was lost on the way.
 //!
 //! Batches correct one another ([`crate::plant`]), so one that is applied again after its successor shows in a sum, too.
-//! Half of the kills come during a seal or shortly after it.
+//! Of four kills one comes while a seal has begun, and one shortly after a seal has ended, on the average.
 //!
 //! # What it does not know
 //! Power cuts: a killed process leaves its writes with the kernel.
@@ -33,8 +33,10 @@ use crate::{Outcome, check, steady};
 
 /// By how much a kill may come later than its time.
 const JITTER_MS: u64 = 1_000;
-/// How long after the beginning of a seal a kill may come.
+/// How long after the beginning or the end of a seal a kill may come.
 const SEAL_MS: u64 = 1_000;
+/// How long a seal that is waited for may take.
+const SEAL_MAX: Duration = Duration::from_mins(2);
 /// What is read of a file at a time when it is copied.
 const BLOCK_BYTES: usize = 64 << 10;
 
@@ -85,10 +87,8 @@ pub(crate) async fn run(program: &Path, wish: &Wish) -> Outcome<bool> {
             break;
         }
         tokio::time::sleep_until((started + at).into()).await;
-        if random.below(2) == 0 {
-            trial.begin_seal()?;
-            tokio::time::sleep(Duration::from_millis(random.below(SEAL_MS))).await;
-        }
+        let moment = Duration::from_millis(random.below(SEAL_MS));
+        trial.seal(random.below(4), moment).await?;
         trial.kill_and_restart(&fleet).await?;
         if !trial.check(&fleet).await? {
             // What is lost stays lost: the checks to come would say it again.
@@ -167,15 +167,22 @@ impl Trial {
         self.server.as_ref().ok_or_else(|| "the server is not running".into())
     }
 
-    /// Asks for a seal, and does not wait for it.
-    fn begin_seal(&self) -> Outcome<()> {
+    /// What comes before a kill: by chance nothing, a part of a seal, or the whole of it and a moment.
+    async fn seal(&self, chance: u64, moment: Duration) -> Outcome<()> {
         let address = self.server()?.address().to_owned();
-        tokio::spawn(async move {
-            // The kill may come before the answer, or even before the call.
-            if let Ok(mut admin) = Admin::connect(&address).await {
-                admin.seal().await.ok();
+        let sealing = async move { Admin::connect(&address).await?.seal().await };
+        match chance {
+            0 => {
+                // The kill comes before the answer, as a rule.
+                tokio::spawn(sealing);
+                tokio::time::sleep(moment).await;
             }
-        });
+            1 => {
+                tokio::time::timeout(SEAL_MAX, sealing).await??;
+                tokio::time::sleep(moment).await;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
