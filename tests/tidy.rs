@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tagmill-server", &["tagmill", "tagmill-storage", "tagmill-proto", "tagmill-client"]),
     ("tagmill-engine-tests", &["tagmill-storage"]),
     ("tagmill-fault-tests", &["tagmill-storage", "tagmill-engine-tests"]),
+    ("tagmill-load-tests", &["tagmill-client"]),
     ("tagmill-tests", &EVERYTHING),
     (
         "tagmill-benches",

@@ -27,7 +27,8 @@ pub struct GatewayOptions {
     pub queue_bytes: usize,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
-    /// First pause before connecting again; it doubles up to `retry_max`.
+    /// First pause before connecting again; it doubles up to `retry_max`, and begins anew after a connection on which batches
+    /// were acknowledged.
     pub retry_min: Duration,
     /// Longest pause before connecting again.
     pub retry_max: Duration,

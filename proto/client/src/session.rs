@@ -51,9 +51,9 @@ impl From<tonic::Status> for End {
 
 /// Runs until the gateway ends.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut pause = shared.options.retry_min;
+    let mut backoff = Backoff::new(shared.options.retry_min, shared.options.retry_max);
     loop {
-        let started = Instant::now();
+        let (started, acked) = (Instant::now(), shared.lock().queue.acked_ticket());
         let end = match connected(&shared).await {
             Ok(end) | Err(end) => end,
         };
@@ -63,16 +63,39 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             End::Broken(error) | End::Fatal(error) => return finish(&shared, error),
             End::Closed => return finish(&shared, Error::Closed),
         };
-        if started.elapsed() > shared.options.retry_max {
-            pause = shared.options.retry_min;
-        }
+        let has_advanced = shared.lock().queue.acked_ticket() > acked;
+        let pause = backoff.pause_after(started.elapsed(), has_advanced);
         tracing::warn!(gateway = shared.options.gateway, ?pause, "connection lost: {broken}");
         let closing = wait_for_close(&shared);
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
             () = closing => return finish(&shared, Error::Closed),
         }
-        pause = (pause * 2).min(shared.options.retry_max);
+    }
+}
+
+/// How long to wait before connecting again: twice as long each time, until a connection was good for something.
+#[derive(Debug)]
+struct Backoff {
+    min: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, next: min }
+    }
+
+    /// The pause after a connection that lasted so long, and on which batches were acknowledged or not. One that brought
+    /// something on disk shows a server that works: its end is a new one, not the last one going on.
+    fn pause_after(&mut self, lasted: Duration, has_advanced: bool) -> Duration {
+        if has_advanced || lasted > self.max {
+            self.next = self.min;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(self.max);
+        pause
     }
 }
 
@@ -282,4 +305,27 @@ fn broken(shared: &Shared, why: &str) -> End {
 
 fn protocol(shared: &Shared, why: &str) -> Error {
     Error::Protocol { uri: shared.uri.clone(), why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that is restarted now and then is found again quickly each time; one that takes nothing is left alone.
+    #[test]
+    fn pauses_grow_until_a_connection_was_good_for_something() {
+        let [min, max] = [1, 30].map(Duration::from_secs);
+        let seconds = |backoff: &mut Backoff, lasted, has_advanced| {
+            backoff.pause_after(Duration::from_secs(lasted), has_advanced).as_secs()
+        };
+        let mut backoff = Backoff::new(min, max);
+        let refused: Vec<u64> = (0..7).map(|_| seconds(&mut backoff, 0, false)).collect();
+        assert_eq!(refused, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(seconds(&mut backoff, 31, false), 1, "a long one");
+        assert_eq!(seconds(&mut backoff, 0, false), 2);
+        for _ in 0..9 {
+            assert_eq!(seconds(&mut backoff, 20, true), 1, "a short one that was good");
+            assert_eq!(seconds(&mut backoff, 0, false), 2);
+        }
+    }
 }
