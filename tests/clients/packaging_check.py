@@ -44,7 +44,7 @@ def main():
         return
     with tempfile.TemporaryDirectory(prefix="tagmill-packaging-") as scratch:
         site = Site(binary, pathlib.Path(scratch))
-        for case in [configuration, words, unit, readiness, systemd, system_calls, image, build, healthy]:
+        for case in [configuration, words, pages, unit, readiness, systemd, system_calls, image, build, healthy]:
             began = time.monotonic()
             said = case(site)
             print(f"packaging_check: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
@@ -173,6 +173,23 @@ def words(site):
     for name in [*environment_of_image(), *[line.split("=")[0] for line in settings()[("Service", "Environment")]]]:
         is_known = "--" + name.removeprefix("TAGMILL_").lower().replace("_", "-") in site.serve_words
         check(is_known or name == "TAGMILL_LOG", f"the variable {name} stands for a word of serve")
+
+
+def pages(site):
+    """Every word of a command that the operations pages show is one that the command has."""
+    count = 0
+    for page in ["operations.md", "grafana/README.md", "security.md"]:
+        text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
+        blocks = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.S))
+        for line in re.findall(r"(?:^|[$;&|-] |tagmill )(tagmill [a-z].*)", blocks, re.M):
+            command = re.split(r" [>#|]", line)[0]
+            path = re.match(r"tagmill ((?:token|config|tags) [a-z]+|[a-z]+)", command)[1].split()
+            flags = set(re.findall(r" (--[a-z-]+)", re.sub(r'"[^"]*"', "", command)))
+            unknown = flags - site.words_of(*path) - {"--help"}
+            check(not unknown, f"{page}: {command!r} has words of 'tagmill {' '.join(path)}'; it has not: {unknown}")
+            count += 1
+    check(count > 25, f"commands were found: {count}")
+    return f"{count} commands"
 
 
 def unit(site):
