@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// The only folders at the root. Hidden ones are not looked at, `IGNORED` ones are nobody's business.
 const FOLDERS: &[&str] =
-    &["storage", "query", "server", "proto", "benches", "fuzz", "tests", "docs"];
+    &["storage", "query", "server", "proto", "benches", "fuzz", "tests", "docs", "packaging"];
 /// What building and running leave behind.
 const IGNORED: &[&str] = &["target", "tagmill-demo", "node_modules", "__pycache__"];
 

@@ -26,6 +26,7 @@ import pandas
 import psycopg
 import sqlalchemy
 
+from grafana import Asked, expand
 from plant import ODD, ROWS, START, UTC, Plant, check, equal, run
 
 
@@ -39,7 +40,7 @@ def main():
         with plant.serve():
             for case in [
                 protocols, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
-                grafana, sqlalchemy_and_pandas, psql, by_command, scopes, strangers, hostile_bytes, revoked,
+                macros, sqlalchemy_and_pandas, psql, by_command, scopes, strangers, hostile_bytes, revoked,
             ]:
                 began = time.monotonic()
                 said = case(plant)
@@ -255,17 +256,17 @@ def catalogs(plant):
         equal(connection.execute("SELECT session_user").fetchone(), ("reader",), "the user")
 
 
-def grafana(plant):
-    """What Grafana's PostgreSQL data source makes of its macros, with TimescaleDB switched on and off."""
-    one, two = "2026-03-01T00:00:00Z", "2026-03-01T00:50:00Z"
+def macros(plant):
+    """What Grafana's PostgreSQL data source makes of its macros, with TimescaleDB switched on and off. Dashboards: grafana_client.py."""
     with connect(plant) as connection:
-        for bucket in ["time_bucket('300.000s',ts)", "floor(extract(epoch from ts)/300)*300"]:
-            sql = (f'SELECT {bucket} AS "time", tag AS metric, avg(value) AS "value" FROM samples '
-                   f"WHERE ts BETWEEN '{one}' AND '{two}' AND tag IN ('plant/u1/T', 'plant/u10/T') GROUP BY 1, 2 ORDER BY 1, 2")
-            rows = psycopg.ClientCursor(connection).execute(sql).fetchall()
-            equal((len(rows), rows[0][1], rows[0][2]), (20, "plant/u1/T", 1000 + 299 / 16), f"by {bucket}")
-        sql = f"SELECT extract(epoch from ts) AS \"time\", value FROM samples WHERE tag = 'plant/u1/T' AND ts BETWEEN '{one}' AND '{two}' LIMIT 1"
-        check(connection.execute(sql).fetchone(), "a row by epoch")
+        for timescaledb in [True, False]:
+            asked = Asked(START, START + datetime.timedelta(minutes=50), timescaledb=timescaledb)
+            sql = ("SELECT $__timeGroupAlias(ts, 5m), tag AS metric, avg(value) AS \"value\" FROM samples "
+                   "WHERE $__timeFilter(ts) AND tag IN ('plant/u1/T', 'plant/u10/T') GROUP BY 1, 2 ORDER BY 1, 2")
+            rows = psycopg.ClientCursor(connection).execute(expand(sql, asked)).fetchall()
+            equal((len(rows), rows[0][1], rows[0][2]), (20, "plant/u1/T", 1000 + 299 / 16), f"with TimescaleDB: {timescaledb}")
+        sql = "SELECT $__timeEpoch(ts), value FROM samples WHERE tag = 'plant/u1/T' AND $__timeFilter(ts) LIMIT 1"
+        check(connection.execute(expand(sql, asked)).fetchone(), "a row by epoch")
         # Its query builder and its test of the connection.
         for sql in [
             "SELECT 1",
