@@ -12,6 +12,7 @@ mod connections;
 pub mod demo;
 mod doors;
 mod flight;
+mod globs;
 mod http;
 mod ingest;
 pub mod lifecycle;

@@ -309,6 +309,7 @@ impl Verifier<'_> {
                 .contains(&name)
                 || Manifest::is_name(name)
                 || checkpoint::parse_name(name) == Some(checkpoint)
+                || is_of_host(name)
         };
         let mut others: Vec<(String, u64, &str)> = Vec::new();
         for (name, bytes) in names.iter().filter(|(name, _)| !is_known(name)) {
@@ -389,4 +390,10 @@ fn names_of(damage: &Damage, registry: &Registry) -> String {
     } else {
         format!("tags {} to {}", name(damage.first_tag), name(damage.last_tag))
     }
+}
+/// Whether a file is the server's own, kept beside the database: its tokens and its audit log. They are read like the others
+/// by whoever copies a directory, and no part of the database.
+fn is_of_host(name: &str) -> bool {
+    matches!(name, "access.toml" | "access.toml.lock" | "audit.jsonl")
+        || (name.starts_with("audit-") && name.ends_with(".jsonl"))
 }

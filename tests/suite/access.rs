@@ -73,7 +73,8 @@ impl Guarded {
 fn token(name: &str, roles: &[Role], scope: &[&str]) -> NewToken {
     let scope = scope.iter().map(ToString::to_string).collect();
     let (name, roles) = (name.to_owned(), roles.to_vec());
-    NewToken { name, roles, scope, expires: now() + 3_600 }
+    let (certificate, new_tags) = (None, None);
+    NewToken { name, roles, scope, certificate, new_tags, expires: now() + 3_600 }
 }
 
 async fn until_known() {
@@ -303,7 +304,7 @@ fn a_server_that_others_can_reach_needs_tokens_and_a_certificate() {
         {
             let cert = write(directory.path(), "cert.pem", text);
             let key = write(directory.path(), "key.pem", text);
-            let tls = Some(TlsFiles { cert, key, client_ca: None });
+            let tls = Some(TlsFiles { cert, key, client_ca: None, client_crl: None });
             let options = ServeOptions { listen: local, tls, ..ServeOptions::default() };
             let refused = start(options).await;
             assert!(matches!(refused, Err(lifecycle::Error::Safety(_))), "{text:?}: {refused:?}");

@@ -8,6 +8,7 @@ mod care;
 mod examples;
 mod export;
 mod grpc;
+mod guard;
 mod import;
 mod kill;
 mod model;

@@ -202,12 +202,12 @@ fn sql_files_answer_alike_in_the_words_of_postgresql() {
 }
 
 /// A runtime as a program would have it.
-fn on_runtime<F: Future>(future: F) -> F::Output {
+pub(crate) fn on_runtime<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(future)
 }
 
-fn open(fixture_name: &str) -> (tempfile::TempDir, Database) {
+pub(crate) fn open(fixture_name: &str) -> (tempfile::TempDir, Database) {
     let directory = tempfile::tempdir().unwrap();
     let database = fixture::build(fixture_name, directory.path(), true);
     (directory, database)

@@ -13,8 +13,9 @@ use tagmill_storage::{TagId, TimeRange};
 
 use super::failure::{Failure, Result};
 use super::import::report::{grouped, some_of};
-use super::target::{Door, Local, Remote, TargetArgs, glob_to_like, quoted};
+use super::target::{Door, Local, Remote, TargetArgs, quoted};
 use super::times::{self, Zone};
+use crate::globs::glob_to_like;
 
 /// Shown below the options.
 const EXAMPLES: &str = "\

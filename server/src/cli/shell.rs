@@ -16,7 +16,7 @@ use super::failure::{Failure, Result};
 use super::format::Format;
 use super::sql::{Asker, Style};
 use super::statements::Split;
-use super::target::glob_to_like;
+use crate::globs::glob_to_like;
 
 const HELP: &str = "\
 A statement ends with ';' and may span lines. Tab completes relations, columns, functions, and tag names

@@ -15,9 +15,10 @@ use super::format::Format;
 use super::import::report::{grouped, some_of};
 use super::sql::{Asker, Style};
 use super::states::StateSets;
-use super::target::{Door, Local, Remote, TargetArgs, glob_to_like, quoted};
+use super::target::{Door, Local, Remote, TargetArgs, quoted};
 use super::times::Zone;
 use super::wire::{attributes_to_wire, type_to_wire};
+use crate::globs::glob_to_like;
 
 /// Shown below the options.
 const EXAMPLES: &str = "\

@@ -435,19 +435,6 @@ fn setting(sql: &str) -> Option<(String, Option<String>)> {
     Some((name.trim().to_lowercase(), Some(value).filter(|_| !is_default)))
 }
 
-/// A pattern with `*` as a pattern of LIKE.
-pub fn glob_to_like(glob: &str) -> String {
-    let mut like = String::with_capacity(glob.len() + 2);
-    for c in glob.chars() {
-        match c {
-            '*' => like.push('%'),
-            '%' | '_' | '\\' => like.extend(['\\', c]),
-            c => like.push(c),
-        }
-    }
-    like
-}
-
 /// A text as an SQL literal.
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -486,8 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn globs_take_only_the_star() {
-        assert_eq!(glob_to_like("u1/*_100%"), "u1/%\\_100\\%");
+    fn quotes_are_doubled() {
         assert_eq!(quoted("it's"), "'it''s'");
     }
 

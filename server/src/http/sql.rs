@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::caller::require;
 use super::{Door, Refusal, Shared};
 use crate::access::{Principal, Role};
-use crate::cli::target::glob_to_like;
+use crate::globs::glob_to_like;
 use crate::lifecycle::turns_true;
 use crate::queries::{Failure, held, session_of};
 
