@@ -30,6 +30,8 @@ pub const PLANS_MAX: usize = 16;
 pub const PATTERN_BYTES_MAX: usize = 1_024;
 /// See [`PATTERN_BYTES_MAX`].
 pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all constants of one plan: each may be written out for every row of a batch.
+pub const CONSTANTS_BYTES_MAX: usize = 256 << 10;
 /// Bytes that one call of a function may make for one batch of rows, where it can make much of little.
 pub const CALL_BYTES_MAX: u64 = 64 << 20;
 /// Steps that one call of a function may take for one batch of rows, where they grow with the product of its arguments.

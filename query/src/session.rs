@@ -457,7 +457,9 @@ async fn plan(
         plan = plan.with_param_values(values)?;
     }
     guard::plan::check(&plan)?;
-    Ok(state.create_physical_plan(&plan).await?)
+    let optimized = state.optimize(&plan)?;
+    guard::plan::check_constants(&optimized)?;
+    Ok(state.query_planner().create_physical_plan(&optimized, state).await?)
 }
 
 async fn described(

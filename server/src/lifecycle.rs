@@ -216,10 +216,12 @@ impl Server {
         if let Some(tls) = common.tls.clone() {
             common.gateways.spawn(async move { tls.watch().await });
         }
+        let ingest = common.ingest(&options);
+        // Before PostgreSQL's catalogs are made, which list it.
+        common.database.host(ingest.relation());
         if let Some(address) = options.postgres {
             server.postgres = Some(common.serve_postgres(address).await?);
         }
-        let ingest = common.ingest(&options);
         if let Some(address) = options.http {
             let (most, ingest) = (options.connections, Arc::clone(&ingest));
             server.http = Some(common.serve_http(address, most, ingest, template).await?);
@@ -232,9 +234,8 @@ impl Server {
         Ok(server)
     }
 
-    /// What the server tells of itself: its gateways, its figures as tags, its start.
+    /// What the server tells of itself: its figures as tags, its start.
     fn begin_to_watch(&self, common: &Common, options: &ServeOptions, ingest: &Arc<Ingest>) {
-        common.database.host(ingest.relation());
         if let Some(every) = options.own_figures {
             let engine = Arc::clone(common.database.engine());
             let writing = own::write(engine, Arc::clone(ingest), every, common.stopping.clone());

@@ -49,6 +49,11 @@ fn what_makes_much_of_little_is_refused() {
         "SELECT tag ~ '(\\w{1000}){1000}' FROM samples".to_owned(),
         format!("SELECT tag ~ '{}' FROM samples", "a?".repeat(2_000)),
         "SELECT regexp_count(tag, tag) FROM samples".to_owned(),
+        // Constants, each of them small enough to make, written out for every row.
+        "SELECT repeat('x', 60000000) FROM samples".to_owned(),
+        "SELECT arrow_cast(repeat('x', 60000000), 'LargeUtf8') FROM samples".to_owned(),
+        format!("SELECT tag{} FROM samples", " || repeat('x', 60000)".repeat(200)),
+        "SELECT generate_series(1, 1000000), tag FROM samples".to_owned(),
         // A text that each level doubles, out of sight of the memory pool.
         levels(
             16,

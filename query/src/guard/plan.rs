@@ -10,7 +10,8 @@ use regex::RegexBuilder;
 
 use crate::error::{Error, Result, into_datafusion};
 use crate::limits::{
-    CENTROIDS_MAX, EXPRESSION_DEPTH_MAX, PATTERN_BYTES_MAX, PATTERN_PROGRAM_BYTES_MAX,
+    CENTROIDS_MAX, CONSTANTS_BYTES_MAX, EXPRESSION_DEPTH_MAX, PATTERN_BYTES_MAX,
+    PATTERN_PROGRAM_BYTES_MAX,
 };
 
 /// Checks a plan whose parameters have their values.
@@ -25,6 +26,28 @@ pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
             })
         })
     })?;
+    Ok(())
+}
+
+/// Checks the constants of a plan that was optimized: `repeat('x', 1000000) || ..` is one by now, and would be written out
+/// for every row.
+pub(crate) fn check_constants(plan: &LogicalPlan) -> Result<()> {
+    let mut bytes = 0;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Literal(value, _) = part {
+                    bytes += value.size().saturating_sub(size_of::<ScalarValue>());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    if bytes > CONSTANTS_BYTES_MAX {
+        return Err(Error::Limit(format!(
+            "the constants of the statement come to {bytes} bytes, at most {CONSTANTS_BYTES_MAX} are taken"
+        )));
+    }
     Ok(())
 }
 
