@@ -18,7 +18,7 @@ use tonic::transport::Endpoint;
 use crate::credentials::Secured;
 use crate::error::{Error, Result};
 use crate::queue::{OutOfReach, Resume};
-use crate::state::Shared;
+use crate::state::{Link, Shared};
 
 /// Messages handed to the transport ahead of the network.
 const AHEAD: usize = 4;
@@ -69,7 +69,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         let broken = match weighed(&shared, end) {
             End::Again => continue,
-            End::Broken(error) if shared.lock().was_connected || shared.course.is_some() => error,
+            End::Broken(error) if shared.lock().was_connected() || shared.course.is_some() => error,
             End::Broken(error) | End::Fatal(error) => return finish(&shared, error),
             End::Closed => return finish(&shared, Error::Closed),
         };
@@ -89,7 +89,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// What the end of a connection means.
 fn weighed(shared: &Shared, end: End) -> End {
-    let was_connected = std::mem::take(&mut shared.lock().is_connected);
+    let was_connected = {
+        let mut state = shared.lock();
+        let was_connected = state.is_connected();
+        if was_connected {
+            state.link = Link::Broken;
+        }
+        was_connected
+    };
     shared.advance();
     match &shared.course {
         Some(course) if !was_connected => course.failed(shared, end),
@@ -226,11 +233,11 @@ async fn exchange(
 ) -> Result<End, End> {
     loop {
         let (ready, resume_at) = {
-            let mut state = shared.lock();
+            let state = shared.lock();
             if state.closing {
                 return Ok(End::Closed);
             }
-            if std::mem::take(&mut state.again) {
+            if state.link == Link::Stale {
                 return Ok(End::Again);
             }
             (state.has_outgoing(Instant::now()), state.paused_until)

@@ -41,12 +41,7 @@ pub(crate) struct State {
     pub(crate) definitions: Definitions,
     pub(crate) epoch: u64,
     pub(crate) incarnation: Option<u64>,
-    /// Whether `Welcome` was ever received.
-    pub(crate) was_connected: bool,
-    /// Whether it was received on the connection that stands now.
-    pub(crate) is_connected: bool,
-    /// Whether to connect again at once, since the queue has no batch that can follow.
-    pub(crate) again: bool,
+    pub(crate) link: Link,
     /// Why the last connection ended, until there is another.
     pub(crate) last_error: Option<Error>,
     /// Why it ended for good.
@@ -65,6 +60,19 @@ pub(crate) struct State {
     answers: HashMap<u64, Vec<DefineReject>>,
     last_id: u64,
     flush_wanted: bool,
+}
+
+/// Whether there is a connection on which `Welcome` was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// There was none yet.
+    Never,
+    /// There was.
+    Broken,
+    /// There is.
+    Stands,
+    /// There is, and it shall be made again at once, since the queue has no batch that can follow.
+    Stale,
 }
 
 /// What acknowledgements said since the last summary.
@@ -97,9 +105,7 @@ impl Shared {
             definitions: Definitions::default(),
             epoch: options.epoch,
             incarnation: None,
-            was_connected: false,
-            is_connected: false,
-            again: false,
+            link: Link::Never,
             last_error: None,
             failure: None,
             closing: false,
@@ -155,6 +161,16 @@ impl Shared {
 }
 
 impl State {
+    /// Whether `Welcome` was ever received.
+    pub(crate) fn was_connected(&self) -> bool {
+        self.link != Link::Never
+    }
+
+    /// Whether it was received on the connection that stands now.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Stands | Link::Stale)
+    }
+
     /// Refuses work for a gateway that has ended.
     pub(crate) fn check_open(&self) -> Result<()> {
         match &self.failure {
@@ -200,7 +216,7 @@ impl State {
 
     /// Says something on this connection, if there is one; its answer is only noted.
     pub(crate) fn say(&mut self, message: Message) {
-        if self.is_connected {
+        if self.is_connected() {
             self.outbox.push_back(message);
         }
     }
@@ -208,7 +224,7 @@ impl State {
     /// Begins a connection: everything that was defined is said again, before any batch.
     pub(crate) fn begin(&mut self, welcome: &Welcome) {
         self.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
-        (self.was_connected, self.is_connected, self.again) = (true, true, false);
+        self.link = Link::Stands;
         self.last_error = None;
         let (tags, sets) = self.definitions.messages();
         let tags = tags.into_iter().map(|message| Message::DefineTags(encode(&message)));

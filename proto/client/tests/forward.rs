@@ -14,7 +14,7 @@ use tagmill_client::{
 };
 
 /// Longer than any test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Repeatable numbers; the seed is printed.
 struct Random(u64);

@@ -10,7 +10,9 @@ const MASK: u32 = 0x7A6D_1CE5;
 pub(super) fn crc32(seed: u64, parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&seed.to_le_bytes());
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize() ^ MASK
 }
 

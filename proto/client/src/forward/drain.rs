@@ -25,7 +25,7 @@ use super::store::Store;
 use crate::error::{Error, Result};
 use crate::gateway::Ticket;
 use crate::session::{Course, End};
-use crate::state::Shared;
+use crate::state::{Link, Shared};
 
 /// Bytes of batches in memory for one server: what it lets be unacknowledged.
 const WINDOW_BYTES: usize = 8 << 20;
@@ -298,6 +298,17 @@ fn too_long(most_bytes: usize) -> String {
     format!("the batch is longer than the {most_bytes} bytes that the server reads")
 }
 
+/// What a connection needs.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    /// Nothing any more.
+    Ended,
+    /// Nothing now.
+    Idle,
+    /// Records.
+    Wanted(Wanted),
+}
+
 /// What to read for a connection.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
@@ -316,9 +327,12 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
     loop {
         progress.borrow_and_update();
         appended.borrow_and_update();
-        let Some(wanted) = drain.look(&shared) else { return };
+        let look = drain.look(&shared);
         let mut pause = None;
-        if let Some(wanted) = wanted {
+        if let Look::Ended = look {
+            return;
+        }
+        if let Look::Wanted(wanted) = look {
             pause = bucket.wait(started.elapsed());
             if pause.is_none() {
                 let bytes = if bucket.is_open() { wanted.bytes.min(READ_BYTES) } else { 1 };
@@ -328,10 +342,10 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
                 cursor = back;
                 match found {
                     Ok(Found::Records(records)) => {
-                        drain.push(&shared, records, &mut bucket);
+                        push(&shared, records, &mut bucket);
                         continue;
                     }
-                    Ok(Found::Gap(_)) => drain.at_gap(&shared, wanted.record),
+                    Ok(Found::Gap(_)) => at_gap(&shared, wanted.record),
                     Ok(Found::End) => {}
                     Err(error) => {
                         shared.lock().last_error = Some(error);
@@ -376,18 +390,21 @@ async fn wait(
 }
 
 impl Drain {
-    /// Notes how far the server has come, and finds out what it could get next; `None` if it gets nothing any more.
-    fn look(&self, shared: &Shared) -> Option<Option<Wanted>> {
+    /// Notes how far the server has come, and finds out what it could get next.
+    fn look(&self, shared: &Shared) -> Look {
         let state = shared.lock();
         if state.failure.is_some() || state.closing {
-            return None;
+            return Look::Ended;
         }
-        if !state.is_connected {
-            return Some(None);
+        if !state.is_connected() {
+            return Look::Idle;
         }
         self.store.set_acked(self.index, state.queue.acked_ticket());
         let left = WINDOW_BYTES.saturating_sub(state.queue.bytes());
-        Some((left > 0).then(|| Wanted { record: state.queue.last_ticket() + 1, bytes: left }))
+        if left == 0 {
+            return Look::Idle;
+        }
+        Look::Wanted(Wanted { record: state.queue.last_ticket() + 1, bytes: left })
     }
 
     fn is_unsaved(&self) -> bool {
@@ -408,35 +425,35 @@ impl Drain {
         // It ends early only where the runtime does.
         reading.await.ok()
     }
+}
 
-    /// Hands records to the connection, unless it has gone elsewhere meanwhile.
-    fn push(&self, shared: &Shared, records: Vec<Record>, bucket: &mut Bucket) {
-        let mut state = shared.lock();
-        let most_bytes = state.body_bytes_max();
-        for record in records {
-            if !state.is_connected || state.queue.last_ticket() + 1 != record.number {
-                break;
-            }
-            let payload = &record.content.payload;
-            if payload.len() > most_bytes {
-                state.queue.push(&[]);
-                state.emptied(Ticket(record.number), too_long(most_bytes));
-            } else {
-                state.queue.push(payload);
-                bucket.take(record.content.samples);
-            }
+/// Hands records to the connection, unless it has gone elsewhere meanwhile.
+fn push(shared: &Shared, records: Vec<Record>, bucket: &mut Bucket) {
+    let mut state = shared.lock();
+    let most_bytes = state.body_bytes_max();
+    for record in records {
+        if !state.is_connected() || state.queue.last_ticket() + 1 != record.number {
+            break;
         }
+        let payload = &record.content.payload;
+        if payload.len() > most_bytes {
+            state.queue.push(&[]);
+            state.emptied(Ticket(record.number), too_long(most_bytes));
+        } else {
+            state.queue.push(payload);
+            bucket.take(record.content.samples);
+        }
+    }
+    drop(state);
+    shared.work.notify_one();
+}
+
+/// The next record is gone: when all before it are acknowledged, the server's welcome decides how to go on.
+fn at_gap(shared: &Shared, record: u64) {
+    let mut state = shared.lock();
+    if state.is_connected() && state.queue.is_empty() && state.queue.last_ticket() + 1 == record {
+        state.link = Link::Stale;
         drop(state);
         shared.work.notify_one();
-    }
-
-    /// The next record is gone: when all before it are acknowledged, the server's welcome decides how to go on.
-    fn at_gap(&self, shared: &Shared, record: u64) {
-        let mut state = shared.lock();
-        if state.is_connected && state.queue.is_empty() && state.queue.last_ticket() + 1 == record {
-            state.again = true;
-            drop(state);
-            shared.work.notify_one();
-        }
     }
 }

@@ -97,13 +97,9 @@ impl Known {
         for tag in tags {
             let before = fresh.get(tag.name.as_str()).copied();
             let known = before.or_else(|| self.definitions.find(&tag.name));
-            let alias = match known.filter(|(_, def)| def.value_type == tag.value_type) {
-                Some((alias, _)) => alias,
-                None => {
-                    last += 1;
-                    last
-                }
-            };
+            let same = known.filter(|(_, def)| def.value_type == tag.value_type);
+            let alias = same.map_or(last + 1, |(alias, _)| alias);
+            last = last.max(alias);
             if known.is_none_or(|(is, def)| is != alias || def != tag) {
                 news.tags.push((alias, tag.clone()));
             }
@@ -112,7 +108,9 @@ impl Known {
         }
         let messages = tag_messages(news.tags.iter().map(|(alias, tag)| (*alias, tag)));
         self.store(messages.into_iter().map(Message::DefineTags), last)?;
-        news.tags.iter().for_each(|(alias, tag)| self.definitions.put(*alias, tag));
+        for (alias, tag) in &news.tags {
+            self.definitions.put(*alias, tag);
+        }
         Ok((aliases, news))
     }
 

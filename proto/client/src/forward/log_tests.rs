@@ -76,7 +76,7 @@ fn filled(path: &Path, random: &mut Random) -> (Model, u64) {
     let (log, _) = open(path);
     let mut model = Model::new();
     let mut last_write = 1;
-    for _ in 0..random.below(12) + 1 {
+    for _ in 0..=random.below(12) {
         last_write = log.end() + 1;
         append(&log, &mut model, random);
     }
@@ -135,8 +135,12 @@ fn a_log_cut_anywhere_is_the_beginning_of_itself() {
     let all = files(scratch.path());
     let (path, bytes) = all.last().unwrap();
     for length in 0..=bytes.len() {
-        files(scratch.path()).iter().for_each(|(path, _)| std::fs::remove_file(path).unwrap());
-        all.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        for (path, _) in files(scratch.path()) {
+            std::fs::remove_file(path).unwrap();
+        }
+        for (path, bytes) in &all {
+            std::fs::write(path, bytes).unwrap();
+        }
         std::fs::write(path, &bytes[..length]).unwrap();
         let (log, folder) = open(scratch.path());
         let end = log.end();

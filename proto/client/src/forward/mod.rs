@@ -152,7 +152,9 @@ impl Forwarder {
             let mut known = lock(&store);
             let (given, news) = define(&mut known)?;
             store.set_aliases(known.last_alias());
-            lanes.iter().for_each(|shared| tell(shared, &news));
+            for shared in &lanes {
+                tell(shared, &news);
+            }
             Ok(given)
         });
         defining.await.map_err(|_| Error::Closed)?
@@ -227,7 +229,7 @@ impl Forwarder {
             let ended = state.failure.as_ref();
             ServerStatus {
                 name: lane.name.clone(),
-                connected: state.is_connected,
+                connected: state.is_connected(),
                 ended: ended.is_some(),
                 epoch: state.epoch,
                 acked: Ticket(acked),
@@ -345,12 +347,18 @@ fn lock(store: &Store) -> MutexGuard<'_, Known> {
 fn tell(shared: &Shared, news: &News) {
     let (tags, set) = known::messages(news);
     let mut state = shared.lock();
-    news.tags.iter().for_each(|(alias, tag)| state.definitions.put(*alias, tag));
+    for (alias, tag) in &news.tags {
+        state.definitions.put(*alias, tag);
+    }
     if let Some((set, aliases)) = &news.set {
         state.definitions.put_set(*set, aliases.clone());
     }
-    tags.iter().for_each(|message| state.say(Message::DefineTags(encode(message))));
-    set.iter().for_each(|message| state.say(Message::DefineTagSet(encode(message))));
+    for message in &tags {
+        state.say(Message::DefineTags(encode(message)));
+    }
+    if let Some(message) = &set {
+        state.say(Message::DefineTagSet(encode(message)));
+    }
     drop(state);
     shared.work.notify_one();
 }
@@ -385,6 +393,8 @@ fn open_store(path: &Path, options: &ForwardOptions) -> Result<(Store, Vec<Optio
     }
     let known = Known::open(Arc::clone(&folder), aliases)?;
     let store = Store::new(log, known, folder, options);
-    notices.into_iter().for_each(|notice| store.note(notice));
+    for notice in notices {
+        store.note(notice);
+    }
     Ok((store, positions))
 }

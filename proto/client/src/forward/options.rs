@@ -142,8 +142,9 @@ impl ForwardOptions {
         }
         let mut names: Vec<&str> = self.to.iter().map(|to| to.name.as_str()).collect();
         names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return wrong(format!("server {:?} is named twice", pair[0]));
+        let same = names.windows(2).find(|pair| matches!(pair, [a, b] if a == b));
+        if let Some([name, ..]) = same {
+            return wrong(format!("server {name:?} is named twice"));
         }
         if self.capacity_bytes < CAPACITY_BYTES_MIN {
             return wrong(format!("a queue has at least {CAPACITY_BYTES_MIN} bytes"));

@@ -227,8 +227,8 @@ impl State {
 
 type Answers = mpsc::Sender<Result<v1::ServerMessage, Status>>;
 
-fn message(answer: Answer) -> Result<v1::ServerMessage, Status> {
-    Ok(v1::ServerMessage { message: Some(answer) })
+fn message(answer: Answer) -> v1::ServerMessage {
+    v1::ServerMessage { message: Some(answer) }
 }
 
 /// Serves one stream to its end.
@@ -243,7 +243,7 @@ async fn serve(
         return Err(fake.lock().offend("no hello".into()));
     };
     let (welcome, generation) = fake.lock().hello(&hello)?;
-    answers.send(message(Answer::Welcome(welcome))).await.ok();
+    answers.send(Ok(message(Answer::Welcome(welcome)))).await.ok();
     while let Some(said) = said.message().await? {
         let Some(said) = said.message else { continue };
         let heard = fake.lock().hear((&hello, generation), said)?;
@@ -251,7 +251,7 @@ async fn serve(
             if fake.lock().loses_answer() {
                 return Err(Status::unavailable("the answer is lost"));
             }
-            answers.send(message(answer)).await.ok();
+            answers.send(Ok(message(answer))).await.ok();
         }
     }
     Ok(())
