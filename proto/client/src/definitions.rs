@@ -136,6 +136,11 @@ impl Definitions {
         Some((alias, self.tags.get(&alias)?))
     }
 
+    /// The tag of this number.
+    pub(crate) fn get(&self, alias: u32) -> Option<&TagDef> {
+        self.tags.get(&alias)
+    }
+
     /// A tag under the number it has been given. An older one of its name stays under its own.
     pub(crate) fn put(&mut self, alias: u32, def: &TagDef) {
         self.by_name.insert(def.name.clone(), alias);

@@ -136,7 +136,7 @@ async fn whoever_dies_each_server_gets_each_record_once_and_in_order() {
         let mut value = 0;
         for _ in 0..400 {
             value += 1;
-            match random.below(16) {
+            match random.below(48) {
                 0 => {
                     drop(forwarder);
                     (forwarder, alias) = open(folder.path(), &options).await;
@@ -159,11 +159,11 @@ async fn whoever_dies_each_server_gets_each_record_once_and_in_order() {
                     drop(forwarder);
                     (forwarder, alias) = open(folder.path(), &options).await;
                 }
-                3 | 4 => {
+                3..=10 => {
                     let victim = usize::try_from(random.below(2)).unwrap();
                     victims[victim].suffer(&mut random);
                 }
-                5 => tokio::time::sleep(Duration::from_millis(random.below(20))).await,
+                11..=13 => tokio::time::sleep(Duration::from_millis(random.below(20))).await,
                 _ => {
                     forwarder.append(batch(alias, value)).await.unwrap();
                     stored.push(value);
@@ -173,6 +173,12 @@ async fn whoever_dies_each_server_gets_each_record_once_and_in_order() {
         for victim in &victims {
             victim.fake.set_away(false);
         }
+        // A server that was restored a moment ago is heard of when the connection to it has ended.
+        let has_all = |victim: &Victim| {
+            let values = victim.fake.disk().values;
+            stored.iter().all(|value| values.contains(value))
+        };
+        until("all that was stored", || victims.iter().all(has_all)).await;
         forwarder.flush(PATIENCE).await.unwrap();
         let status = forwarder.status();
         for (victim, server) in victims.iter().zip(&status.servers) {
@@ -293,6 +299,44 @@ async fn a_closed_queue_frees_an_append_that_waits() {
     let (forwarder, _) = open(folder.path(), &options).await;
     let last = forwarder.status().last.0;
     assert!(last >= stored.load(Ordering::SeqCst), "what was answered is there");
+}
+
+/// A server that comes back as it was some time ago gets again what it lacks, and nothing else, under the old numbers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_server_gets_again_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fake, other) = (Fake::start(1).await, Fake::start(2).await);
+    let options = options(&[&fake, &other]);
+    let (mut forwarder, _) = open(folder.path(), &options).await;
+    let empty = fake.disk();
+    append(&forwarder, 0..50).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let half = fake.disk();
+    append(&forwarder, 50..100).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    for (incarnation, backup) in (10..).zip([half.clone(), empty.clone(), half, empty]) {
+        if incarnation > 11 {
+            // Restored while the gateway is not there.
+            forwarder.close().await.unwrap();
+            fake.restore(backup, incarnation);
+            (forwarder, _) = open(folder.path(), &options).await;
+        } else {
+            fake.restore(backup, incarnation);
+        }
+        until("what it lacks", || fake.disk().values.len() >= 100).await;
+        assert_eq!(fake.disk().values, all(0..100));
+        let notices = forwarder.take_notices().join("\n");
+        assert!(
+            notices.contains("another database") && notices.contains("going back"),
+            "{notices}"
+        );
+    }
+    append(&forwarder, 100..110).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    assert_eq!((fake.disk().values, other.disk().values), (all(0..110), all(0..110)));
+    let status = forwarder.status();
+    assert!(status.servers.iter().all(|server| (server.epoch, server.lost_records) == (1, 0)));
+    assert_eq!((fake.offences(), other.offences()), (vec![], vec![]));
 }
 
 /// A server that comes back as it was before what the queue still holds gets all that is left, and the loss is counted.

@@ -145,7 +145,7 @@ fn start_log() {
 }
 
 /// Waits for Ctrl-C or, on Unix, SIGTERM.
-async fn asked_to_stop() -> std::io::Result<()> {
+pub(crate) async fn asked_to_stop() -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -132,6 +132,17 @@ impl Forwarder {
         self.defined(move |known| known.define(&tags)).await
     }
 
+    /// The tag that has this name in the queue, and its alias.
+    pub fn find(&self, name: &str) -> Option<(u32, TagDef)> {
+        let known = lock(&self.store);
+        known.definitions().find(name).map(|(alias, tag)| (alias, tag.clone()))
+    }
+
+    /// The tag of an alias.
+    pub fn definition(&self, alias: u32) -> Option<TagDef> {
+        lock(&self.store).definitions().get(alias).cloned()
+    }
+
     /// Defines a list of tags that are read together, for [`BatchBuilder::scan`]; it is in the queue when it returns.
     ///
     /// # Errors
