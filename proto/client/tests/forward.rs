@@ -371,6 +371,38 @@ async fn what_a_restored_server_lacks_and_nobody_has_is_counted() {
     assert_eq!(fake.offences(), Vec::<String>::new());
 }
 
+/// An epoch is on disk before it is used: who dies after the first batch of it goes on in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_that_was_used_is_known_after_any_death() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(1).await;
+    let options = ForwardOptions { capacity_bytes: 64 << 10, ..options(&[&fake]) };
+    fake.set_mute(true);
+    let (forwarder, _) = open(folder.path(), &options).await;
+    append(&forwarder, 0..10).await;
+    until("the first epoch is used", || fake.disk().values.len() == 10).await;
+    drop(forwarder);
+    fake.set_mute(false);
+    let (forwarder, _) = open(folder.path(), &options).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let backup = fake.disk();
+    assert_eq!((&backup.values, backup.gateways["g"].epoch), (&all(0..10), 1));
+
+    append(&forwarder, 10..2_000).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    fake.set_mute(true);
+    fake.restore(backup, 2);
+    until("the second epoch is used", || fake.disk().gateways["g"].epoch == 2).await;
+    drop(forwarder);
+    fake.set_mute(false);
+    let (forwarder, _) = open(folder.path(), &options).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let server = &forwarder.status().servers[0];
+    let first = 10 + i64::try_from(server.lost_records).unwrap();
+    assert_eq!((server.epoch, server.ended), (2, false));
+    assert_eq!(fake.disk().values, (0..10).chain(first..2_000).collect::<Vec<i64>>());
+}
+
 /// Without its position a server gets everything that is kept once more, in an epoch of its own: nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_position_begins_a_new_epoch_above_the_servers() {

@@ -37,6 +37,8 @@ struct State {
     is_away: bool,
     /// Answers until the connection breaks before one; none: it does not.
     answers_left: Option<u64>,
+    /// Whether nothing is answered after a welcome.
+    is_mute: bool,
     generations: HashMap<String, u64>,
     /// A value that is never taken.
     poison: Option<i64>,
@@ -60,6 +62,7 @@ impl Fake {
             disk,
             is_away: false,
             answers_left: None,
+            is_mute: false,
             generations: HashMap::new(),
             poison: None,
             batch_bytes_max: 4 << 20,
@@ -97,6 +100,12 @@ impl Fake {
     /// After so many answers connections break before the next: what was done is not told.
     pub(crate) fn lose_answers_after(&self, answers: u64) {
         self.lock().answers_left = Some(answers);
+    }
+
+    /// Whether nothing is answered from now on: what is sent is taken, up to the credit.
+    pub(crate) fn set_mute(&self, is_mute: bool) {
+        self.lock().is_mute = is_mute;
+        self.kill();
     }
 
     pub(crate) fn set_poison(&self, value: i64) {
@@ -247,6 +256,7 @@ async fn serve(
     while let Some(said) = said.message().await? {
         let Some(said) = said.message else { continue };
         let heard = fake.lock().hear((&hello, generation), said)?;
+        let heard = if fake.lock().is_mute { Vec::new() } else { heard };
         for answer in heard {
             if fake.lock().loses_answer() {
                 return Err(Status::unavailable("the answer is lost"));
