@@ -263,8 +263,13 @@ async fn a_full_queue_does_what_it_was_told() {
     let drops = ForwardOptions { when_full: Full::DropOldest, ..options };
     let (forwarder, _) = open(folder.path(), &drops).await;
     let (before, after) = (count + 100, 4 * count);
-    append(&forwarder, before..after).await;
-    until("the one that is there has all", || here.disk().values.len() as i64 == after).await;
+    for first in (before..after).step_by(50) {
+        // Slowly enough for the one that is there.
+        let end = after.min(first + 50);
+        append(&forwarder, first..end).await;
+        let acked = || i64::try_from(forwarder.status().servers[0].acked.0).unwrap();
+        until("the one that is there has all", || acked() == end).await;
+    }
     let lost = forwarder.status().servers[1].lost_records;
     assert!(lost > 0 && forwarder.status().servers[0].lost_records == 0);
     away.set_away(false);
@@ -324,6 +329,7 @@ async fn a_restored_server_gets_again_what_it_lacks() {
             fake.restore(backup, incarnation);
         }
         until("what it lacks", || fake.disk().values.len() >= 100).await;
+        forwarder.flush(PATIENCE).await.unwrap();
         assert_eq!(fake.disk().values, all(0..100));
         let notices = forwarder.take_notices().join("\n");
         assert!(

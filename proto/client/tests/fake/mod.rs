@@ -124,7 +124,12 @@ impl Fake {
 
     /// Puts an older state in the place of what is on disk, as another database.
     pub(crate) fn restore(&self, disk: Disk, incarnation: u64) {
-        self.lock().disk = Disk { incarnation, ..disk };
+        {
+            let mut state = self.lock();
+            state.disk = Disk { incarnation, ..disk };
+            // As after a restart: what streams of before still say is not heard.
+            state.generations.values_mut().for_each(|generation| *generation += 1);
+        }
         self.kill();
     }
 
