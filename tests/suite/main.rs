@@ -7,6 +7,7 @@ mod between;
 mod care;
 mod examples;
 mod export;
+mod forward;
 mod grpc;
 mod guard;
 mod import;

@@ -100,7 +100,7 @@ impl TagSet {
 }
 
 /// What the gateway has defined so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Definitions {
     by_name: HashMap<String, u32>,
     tags: BTreeMap<u32, TagDef>,
@@ -130,15 +130,59 @@ impl Definitions {
         self.tags.contains_key(&alias)
     }
 
-    /// Number of the set of these aliases: the one it has, or the next.
-    pub(crate) fn add_set(&mut self, aliases: &[u32]) -> TagSet {
+    /// The tag that has this name now.
+    pub(crate) fn find(&self, name: &str) -> Option<(u32, &TagDef)> {
+        let alias = *self.by_name.get(name)?;
+        Some((alias, self.tags.get(&alias)?))
+    }
+
+    /// The tag of this number.
+    pub(crate) fn get(&self, alias: u32) -> Option<&TagDef> {
+        self.tags.get(&alias)
+    }
+
+    /// A tag under the number it has been given. An older one of its name stays under its own.
+    pub(crate) fn put(&mut self, alias: u32, def: &TagDef) {
+        self.by_name.insert(def.name.clone(), alias);
+        self.tags.insert(alias, def.clone());
+        self.reserve(alias);
+    }
+
+    /// Numbers up to this one are not given any more.
+    pub(crate) fn reserve(&mut self, alias: u32) {
+        self.last_alias = self.last_alias.max(alias);
+    }
+
+    /// The greatest number that was given.
+    pub(crate) fn last_alias(&self) -> u32 {
+        self.last_alias
+    }
+
+    /// A set under the number it has been given.
+    pub(crate) fn put_set(&mut self, set: u32, aliases: Vec<u32>) {
+        self.sets.insert(set, aliases);
+    }
+
+    /// Whether there is a set of these aliases.
+    pub(crate) fn has_set(&self, aliases: &[u32]) -> bool {
+        self.sets.values().any(|tags| tags == aliases)
+    }
+
+    /// The set of these aliases: the one that is known, or the next.
+    pub(crate) fn set_of(&self, aliases: &[u32]) -> TagSet {
         let known = self.sets.iter().find(|(_, tags)| tags.as_slice() == aliases);
         let set = match known {
             Some((set, _)) => *set,
             None => self.sets.last_key_value().map_or(1, |(last, _)| last + 1),
         };
-        self.sets.insert(set, aliases.to_vec());
         TagSet { set, version: version_of(aliases), tags: aliases.len() }
+    }
+
+    /// Number of the set of these aliases: the one it has, or the next.
+    pub(crate) fn add_set(&mut self, aliases: &[u32]) -> TagSet {
+        let set = self.set_of(aliases);
+        self.sets.insert(set.set, aliases.to_vec());
+        set
     }
 
     pub(crate) fn remove_set(&mut self, set: u32) {

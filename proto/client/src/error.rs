@@ -1,5 +1,7 @@
 //! Why the client could not do what was asked.
 
+use std::path::PathBuf;
+
 use crate::definitions::Refused;
 
 /// Result of a client call.
@@ -55,6 +57,31 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// The system refuses what a queue on disk needs, or a file of it cannot be read.
+    #[error("cannot {op} {}: {why}", .path.display())]
+    Queue {
+        /// What was tried.
+        op: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The queue on disk is full of records that some server lacks.
+    #[error(
+        "the queue in {} has used up its {capacity_bytes} bytes, and some server lacks every record in it: wait, give it \
+         more room, or no longer forward to that server",
+        .path.display()
+    )]
+    Full {
+        /// Its folder.
+        path: PathBuf,
+        /// What it may take.
+        capacity_bytes: u64,
+    },
+    /// Some server still lacks records; they stay in the queue.
+    #[error("not everything is delivered: {0}")]
+    Undelivered(String),
     /// The gateway was closed.
     #[error("the gateway is closed")]
     Closed,

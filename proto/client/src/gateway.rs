@@ -66,10 +66,10 @@ impl Gateway {
     /// # Errors
     /// [`Error::Unreachable`], or what the server answers.
     pub async fn connect(address: &str, options: GatewayOptions) -> Result<Self> {
-        let shared = Arc::new(Shared::new(with_scheme(address), options));
+        let shared = Arc::new(Shared::new(with_scheme(address), options, None));
         let task = tokio::spawn(session::run(Arc::clone(&shared)));
         let gateway = Self { shared, task };
-        gateway.shared.wait_for(|state| state.was_connected.then_some(Ok(()))).await?;
+        gateway.shared.wait_for(|state| state.was_connected().then_some(Ok(()))).await?;
         Ok(gateway)
     }
 

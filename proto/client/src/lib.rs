@@ -24,13 +24,18 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`credentials`], [`batch`], `queue` (pure: what is sent next), `state`, `session` (one connection), [`gateway`].
+//! What a [`Gateway`] has not delivered is lost when its own process ends. [`Forwarder`] keeps it in a queue on disk, and
+//! delivers it to one server or several, each in its own time.
+//!
+//! Reading order: [`credentials`], [`batch`], `queue` (pure: what is sent next), `state`, `session` (one connection),
+//! [`gateway`], [`forward`].
 
 pub mod batch;
 pub mod calls;
 pub mod credentials;
 mod definitions;
 pub mod error;
+pub mod forward;
 pub mod gateway;
 pub mod options;
 mod queue;
@@ -42,6 +47,7 @@ pub use calls::{Admin, Answer, NamedSamples, Piece, Query, Writer};
 pub use credentials::{Credentials, Secured};
 pub use definitions::{Refused, TagDef, TagSet};
 pub use error::{Error, Result};
+pub use forward::{Destination, ForwardOptions, ForwardStatus, Forwarder, Full};
 pub use gateway::{AckSummary, Gateway, Rejected, Ticket};
 pub use options::GatewayOptions;
 pub use tagmill_proto::v1;

@@ -176,6 +176,44 @@ impl Queue {
         self.next = 0;
     }
 
+    /// Greatest sequence number that may have been sent in this epoch.
+    pub(crate) fn sent_seq(&self) -> u64 {
+        self.sent_seq
+    }
+
+    /// Sequence number of the front, or of the next batch if there is none.
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// Empties the queue. It goes on with this ticket under this number; those up to `sent_seq` may have been sent before.
+    pub(crate) fn restart(&mut self, ticket: u64, seq: u64, sent_seq: u64) {
+        *self = Self { first_ticket: ticket, first_seq: seq, sent_seq, ..Self::new() };
+    }
+
+    /// Begins a connection of a queue whose numbers are fixed, at a mark that is not before its front.
+    pub(crate) fn resume(&mut self, mark: u64, credit: u64) {
+        self.drop_to(mark);
+        self.next = 0;
+        self.credit = i64::try_from(credit).unwrap_or(i64::MAX);
+    }
+
+    /// Empties batches that are longer than the server reads. Gives their tickets.
+    pub(crate) fn empty_longer(&mut self, most_bytes: usize) -> Vec<u64> {
+        let entries = (self.first_ticket..).zip(self.first_seq..).zip(&self.entries);
+        let long = entries.filter(|(_, entry)| entry.body_len > most_bytes);
+        let long: Vec<(u64, u64)> = long.map(|(numbers, _)| numbers).collect();
+        let next = self.next;
+        let mut tickets = Vec::with_capacity(long.len());
+        for (ticket, seq) in long {
+            if self.empty(seq).is_ok() {
+                tickets.push(ticket);
+            }
+        }
+        self.next = next;
+        tickets
+    }
+
     fn renumber(&mut self, first_seq: u64) {
         if first_seq == self.first_seq {
             return;
@@ -267,6 +305,23 @@ mod tests {
         queue.take_next().unwrap();
         assert_eq!(queue.welcome(2, 100), Resume::Foreign);
         assert_eq!(queue.ack(2), Err(OutOfReach));
+    }
+
+    #[test]
+    fn a_queue_of_fixed_numbers_never_renumbers() {
+        let mut queue = Queue::new();
+        queue.restart(101, 51, 60);
+        assert_eq!((queue.push(&[]), queue.push(&[1; 50]), queue.sent_seq()), (101, 102, 60));
+        queue.resume(50, 1_000);
+        assert_eq!(seq_of(queue.take_next()), Some(51));
+        assert_eq!(queue.empty_longer(49), [102]);
+        queue.resume(51, 1_000);
+        assert_eq!((queue.acked_ticket(), queue.first_seq(), queue.ticket_of(52)), (101, 52, 102));
+        let bytes = queue.take_next().unwrap();
+        assert_eq!((bytes.len(), seq_of(Some(bytes))), (2, Some(52)));
+        queue.ack(52).unwrap();
+        assert_eq!(queue.acked_ticket(), 102);
+        assert_eq!(queue.ack(61), Err(OutOfReach));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tonic::transport::Endpoint;
 use crate::credentials::Secured;
 use crate::error::{Error, Result};
 use crate::queue::{OutOfReach, Resume};
-use crate::state::Shared;
+use crate::state::{Link, Shared};
 
 /// Messages handed to the transport ahead of the network.
 const AHEAD: usize = 4;
@@ -26,15 +26,25 @@ const AHEAD: usize = 4;
 const WINDOW_BYTES: u32 = 8 << 20;
 
 /// Why a connection ended.
-enum End {
+#[derive(Debug)]
+pub(crate) enum End {
     /// The caller wants no more.
     Closed,
     /// Connect again after a pause.
     Broken(Error),
-    /// Connect again at once, in a new epoch.
-    NewEpoch,
+    /// Connect again at once: in a new epoch, or from the server's mark.
+    Again,
     /// It is over.
     Fatal(Error),
+}
+
+/// What a queue on disk decides. A queue in memory has none: it goes on by itself.
+pub(crate) trait Course: std::fmt::Debug + Send + Sync {
+    /// Goes on where the server stands. May wait for the disk.
+    fn welcomed(&self, shared: &Shared, welcome: &Welcome) -> Result<(), End>;
+
+    /// What an end without a welcome means: a server may be away for as long as it likes.
+    fn failed(&self, shared: &Shared, end: End) -> End;
 }
 
 impl From<Error> for End {
@@ -57,14 +67,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let end = match connected(&shared).await {
             Ok(end) | Err(end) => end,
         };
-        let broken = match end {
-            End::NewEpoch => continue,
-            End::Broken(error) if shared.lock().was_connected => error,
+        let broken = match weighed(&shared, end) {
+            End::Again => continue,
+            End::Broken(error) if shared.lock().was_connected() || shared.course.is_some() => error,
             End::Broken(error) | End::Fatal(error) => return finish(&shared, error),
             End::Closed => return finish(&shared, Error::Closed),
         };
         let has_advanced = shared.lock().queue.acked_ticket() > acked;
         let pause = backoff.pause_after(started.elapsed(), has_advanced);
+        shared.lock().last_error = Some(broken.clone());
         tracing::warn!(gateway = shared.options.gateway, ?pause, "connection lost: {broken}");
         let closing = wait_for_close(&shared);
         tokio::select! {
@@ -96,6 +107,29 @@ impl Backoff {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
         pause
+    }
+}
+
+/// What the end of a connection means.
+fn weighed(shared: &Shared, end: End) -> End {
+    let was_connected = {
+        let mut state = shared.lock();
+        let was_connected = state.is_connected();
+        if was_connected {
+            state.link = Link::Broken;
+        }
+        was_connected
+    };
+    shared.advance();
+    match &shared.course {
+        Some(course) if !was_connected => course.failed(shared, end),
+        Some(_) => match end {
+            End::Fatal(error @ (Error::Server { .. } | Error::Protocol { .. })) => {
+                End::Broken(error)
+            }
+            end => end,
+        },
+        None => end,
     }
 }
 
@@ -142,7 +176,7 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// One connection, from hello to its end.
-async fn connected(shared: &Shared) -> Result<End, End> {
+async fn connected(shared: &Arc<Shared>) -> Result<End, End> {
     let channel = open_channel(shared).await?;
     let (outbound, messages) = mpsc::channel(AHEAD);
     let hello = {
@@ -171,7 +205,15 @@ async fn connected(shared: &Shared) -> Result<End, End> {
     let (mut answers, first) =
         tokio::time::timeout(timeout, opening).await.map_err(|_| late())??;
     match first.and_then(|answer| answer.message) {
-        Some(Answer::Welcome(welcome)) => welcomed(shared, &welcome)?,
+        Some(Answer::Welcome(welcome)) => match &shared.course {
+            None => welcomed(shared, &welcome)?,
+            Some(course) => {
+                let (course, shared) = (Arc::clone(course), Arc::clone(shared));
+                let deciding =
+                    tokio::task::spawn_blocking(move || course.welcomed(&shared, &welcome));
+                deciding.await.map_err(|_| End::Closed)??;
+            }
+        },
         Some(Answer::GoAway(away)) => return Err(went_away(shared, away.reason(), away.detail)),
         _ => return Err(End::Fatal(protocol(shared, "its first answer is not a welcome"))),
     }
@@ -186,7 +228,7 @@ fn welcomed(shared: &Shared, welcome: &Welcome) -> Result<(), End> {
         state.epoch += 1;
         state.queue.begin_epoch();
         tracing::warn!(epoch = state.epoch, "the database was restored or replaced: new epoch");
-        return Err(End::NewEpoch);
+        return Err(End::Again);
     }
     match state.queue.welcome(welcome.mark, welcome.credit_bytes) {
         Resume::Here => {}
@@ -194,7 +236,7 @@ fn welcomed(shared: &Shared, welcome: &Welcome) -> Result<(), End> {
             state.epoch += 1;
             state.queue.begin_epoch();
             tracing::warn!(epoch = state.epoch, "the server lacks acknowledged batches: new epoch");
-            return Err(End::NewEpoch);
+            return Err(End::Again);
         }
         Resume::Foreign => {
             let gateway = shared.options.gateway.clone();
@@ -202,9 +244,7 @@ fn welcomed(shared: &Shared, welcome: &Welcome) -> Result<(), End> {
             return Err(End::Fatal(Error::Fenced { gateway, detail }));
         }
     }
-    state.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
-    state.was_connected = true;
-    state.refill_outbox();
+    state.begin(welcome);
     Ok(())
 }
 
@@ -219,6 +259,9 @@ async fn exchange(
             let state = shared.lock();
             if state.closing {
                 return Ok(End::Closed);
+            }
+            if state.link == Link::Stale {
+                return Ok(End::Again);
             }
             (state.has_outgoing(Instant::now()), state.paused_until)
         };

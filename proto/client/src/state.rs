@@ -4,18 +4,19 @@
 //! for room, acknowledgements or definitions.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tagmill_proto::v1::{Ack, DefineReject, Flush, Nack, Reject};
+use tagmill_proto::v1::{Ack, DefineReject, Flush, Nack, Reject, Welcome};
 use tagmill_proto::view::client_message::Message;
 use tokio::sync::{Notify, watch};
 
-use crate::definitions::Definitions;
+use crate::definitions::{Definitions, Refused};
 use crate::error::{Error, Result};
 use crate::gateway::{REJECTS_KEPT, Rejected, Ticket};
 use crate::options::GatewayOptions;
 use crate::queue::{OutOfReach, Queue};
+use crate::session::Course;
 
 /// Length of a message besides its batch.
 const ENVELOPE_BYTES: usize = 32;
@@ -26,6 +27,8 @@ const BATCH_BYTES_DEFAULT: usize = 4 << 20;
 pub(crate) struct Shared {
     pub(crate) options: GatewayOptions,
     pub(crate) uri: String,
+    /// Who decides after a welcome, where the queue is on disk.
+    pub(crate) course: Option<Arc<dyn Course>>,
     /// The connection has something to do.
     pub(crate) work: Notify,
     progress: watch::Sender<u64>,
@@ -38,8 +41,9 @@ pub(crate) struct State {
     pub(crate) definitions: Definitions,
     pub(crate) epoch: u64,
     pub(crate) incarnation: Option<u64>,
-    /// Whether `Welcome` was ever received.
-    pub(crate) was_connected: bool,
+    pub(crate) link: Link,
+    /// Why the last connection ended, until there is another.
+    pub(crate) last_error: Option<Error>,
     /// Why it ended for good.
     pub(crate) failure: Option<Error>,
     /// Whether the caller wants no more.
@@ -48,6 +52,7 @@ pub(crate) struct State {
     pub(crate) paused_until: Option<Instant>,
     pub(crate) batch_bytes_max: usize,
     pub(crate) totals: Totals,
+    pub(crate) counted: Counted,
     /// Definitions that the server has not answered, by id.
     pending: BTreeMap<u64, Message>,
     /// Definitions to send on this connection, in order.
@@ -57,27 +62,57 @@ pub(crate) struct State {
     flush_wanted: bool,
 }
 
+/// Whether there is a connection on which `Welcome` was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// There was none yet.
+    Never,
+    /// There was.
+    Broken,
+    /// There is.
+    Stands,
+    /// There is, and it shall be made again at once, since the queue has no batch that can follow.
+    Stale,
+}
+
 /// What acknowledgements said since the last summary.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) accepted_samples: u64,
     pub(crate) rejected_samples: u64,
     pub(crate) rejects: Vec<Rejected>,
+    /// Definitions that the server refused when they were said again.
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// What acknowledgements have said since the beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) accepted_samples: u64,
+    pub(crate) rejected_samples: u64,
+    /// Batches in whose place an empty one was sent.
+    pub(crate) emptied_batches: u64,
 }
 
 impl Shared {
-    pub(crate) fn new(uri: String, options: GatewayOptions) -> Self {
+    pub(crate) fn new(
+        uri: String,
+        options: GatewayOptions,
+        course: Option<Arc<dyn Course>>,
+    ) -> Self {
         let state = State {
             queue: Queue::new(),
             definitions: Definitions::default(),
             epoch: options.epoch,
             incarnation: None,
-            was_connected: false,
+            link: Link::Never,
+            last_error: None,
             failure: None,
             closing: false,
             paused_until: None,
             batch_bytes_max: BATCH_BYTES_DEFAULT,
             totals: Totals::default(),
+            counted: Counted::default(),
             pending: BTreeMap::new(),
             outbox: VecDeque::new(),
             answers: HashMap::new(),
@@ -85,7 +120,12 @@ impl Shared {
             flush_wanted: false,
         };
         let (progress, _) = watch::channel(0);
-        Self { options, uri, work: Notify::new(), progress, state: Mutex::new(state) }
+        Self { options, uri, course, work: Notify::new(), progress, state: Mutex::new(state) }
+    }
+
+    /// Wakes whoever holds it when anything may have changed.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,6 +161,16 @@ impl Shared {
 }
 
 impl State {
+    /// Whether `Welcome` was ever received.
+    pub(crate) fn was_connected(&self) -> bool {
+        self.link != Link::Never
+    }
+
+    /// Whether it was received on the connection that stands now.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Stands | Link::Stale)
+    }
+
     /// Refuses work for a gateway that has ended.
     pub(crate) fn check_open(&self) -> Result<()> {
         match &self.failure {
@@ -155,16 +205,27 @@ impl State {
             return;
         }
         for reject in rejects {
-            tracing::warn!(
-                tag = reject.name,
-                "no longer accepted by the server: {}",
-                reject.detail
-            );
+            tracing::warn!(tag = reject.name, "not accepted by the server: {}", reject.detail);
+            let refused = Refused { name: reject.name, detail: reject.detail };
+            let known = &mut self.totals.refused;
+            if known.len() < REJECTS_KEPT && !known.contains(&refused) {
+                known.push(refused);
+            }
+        }
+    }
+
+    /// Says something on this connection, if there is one; its answer is only noted.
+    pub(crate) fn say(&mut self, message: Message) {
+        if self.is_connected() {
+            self.outbox.push_back(message);
         }
     }
 
     /// Begins a connection: everything that was defined is said again, before any batch.
-    pub(crate) fn refill_outbox(&mut self) {
+    pub(crate) fn begin(&mut self, welcome: &Welcome) {
+        self.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
+        self.link = Link::Stands;
+        self.last_error = None;
         let (tags, sets) = self.definitions.messages();
         let tags = tags.into_iter().map(|message| Message::DefineTags(encode(&message)));
         let sets = sets.into_iter().map(|message| Message::DefineTagSet(encode(&message)));
@@ -202,6 +263,7 @@ impl State {
 
     pub(crate) fn acked(&mut self, ack: Ack) -> Result<(), OutOfReach> {
         self.totals.accepted_samples += ack.accepted_samples;
+        self.counted.accepted_samples += ack.accepted_samples;
         for reject in ack.rejects {
             self.rejected(reject);
         }
@@ -216,13 +278,25 @@ impl State {
         }
         let ticket = Ticket(self.queue.ticket_of(nack.seq));
         self.queue.empty(nack.seq)?;
-        self.totals.keep(Rejected::whole_batch(ticket, nack.detail));
+        self.emptied(ticket, nack.detail);
         Ok(())
+    }
+
+    /// An empty batch goes in the place of one that the server never takes.
+    pub(crate) fn emptied(&mut self, ticket: Ticket, why: String) {
+        self.counted.emptied_batches += 1;
+        self.keep(Rejected::whole_batch(ticket, why));
+    }
+
+    /// Counts samples that the server does not take.
+    fn keep(&mut self, rejected: Rejected) {
+        self.counted.rejected_samples += u64::from(rejected.count);
+        self.totals.keep(rejected);
     }
 
     fn rejected(&mut self, reject: Reject) {
         let ticket = Ticket(self.queue.ticket_of(reject.seq));
-        self.totals.keep(Rejected::from_wire(ticket, reject));
+        self.keep(Rejected::from_wire(ticket, reject));
     }
 }
 

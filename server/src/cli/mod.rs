@@ -14,6 +14,7 @@ pub mod end;
 pub mod export;
 pub mod failure;
 pub mod format;
+pub mod forward;
 pub mod import;
 pub mod restore;
 pub mod salvage;
@@ -66,6 +67,8 @@ enum Command {
     Sql(sql::Args),
     /// Imports Parquet and CSV files.
     Import(Box<import::command::Args>),
+    /// Forwards samples from standard input to servers, with a queue on disk: a gateway for shell scripts.
+    Forward(forward::Args),
     /// Exports samples and tags as Parquet files, one a day.
     Export(export::Args),
     /// Lists, shows, changes and renames tags.
@@ -116,6 +119,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Import(args) => import::command::run_command(*args),
+        Command::Forward(args) => forward::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Tags(args) => tags::run(args),
         Command::Write(args) => write::run(args),

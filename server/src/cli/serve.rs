@@ -165,7 +165,7 @@ fn start_log(form: LogForm) {
 ///
 /// # Errors
 /// If the system does not let them be heard.
-fn asked_to_stop() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
+pub(crate) fn asked_to_stop() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -395,7 +395,8 @@ async fn unless_interrupted(work: impl Future<Output = Result<()>>) -> Result<()
     }
 }
 
-fn uri_of(address: &str) -> String {
+/// An address with scheme and port.
+pub(crate) fn uri_of(address: &str) -> String {
     let address = address.trim().trim_end_matches('/');
     let (scheme, host) = address.split_once("://").unwrap_or(("http", address));
     let has_port = host

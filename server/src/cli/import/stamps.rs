@@ -231,7 +231,7 @@ fn of_float(ticks: f64, unit_ns: i64) -> Result<times::Instant, TimeProblem> {
 }
 
 /// Reads a number with an optional fraction, exactly.
-fn of_decimal(text: &str, unit_ns: i64) -> Result<times::Instant, TimeProblem> {
+pub(crate) fn of_decimal(text: &str, unit_ns: i64) -> Result<times::Instant, TimeProblem> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = whole.parse().map_err(|_| TimeProblem::Unreadable)?;
     if !fraction.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,0 +1,525 @@
+//! Records in order, in files of a folder: appended durably, read by number, removed from the front.
+//!
+//! # Contract
+//! * What [`Log::append`] has stored is there after any crash, in its order; what it has not reported is there as a
+//!   beginning of what was asked, or not at all.
+//! * Opening looks at the newest file alone: its torn end is cut off. Damage in older files is found when they are read.
+//! * Damage costs the records it is in. They are named in [`Log::take_damage`], and reading goes on behind them.
+//! * After a failed sync nobody knows what is on disk: the log takes nothing more until it is opened again.
+//!
+//! # What it does not know
+//! What a record means, who has read it, and when it may go.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::folder::{Folder, failure};
+use super::frames::{
+    self, FRAME_BYTES, HEADER_BYTES, Header, Hole, Kind, NUMBER_MAX, Name, NewFrame, frame,
+    frame_len, header, next_frame, survey, whole_frame,
+};
+use super::random;
+use crate::error::{Error, Result};
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 256 << 10;
+/// Damaged places that are remembered; more are only logged.
+const DAMAGE_KEPT: usize = 100;
+
+/// What a record holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Samples in it.
+    pub(super) samples: u32,
+    /// Its bytes.
+    pub(super) payload: Bytes,
+}
+
+impl Content {
+    /// Bytes it takes in a file.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        frame_len(self.payload.len()) as u64
+    }
+}
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) number: u64,
+    pub(super) content: Content,
+}
+
+/// What is found at a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// This record and some of those behind it, without a gap.
+    Records(Vec<Record>),
+    /// Nothing yet: it is the number of the next record, or a later one.
+    End,
+    /// It is gone, or damaged. This is the next that may be there.
+    Gap(u64),
+}
+
+/// One file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    name: Name,
+    /// Its last record; one before its first while it has none.
+    pub(super) last: u64,
+    /// Durable bytes.
+    bytes: u64,
+}
+
+impl Segment {
+    /// Whether it has no record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.last < self.name.first
+    }
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    segments: VecDeque<Segment>,
+    /// The last record.
+    end: u64,
+}
+
+/// Where appends go.
+#[derive(Debug, Default)]
+struct Tail {
+    /// None: the next append begins a file.
+    file: Option<File>,
+    /// Why nothing more is taken.
+    poison: Option<Error>,
+}
+
+/// The records of one kind in a folder.
+#[derive(Debug)]
+pub(super) struct Log {
+    folder: Arc<Folder>,
+    kind: Kind,
+    /// Length at which a file is closed.
+    segment_bytes: u64,
+    index: Mutex<Index>,
+    tail: Mutex<Tail>,
+    damage: Mutex<Vec<String>>,
+}
+
+/// A reader's place. The next read is cheap where it goes on after the last one.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    open: Option<(Name, File)>,
+    /// Where the frame of `next` begins, or one before it.
+    at: u64,
+    next: u64,
+}
+
+impl Log {
+    /// Opens the log and cuts off what a crash tore. Also gives the greatest alias that it knows of.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub(super) fn open(folder: Arc<Folder>, kind: Kind, segment_bytes: u64) -> Result<(Self, u32)> {
+        let mut log = Self {
+            folder,
+            kind,
+            segment_bytes,
+            index: Mutex::default(),
+            tail: Mutex::default(),
+            damage: Mutex::default(),
+        };
+        let names = log.folder.names()?;
+        let mut names: Vec<Name> =
+            names.iter().filter_map(|name| Name::parse(name, kind)).collect();
+        names.sort_unstable();
+        let mut aliases = 0;
+        while let Some(newest) = names.last() {
+            let (segment, known) = log.open_newest(*newest)?;
+            aliases = aliases.max(known);
+            if let Some(segment) = segment {
+                log.index_of(&names, segment)?;
+                break;
+            }
+            names.pop();
+        }
+        Ok((log, aliases))
+    }
+
+    /// Finds the end of the newest file; `None` if there is nothing in it: then it is out of the way.
+    fn open_newest(&mut self, name: Name) -> Result<(Option<Segment>, u32)> {
+        let file_name = name.file(self.kind);
+        let bytes = self.folder.read(&file_name)?.unwrap_or_default();
+        let checked = frames::check_header(&bytes, name, self.kind);
+        if let Header::TooNew(version) = checked {
+            return Err(self.too_new(&file_name, version));
+        }
+        let survey = survey(&bytes, name);
+        let is_empty = survey.last < name.first;
+        if checked == Header::Bad && is_empty {
+            if bytes.len() > HEADER_BYTES {
+                self.note(format!(
+                    "{file_name}: nothing in it can be read; it is kept as {file_name}.damaged"
+                ));
+                self.folder.rename(&file_name, &format!("{file_name}.damaged"))?;
+            } else {
+                // The process died while it made the file: nothing was stored in it.
+                self.folder.remove(&file_name)?;
+            }
+            return Ok((None, survey.aliases));
+        }
+        survey.holes.iter().for_each(|hole| self.note_hole(name, *hole));
+        if checked == Header::Bad {
+            self.note(format!("{file_name}: its header is damaged; its records are not"));
+        } else {
+            let file = self.folder.open_file(&file_name)?;
+            if survey.end < bytes.len() {
+                let path = self.folder.path().join(&file_name);
+                let cut = file.set_len(survey.end as u64).and_then(|()| file.sync_all());
+                cut.map_err(|error| failure("cut the torn end of", &path, &error))?;
+            }
+            self.tail = Mutex::new(Tail { file: Some(file), poison: None });
+        }
+        let segment = Segment { name, last: survey.last, bytes: survey.end as u64 };
+        Ok((Some(segment), survey.aliases))
+    }
+
+    fn index_of(&self, names: &[Name], newest: Segment) -> Result<()> {
+        let mut index = self.index();
+        for pair in names.windows(2) {
+            let file_name = pair[0].file(self.kind);
+            let path = self.folder.path().join(&file_name);
+            let failed = |error: &std::io::Error| failure("look at", &path, error);
+            let file = self.folder.open_file(&file_name)?;
+            let bytes = file.metadata().map_err(|error| failed(&error))?.len();
+            let mut head = [0; HEADER_BYTES];
+            let length = usize::try_from(bytes).unwrap_or(HEADER_BYTES).min(HEADER_BYTES);
+            file.read_exact_at(&mut head[..length], 0).map_err(|error| failed(&error))?;
+            match frames::check_header(&head[..length], pair[0], self.kind) {
+                Header::TooNew(version) => return Err(self.too_new(&file_name, version)),
+                Header::Bad => self.note(format!("{file_name}: its header is damaged")),
+                Header::Good => {}
+            }
+            index.segments.push_back(Segment { name: pair[0], last: pair[1].first - 1, bytes });
+        }
+        index.segments.push_back(newest);
+        index.end = newest.last;
+        Ok(())
+    }
+
+    fn too_new(&self, file_name: &str, version: u16) -> Error {
+        let why = format!(
+            "it has format {version}, which a later version of this program wrote: upgrade"
+        );
+        failure("read", &self.folder.path().join(file_name), &why)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last record; 0: there was none yet.
+    pub(super) fn end(&self) -> u64 {
+        self.index().end
+    }
+
+    /// The first record that is kept, or the number of the next one.
+    pub(super) fn oldest(&self) -> u64 {
+        let index = self.index();
+        index.segments.front().map_or(index.end + 1, |segment| segment.name.first)
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.index().segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Bytes of files that hold records behind this one.
+    pub(super) fn bytes_behind(&self, record: u64) -> u64 {
+        let index = self.index();
+        let behind = index.segments.iter().filter(|segment| segment.last > record);
+        behind.map(|segment| segment.bytes).sum()
+    }
+
+    /// The oldest file, and whether it is the one that appends go to.
+    pub(super) fn front(&self) -> Option<(Segment, bool)> {
+        let index = self.index();
+        index.segments.front().map(|segment| (*segment, index.segments.len() == 1))
+    }
+
+    /// Begins behind this record, whose like was seen elsewhere although it is not here.
+    pub(super) fn skip_to(&self, record: u64) {
+        let mut index = self.index();
+        if record > index.end {
+            index.end = record;
+            drop(index);
+            self.tail().file = None;
+        }
+    }
+
+    /// Stores records; they are durable when it returns. Gives the number of the last.
+    ///
+    /// # Errors
+    /// [`Error::Queue`]: of these records none is stored; or, after a failed sync, nobody knows.
+    pub(super) fn append(&self, contents: &[Content], aliases: u32) -> Result<u64> {
+        let _held = self.folder.held()?;
+        let mut tail = self.tail();
+        if let Some(poison) = &tail.poison {
+            return Err(poison.clone());
+        }
+        let synced = self.end();
+        if synced + contents.len() as u64 > NUMBER_MAX {
+            let why = "its numbers are used up: begin a new folder";
+            return Err(failure("append to", self.folder.path(), &why));
+        }
+        let bytes: u64 = contents.iter().map(Content::stored_bytes).sum();
+        let segment = self.tail_segment(&mut tail, bytes)?;
+        let mut out = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
+        for (record, content) in (synced + 1..).zip(contents) {
+            let Content { samples, payload } = content;
+            let frame = NewFrame { record, synced, samples: *samples, aliases, payload };
+            frames::put_frame(&mut out, segment.name.identity, &frame);
+        }
+        let Tail { file: Some(file), poison } = &mut *tail else { return Err(Error::Closed) };
+        let path = self.folder.path().join(segment.name.file(self.kind));
+        if let Err(error) = file.write_all_at(&out, segment.bytes) {
+            let failed = failure("write to", &path, &error);
+            // A full disk is no damage: what was written of it goes, and the next append finds the end where it was.
+            if file.set_len(segment.bytes).is_err() {
+                *poison = Some(failed.clone());
+            }
+            return Err(failed);
+        }
+        if let Err(error) = file.sync_data() {
+            let why =
+                format!("{error}; what it holds is not known: close the queue and open it again");
+            let failed = failure("sync", &path, &why);
+            *poison = Some(failed.clone());
+            return Err(failed);
+        }
+        let mut index = self.index();
+        index.end = synced + contents.len() as u64;
+        let end = index.end;
+        if let Some(last) = index.segments.back_mut() {
+            (last.last, last.bytes) = (end, segment.bytes + out.len() as u64);
+        }
+        Ok(end)
+    }
+
+    /// The file that this many bytes are appended to: a new one if the last is long enough.
+    fn tail_segment(&self, tail: &mut Tail, bytes: u64) -> Result<Segment> {
+        let last = self.index().segments.back().copied();
+        match last.filter(|_| tail.file.is_some()) {
+            Some(last) if last.is_empty() => Ok(last),
+            Some(last) if last.bytes + bytes <= self.segment_bytes => Ok(last),
+            _ => self.begin_segment(tail),
+        }
+    }
+
+    fn begin_segment(&self, tail: &mut Tail) -> Result<Segment> {
+        let end = self.end();
+        let name = Name { first: end + 1, identity: random::identity() };
+        let head = header(name, self.kind);
+        tail.file = Some(self.folder.create(&name.file(self.kind), &head)?);
+        let segment = Segment { name, last: end, bytes: head.len() as u64 };
+        self.index().segments.push_back(segment);
+        Ok(segment)
+    }
+
+    /// Closes the file that appends go to, so that it can be removed.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub(super) fn seal(&self) -> Result<()> {
+        let _held = self.folder.held()?;
+        let mut tail = self.tail();
+        let is_new = self.index().segments.back().is_some_and(Segment::is_empty);
+        if is_new { Ok(()) } else { self.begin_segment(&mut tail).map(|_| ()) }
+    }
+
+    /// Removes the oldest file, unless appends go to it.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub(super) fn remove_front(&self) -> Result<()> {
+        let _held = self.folder.held()?;
+        let segment = {
+            let mut index = self.index();
+            if index.segments.len() < 2 {
+                return Ok(());
+            }
+            index.segments.pop_front()
+        };
+        segment.map_or(Ok(()), |segment| self.folder.remove(&segment.name.file(self.kind)))
+    }
+
+    /// Reads from a record on: at least one, and about as many bytes as are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] if the system cannot read the file.
+    pub(super) fn read(&self, cursor: &mut Cursor, from: u64, most_bytes: usize) -> Result<Found> {
+        let segment = {
+            let index = self.index();
+            if from > index.end {
+                return Ok(Found::End);
+            }
+            let behind = index.segments.iter().find(|segment| segment.last >= from).copied();
+            match behind {
+                Some(segment) if segment.name.first <= from => segment,
+                Some(segment) => return Ok(Found::Gap(segment.name.first)),
+                None => return Ok(Found::Gap(index.end + 1)),
+            }
+        };
+        let path = self.folder.path().join(segment.name.file(self.kind));
+        if cursor.open.as_ref().is_none_or(|(name, _)| *name != segment.name) || cursor.next > from
+        {
+            match File::open(&path) {
+                Ok(file) => cursor.open = Some((segment.name, file)),
+                // It was removed a moment ago.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Ok(Found::Gap(segment.last + 1));
+                }
+                Err(error) => return Err(failure("open", &path, &error)),
+            }
+            (cursor.at, cursor.next) = (HEADER_BYTES as u64, segment.name.first);
+        }
+        let Some((_, file)) = &cursor.open else { return Ok(Found::Gap(segment.last + 1)) };
+        let place = Place { file, segment, at: cursor.at };
+        let taken = place.read(from, most_bytes).map_err(|error| failure("read", &path, &error))?;
+        cursor.at = taken.at;
+        cursor.next = taken.records.last().map_or(cursor.next, |record| record.number + 1);
+        if !taken.records.is_empty() {
+            return Ok(Found::Records(taken.records));
+        }
+        let next = taken.next.unwrap_or(segment.last + 1);
+        cursor.next = next;
+        let at = usize::try_from(place.at).unwrap_or(usize::MAX);
+        self.note_hole(segment.name, Hole { at, first: from, last: next - 1 });
+        Ok(Found::Gap(next))
+    }
+
+    fn note_hole(&self, name: Name, hole: Hole) {
+        let Hole { at, first, last } = hole;
+        let file = name.file(self.kind);
+        self.note(format!(
+            "{file}: records {first} to {last} are damaged or missing, from byte {at} on"
+        ));
+    }
+
+    fn note(&self, what: String) {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if damage.len() < DAMAGE_KEPT && !damage.contains(&what) {
+            tracing::error!(queue = %self.folder.path().display(), "{what}");
+            damage.push(what);
+        }
+    }
+
+    /// What was found damaged since the log was opened, and was not told yet.
+    pub(super) fn take_damage(&self) -> Vec<String> {
+        std::mem::take(&mut self.damage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Where in a file to read on.
+struct Place<'a> {
+    file: &'a File,
+    segment: Segment,
+    at: u64,
+}
+
+/// What was read there.
+struct Taken {
+    records: Vec<Record>,
+    /// Where to read on.
+    at: u64,
+    /// Without a record: the next number in the file, if there is one.
+    next: Option<u64>,
+}
+
+impl Place<'_> {
+    /// Reads whole frames from record `from` on.
+    fn read(&self, from: u64, most_bytes: usize) -> std::io::Result<Taken> {
+        let identity = self.segment.name.identity;
+        let mut taken = Taken { records: Vec::new(), at: self.at, next: None };
+        let (mut wanted, mut bytes) = (from, 0);
+        let mut chunk = Bytes::new();
+        // Each turn passes a frame, or reads a longer piece of a file that has an end.
+        loop {
+            let (rest, is_last) = match whole_frame(&chunk, identity) {
+                Some((frame, _)) if frame.record < wanted => (frame.len(), false),
+                Some((frame, payload)) if frame.record == wanted => {
+                    let payload = chunk.slice_ref(payload);
+                    bytes += payload.len();
+                    let content = Content { samples: frame.samples, payload };
+                    taken.records.push(Record { number: wanted, content });
+                    wanted += 1;
+                    (frame.len(), bytes >= most_bytes || wanted > self.segment.last)
+                }
+                found => {
+                    let needed = frame(&chunk, identity).map_or(FRAME_BYTES, |frame| frame.len());
+                    let longer = if found.is_none() { self.piece(taken.at, needed)? } else { None };
+                    if let Some(longer) = longer.filter(|longer| longer.len() > chunk.len()) {
+                        chunk = longer;
+                        continue;
+                    }
+                    if !taken.records.is_empty() {
+                        return Ok(taken);
+                    }
+                    (taken.at, taken.next) = self.behind_damage(taken.at, wanted)?;
+                    if taken.next != Some(wanted) {
+                        return Ok(taken);
+                    }
+                    // The damage was before it.
+                    chunk = Bytes::new();
+                    continue;
+                }
+            };
+            taken.at += rest as u64;
+            chunk = chunk.slice(rest..);
+            if is_last {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// The next bytes of the file: a good piece, and at least as many as are needed if there are so many.
+    fn piece(&self, at: u64, needed: usize) -> std::io::Result<Option<Bytes>> {
+        let left = usize::try_from(self.segment.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        if needed > left {
+            return Ok(None);
+        }
+        self.bytes(at, needed.max(READ_BYTES).min(left)).map(Some)
+    }
+
+    fn bytes(&self, at: u64, length: usize) -> std::io::Result<Bytes> {
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match self.file.read_at(&mut bytes[filled..], at + filled as u64) {
+                // Somebody cut the file.
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    }
+
+    /// The next good frame behind damage: where it begins, and its record if there is one.
+    fn behind_damage(&self, at: u64, wanted: u64) -> std::io::Result<(u64, Option<u64>)> {
+        let left = usize::try_from(self.segment.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let bytes = self.bytes(at, left)?;
+        let found = next_frame(&bytes, self.segment.name.identity, 0, wanted);
+        let (start, next) = found.map_or((left, None), |(at, frame)| (at, Some(frame.record)));
+        Ok((at + start as u64, next))
+    }
+}
