@@ -17,7 +17,7 @@ crash SEED:
 
 # Plants bugs and lets the harnesses find them; `just planted SyncRetried` shows how one is found.
 planted *BUGS:
-    cargo run -p tagmill-engine-tests --features planted --bin planted --locked -- {{BUGS}}
+    cargo run --profile planted -p tagmill-engine-tests --features planted --bin planted --locked -- {{BUGS}}
 
 # The long figures: real faults over whole spaces, then the engine's tests with many seeds. Takes hours.
 soak CASES="200":

@@ -1,8 +1,8 @@
 //! Plants one bug after the other and lets the harnesses find it: they are tested by it, not the engine.
 //!
 //! ```text
-//! cargo run -p tagmill-engine-tests --features planted --bin planted             all bugs
-//! cargo run -p tagmill-engine-tests --features planted --bin planted SyncRetried this one, with all it prints
+//! cargo run --profile planted -p tagmill-engine-tests --features planted --bin planted             all bugs
+//! cargo run --profile planted -p tagmill-engine-tests --features planted --bin planted SyncRetried this one, with all it prints
 //! ```
 //!
 //! Each bug has a process of its own. It ends with an error if a bug is not found, or if something is found where none is planted.
