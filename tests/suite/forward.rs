@@ -108,7 +108,8 @@ async fn kills_of_servers_and_gateway_lose_nothing_that_was_stored() {
         let each = numbers(address, columns, "samples WHERE tag = 'g/each'").await;
         let last = stored as f64;
         assert_eq!(each, [last, last * (last + 1.0) / 2.0, 1.0, last]);
-        let same = numbers(address, "count(*), max(value_int)", "samples WHERE tag = 'g/same'").await;
+        let same =
+            numbers(address, "count(*), max(value_int)", "samples WHERE tag = 'g/same'").await;
         assert_eq!(same, [1.0, last]);
     }
 }
@@ -141,12 +142,16 @@ async fn lines_of_a_killed_command_wait_in_its_queue() {
     // Nobody is there. What was read is in the queue half a second later.
     let mut child = forward(&queue, &address, &["--precision", "s"]);
     for second in 0..50 {
-        say(&mut child, &format!("room,site=north temp={second}.5,on=t {}\n", 1_700_000_000 + second));
+        say(
+            &mut child,
+            &format!("room,site=north temp={second}.5,on=t {}\n", 1_700_000_000 + second),
+        );
     }
     let started = Instant::now();
     let stored = |queue: &Path| {
         let entries = std::fs::read_dir(queue).into_iter().flatten().flatten();
-        let batches = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "batches"));
+        let batches =
+            entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "batches"));
         batches.filter_map(|entry| entry.metadata().ok()).map(|entry| entry.len()).sum::<u64>()
     };
     // Both columns of all lines take more than this.
@@ -161,7 +166,8 @@ async fn lines_of_a_killed_command_wait_in_its_queue() {
     let server = Server::start(PROGRAM, &folder.path().join("data"), &address).await;
     let (output, said) = end(forward(&queue, &address, &["--precision", "s"]));
     assert!(output.status.success() && said.contains("all delivered"), "{said}");
-    let temp = numbers(&address, "count(*), sum(value)", "samples WHERE tag = 'room/north/temp'").await;
+    let temp =
+        numbers(&address, "count(*), sum(value)", "samples WHERE tag = 'room/north/temp'").await;
     assert_eq!(temp, [50.0, 1_250.0]);
     let on = numbers(&address, "count(*)", "samples WHERE tag = 'room/north/on'").await;
     assert_eq!(on, [50.0]);
@@ -176,7 +182,8 @@ async fn csv_is_taken_and_bad_lines_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
     let server = Server::start(PROGRAM, &folder.path().join("data"), &address).await;
-    let define = ["write", "old", "2023-11-14T00:00:00Z", "1", "--type", "i64", "--connect", &address];
+    let define =
+        ["write", "old", "2023-11-14T00:00:00Z", "1", "--type", "i64", "--connect", &address];
     assert!(Command::new(PROGRAM).args(define).stdout(Stdio::null()).status().unwrap().success());
     let queue = folder.path().join("queue");
     let mut child = forward(&queue, &address, &["--format", "csv", "--precision", "ms"]);
