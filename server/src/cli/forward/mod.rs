@@ -12,6 +12,7 @@ mod samples;
 use std::collections::HashMap;
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tagmill_client::{Destination, ForwardOptions, Forwarder, Full};
@@ -201,7 +202,7 @@ pub fn run(args: &Args) -> Result<()> {
         let forwarder = opened.map_err(|error| Failure::new(error.to_string()))?;
         let lost = lost(&forwarder);
         let work = Work {
-            forwarder,
+            forwarder: Arc::new(forwarder),
             reader,
             tags: Tags::new(types),
             pending: Pending::default(),
@@ -293,7 +294,7 @@ struct Tally {
 }
 
 struct Work {
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     reader: Reader,
     tags: Tags,
     pending: Pending,
@@ -317,7 +318,9 @@ impl Work {
         self.report();
         let lost = lost(&self.forwarder).saturating_sub(self.lost);
         let ended = self.forwarder.status().servers.into_iter().find(|server| server.ended);
-        self.forwarder.close().await.map_err(|error| Failure::new(error.to_string()))?;
+        if let Some(forwarder) = Arc::into_inner(self.forwarder) {
+            forwarder.close().await.map_err(|error| Failure::new(error.to_string()))?;
+        }
         if let Some(server) = ended {
             let why = server.last_error.unwrap_or_default();
             return Err(Failure::new(format!("{}: {why}", server.name)).next(format!(
@@ -399,12 +402,18 @@ impl Work {
         let samples = pending.samples() as u64;
         let (first, last) = pending.lines();
         let mut stop = self.stop.clone();
-        let storing = self.forwarder.append(batch);
+        let forwarder = Arc::clone(&self.forwarder);
+        let storing = forwarder.append(batch);
         tokio::pin!(storing);
-        // Never given up half way but at the very end: a batch that may be stored would be stored again.
-        let stored = tokio::select! {
-            stored = &mut storing => Some(stored),
-            () = turns_true(&mut stop) => tokio::time::timeout(STOP_WITHIN, storing).await.ok(),
+        let stored = loop {
+            // Never given up half way but at the very end: a batch that may be stored would be stored again.
+            tokio::select! {
+                stored = &mut storing => break Some(stored),
+                () = turns_true(&mut stop) => {
+                    break tokio::time::timeout(STOP_WITHIN, storing).await.ok();
+                }
+                () = tokio::time::sleep(TELL_EVERY) => self.report(),
+            }
         };
         match stored {
             Some(Ok(_)) => self.tally.stored_samples += samples,
