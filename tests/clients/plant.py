@@ -7,9 +7,13 @@ import contextlib
 import csv
 import datetime
 import os
+import pathlib
+import re
 import socket
 import subprocess
+import sys
 import time
+import traceback
 
 WAIT_S = 60
 UTC = datetime.timezone.utc
@@ -45,8 +49,31 @@ def equal(found, wanted, what):
     check(found == wanted, f"{what} is {wanted!r}; found {found!r}")
 
 
+def run_cases(name, plant, cases, goes_on=False):
+    """Runs every case, whatever came of those before it, and says what each found. Gives those that failed if more is to
+    follow; otherwise they end the program."""
+    failed = []
+    for case in cases:
+        began = time.monotonic()
+        try:
+            said = case(plant) or "ok"
+        except Exception as error:
+            traceback.print_exc(limit=-4, file=sys.stdout)
+            said = f"FAILED: {error}"
+            failed.append(case.__name__)
+        print(f"{name}: {case.__name__}: {said} ({time.monotonic() - began:.1f} s)", flush=True)
+    if goes_on:
+        return failed
+    if failed:
+        sys.exit(f"{name}: failed: {', '.join(failed)}")
+    print(f"{name}: everything as it should be")
+
+
 class Plant:
     """A database of two units, its certificate, its tokens, and a server."""
+
+    # What the server tells of itself on standard error.
+    log = "warn"
 
     def __init__(self, binary, scratch):
         self.binary, self.data, self.scratch = binary, scratch / "data", scratch
@@ -80,19 +107,30 @@ class Plant:
     def tagmill(self, *arguments, **environment):
         return run([self.binary, *arguments], env={**os.environ, **environment})
 
+    def token(self, name, *words, role="reader"):
+        """A new token. A server that runs knows it within a second or two."""
+        self.tokens[name] = self.tagmill("token", "create", "--data", self.data, "--role", role, *words, name).strip()
+        return self.tokens[name]
+
+    def rss_mib(self):
+        """Memory of the server that lies in RAM now."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
     @contextlib.contextmanager
-    def serve(self):
+    def serve(self, *words):
         ports = []
         for _ in range(3):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 ports.append(probe.getsockname()[1])
         self.grpc, self.port, self.http = ports
-        process = subprocess.Popen(
+        process = self.process = subprocess.Popen(
             [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.grpc}",
-             "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key],
+             "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key,
+             "--own-figures", "off", *[str(word) for word in words]],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TAGMILL_LOG": "warn"},
+            env={**os.environ, "TAGMILL_LOG": self.log},
         )
         try:
             for _ in range(WAIT_S * 10):
