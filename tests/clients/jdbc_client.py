@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PostgreSQL's JDBC driver, against the real binary over TLS with SCRAM, called from Python through JPype.
 
-    python jdbc_client.py PATH_TO_TAGMILL
+    python jdbc_client.py PATH_TO_TAGMILL [CASE ...]
 
 What this machine lacks (Java, the driver's jar, openssl) it says SKIPPED for. It ends only processes it started.
 """
