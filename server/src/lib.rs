@@ -13,6 +13,8 @@ pub mod demo;
 mod doors;
 mod flight;
 mod globs;
+#[cfg(test)]
+mod fuzzing;
 mod http;
 mod ingest;
 pub mod lifecycle;
