@@ -12,9 +12,9 @@ mod connections;
 pub mod demo;
 mod doors;
 mod flight;
-mod globs;
 #[cfg(test)]
 mod fuzzing;
+mod globs;
 mod http;
 mod ingest;
 pub mod lifecycle;
