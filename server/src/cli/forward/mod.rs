@@ -29,7 +29,7 @@ use super::serve::asked_to_stop;
 use super::target::{TargetArgs, uri_of};
 use super::times;
 use crate::http::lines::{self, Precision, Template};
-use crate::ingest::definitions::value_type;
+use crate::ingest::messages::value_type;
 use crate::lifecycle::turns_true;
 
 /// Shown below the options.
