@@ -106,7 +106,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        command = [self.binary, "serve", "--data", self.data, "--listen", self.address, "--postgres", "off", "--http", "off"]
+        command = [self.binary, "serve", "--data", self.data, "--listen", self.address, "--postgres", "off", "--http", "off",
+                   "--own-figures", "off"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self.channel = grpc.insecure_channel(self.address)
         ready = grpc.channel_ready_future(self.channel)

@@ -90,13 +90,15 @@ class Plant:
         self.grpc, self.port, self.http = ports
         process = subprocess.Popen(
             [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.grpc}",
-             "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key],
+             "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key,
+             "--own-figures", "off"],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "TAGMILL_LOG": "warn"},
         )
         try:
+            # HTTP is the last of the doors to open.
             for _ in range(WAIT_S * 10):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.http), 1):
                     break
                 check(process.poll() is None, "the server runs")
                 time.sleep(0.1)
