@@ -276,9 +276,8 @@ fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
         }
         return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
     }
-    let mut text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => return Some(Err("it is no UTF-8".to_owned())),
+    let Ok(mut text) = String::from_utf8(bytes) else {
+        return Some(Err("it is no UTF-8".to_owned()));
     };
     text.truncate(text.trim_end_matches(['\n', '\r']).len());
     Some(Ok(text))
