@@ -1,4 +1,4 @@
-//! Batches as gateways send them: `cargo fuzz run --sanitizer none ingest`, see `docs/testing.md`.
+//! Messages as gateways send them: `cargo fuzz run --sanitizer none ingest`, see `docs/testing.md`.
 
 #![no_main]
 

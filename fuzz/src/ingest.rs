@@ -1,4 +1,4 @@
-//! The server's reading of batches, from its own files: they need no more than protobuf and the engine's types.
+//! The server's reading of gateways' messages, from its own files: they need no more than protobuf and the engine's types.
 
 #![allow(dead_code)]
 
@@ -10,6 +10,9 @@ mod parts;
 
 #[path = "../../server/src/ingest/convert.rs"]
 mod convert;
+
+#[path = "../../server/src/ingest/messages.rs"]
+mod messages;
 
 #[path = "../../server/src/ingest/fuzzing.rs"]
 mod fuzzing;

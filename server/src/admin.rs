@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::access::{Access, Principal, Role};
 use crate::audit::Event;
 use crate::doors::{caller, peer_of, whole_caller};
-use crate::ingest::definitions::attributes;
+use crate::ingest::messages::attributes;
 use crate::status::{blocking, of_join};
 
 /// Names that a delete lists.

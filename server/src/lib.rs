@@ -12,6 +12,8 @@ mod connections;
 pub mod demo;
 mod doors;
 mod flight;
+#[cfg(test)]
+mod fuzzing;
 mod globs;
 mod http;
 mod ingest;

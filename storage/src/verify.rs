@@ -395,5 +395,5 @@ fn names_of(damage: &Damage, registry: &Registry) -> String {
 /// by whoever copies a directory, and no part of the database.
 fn is_of_host(name: &str) -> bool {
     matches!(name, "access.toml" | "access.toml.lock" | "audit.jsonl")
-        || (name.starts_with("audit-") && name.ends_with(".jsonl"))
+        || name.strip_prefix("audit-").is_some_and(|rest| rest.strip_suffix(".jsonl").is_some())
 }

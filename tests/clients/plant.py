@@ -133,8 +133,9 @@ class Plant:
             env={**os.environ, "TAGMILL_LOG": self.log},
         )
         try:
+            # HTTP is the last of the doors to open.
             for _ in range(WAIT_S * 10):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.http), 1):
                     break
                 check(process.poll() is None, "the server runs")
                 time.sleep(0.1)

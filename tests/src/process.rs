@@ -122,7 +122,8 @@ fn spawn(program: &str, data: &Path, address: &str, stderr: Stdio) -> Child {
 
 fn serve(command: &mut Command, data: &Path, address: &str, stderr: Stdio) -> Child {
     command
-        .args(["serve", "--listen", address, "--postgres", "off", "--http", "off", "--data"])
+        .args(["serve", "--listen", address, "--postgres", "off", "--http", "off"])
+        .args(["--own-figures", "off", "--data"])
         .arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     command.spawn().unwrap_or_else(|error| panic!("{command:?} starts: {error}"))

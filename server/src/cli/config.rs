@@ -105,7 +105,7 @@ pub struct Config {
     pub query_memory: Option<Size>,
     /// How the log is written to standard error: 'text', or 'json', an object a line.
     #[arg(long, value_name = "FORM")]
-    pub log: Option<LogForm>,
+    pub log_format: Option<LogForm>,
     /// Allow an address that other machines can reach without tokens or without a certificate.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub insecure_no_auth: Option<bool>,
@@ -180,7 +180,7 @@ const TEXTS: [&str; 15] = [
     "audit",
     "own_figures",
     "query_memory",
-    "log",
+    "log_format",
 ];
 
 impl Config {
@@ -240,7 +240,7 @@ impl Config {
             audit: self.audit.or(other.audit),
             own_figures: self.own_figures.or(other.own_figures),
             query_memory: self.query_memory.or(other.query_memory),
-            log: self.log.or(other.log),
+            log_format: self.log_format.or(other.log_format),
             insecure_no_auth: self.insecure_no_auth.or(other.insecure_no_auth),
             retention: self.retention.or(other.retention),
         }
@@ -293,7 +293,7 @@ impl Config {
             options,
             retention: retention.into_iter().map(|class| class.0).collect(),
             query_memory_bytes: self.query_memory.map_or_else(quarter_of_memory, |size| size.0),
-            log: self.log.unwrap_or_default(),
+            log: self.log_format.unwrap_or_default(),
         })
     }
 }
@@ -500,7 +500,7 @@ mod tests {
             "own_figures = '10'",
             "query_memory = '2'",
             "query_memory = '1KiB'",
-            "log = 'xml'",
+            "log_format = 'xml'",
             "retention = ['2 fortnights']",
             "insecure_no_auth = 'yes'",
             "data = ",

@@ -140,7 +140,8 @@ mod tests {
     fn a_handle_is_its_owners_until_it_is_closed() {
         let statements = Statements::default();
         let owner = Principal::anyone();
-        let other = Principal { id: Arc::from("b"), ..Principal::anyone() };
+        let mut other = Principal::anyone();
+        other.id = Arc::from("b");
         let handle = statements.keep(Statement::new(&owner, "SELECT 1".to_owned())).unwrap();
         assert_eq!(statements.get(&handle, &owner).unwrap().sql.as_ref(), "SELECT 1");
         assert!(statements.get(&handle, &other).is_err());

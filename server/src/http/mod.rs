@@ -7,10 +7,14 @@
 //! * What is written is on disk when the answer comes.
 //!
 //! # Reading order
-//! [`caller`] (who is there), [`sql`], [`lines`] (line protocol to columns, pure), [`write`](mod@write), [`figures`].
+//! [`caller`] (who is there), [`body`] (what is in a body, pure), [`sql`], [`lines`] (line protocol to columns, pure),
+//! [`write`](mod@write), [`figures`].
 
+mod body;
 mod caller;
 mod figures;
+#[cfg(test)]
+mod fuzzing;
 pub(crate) mod lines;
 mod sql;
 mod write;

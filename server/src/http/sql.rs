@@ -15,13 +15,13 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::Value;
 use tagmill::datafusion::common::ScalarValue;
 use tagmill::limits::PARAMETERS_MAX;
 use tagmill::{Answer, Error};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::body::{Asked, Parameter};
 use super::caller::require;
 use super::{Door, Refusal, Shared};
 use crate::access::{Principal, Role};
@@ -31,17 +31,6 @@ use crate::queries::{Failure, held, session_of};
 
 /// Pieces of an answer handed to the transport ahead of the network.
 const AHEAD: usize = 4;
-
-/// A statement as JSON.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    sql: String,
-    #[serde(default)]
-    parameters: Vec<Value>,
-    #[serde(default)]
-    settings: HashMap<String, String>,
-}
 
 /// What `latest` may be asked.
 #[derive(Debug, Deserialize)]
@@ -177,20 +166,14 @@ pub(super) async fn answer(
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
     let form = Form::of(&headers)?;
-    let wrong = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let asked = if kind.is_some_and(|kind| kind.starts_with("application/json")) {
-        serde_json::from_slice(&body).map_err(|error| wrong(format!("the body: {error}")))?
+        Asked::of_json(&body, PARAMETERS_MAX)
     } else {
-        let sql = String::from_utf8(body.to_vec());
-        let sql = sql.map_err(|_| wrong("the statement is no UTF-8".to_owned()))?;
-        Asked { sql, parameters: Vec::new(), settings: HashMap::new() }
+        Asked::of_text(&body)
     };
-    if asked.parameters.len() > PARAMETERS_MAX {
-        return Err(wrong(format!("a statement has at most {PARAMETERS_MAX} parameters")));
-    }
-    let values = asked.parameters.into_iter().map(scalar).collect::<Result<_, _>>();
-    let values = values.map_err(wrong)?;
+    let asked = asked.map_err(|text| Refusal::new(StatusCode::BAD_REQUEST, text))?;
+    let values = asked.parameters.into_iter().map(scalar).collect();
     run(&door, &principal, form, asked.sql, values, asked.settings).await
 }
 
@@ -209,19 +192,15 @@ pub(super) async fn latest(
     run(&door, &principal, form, sql, values, HashMap::new()).await
 }
 
-/// A parameter.
-fn scalar(value: Value) -> Result<ScalarValue, String> {
-    Ok(match value {
-        Value::Null => ScalarValue::Null,
-        Value::Bool(is) => ScalarValue::Boolean(Some(is)),
-        Value::String(text) => ScalarValue::Utf8(Some(text)),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => ScalarValue::Int64(Some(number)),
-            (None, Some(number)) => ScalarValue::Float64(Some(number)),
-            (None, None) => return Err(format!("{number} is out of range")),
-        },
-        other => return Err(format!("a parameter is a text, a number or a boolean, not {other}")),
-    })
+/// A parameter as the session takes it.
+fn scalar(parameter: Parameter) -> ScalarValue {
+    match parameter {
+        Parameter::Null => ScalarValue::Null,
+        Parameter::Bool(value) => ScalarValue::Boolean(Some(value)),
+        Parameter::I64(value) => ScalarValue::Int64(Some(value)),
+        Parameter::F64(value) => ScalarValue::Float64(Some(value)),
+        Parameter::Text(value) => ScalarValue::Utf8(Some(value)),
+    }
 }
 
 async fn run(

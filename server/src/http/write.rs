@@ -1,6 +1,5 @@
 //! `POST /api/v1/write` and `/api/v2/write`: line protocol, on disk when the answer comes.
 
-use std::io::Read as _;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -8,10 +7,10 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use tagmill_storage::{Batch, Error, Qualities, RejectReason, TagColumn};
 
+use super::body::{Packed, unpacked};
 use super::caller::require;
 use super::lines::{Lines, Precision, Refusals, read};
 use super::{BODY_BYTES_MAX, Door, Refusal, Shared};
@@ -43,7 +42,7 @@ pub(super) async fn write(
     let grant = door.ingest.admit(bytes, bytes as u64 / 8).await;
     let grant =
         grant.map_err(|status| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, status.message()))?;
-    let text = unpacked(&headers, &body)?;
+    let text = text_of(&headers, &body)?;
     let text = String::from_utf8(text).map_err(|_| wrong("the lines are no UTF-8"))?;
     let writing = tokio::task::spawn_blocking(move || {
         let _held_while_it_waits = grant;
@@ -85,30 +84,16 @@ impl IntoResponse for Stored {
 }
 
 /// The body, without its packing.
-fn unpacked(headers: &HeaderMap, body: &Bytes) -> Result<Vec<u8>, Refusal> {
+fn text_of(headers: &HeaderMap, body: &Bytes) -> Result<Vec<u8>, Refusal> {
     let packing = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    match packing {
-        None | Some("identity") => Ok(body.to_vec()),
-        Some("gzip") => {
-            let mut text = Vec::new();
-            let mut packed = MultiGzDecoder::new(body.as_ref()).take(BODY_BYTES_MAX as u64 + 1);
-            packed.read_to_end(&mut text).map_err(|error| {
-                Refusal::new(
-                    StatusCode::BAD_REQUEST,
-                    format!("the body cannot be unpacked: {error}"),
-                )
-            })?;
-            if text.len() > BODY_BYTES_MAX {
-                let text = format!("unpacked the body is longer than {BODY_BYTES_MAX} bytes");
-                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-            }
-            Ok(text)
-        }
-        Some(other) => {
-            let text = format!("a body is plain or packed by gzip, not by {other:?}");
-            Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text))
-        }
-    }
+    unpacked(packing, body, BODY_BYTES_MAX).map_err(|why| {
+        let status = match why {
+            Packed::Damaged(_) => StatusCode::BAD_REQUEST,
+            Packed::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Packed::Unknown(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        };
+        Refusal::new(status, why.to_string())
+    })
 }
 
 /// Writes what was read. Blocks until it is on disk.

@@ -1,25 +1,12 @@
 //! Tags, aliases and tag sets as gateways define them.
 
-use tagmill_proto::Message as _;
 use tagmill_proto::v1;
-use tagmill_storage::{
-    Engine, Error, Result, TagAttributes, TagDefinition, TagId, ValueType, check_name,
-};
+use tagmill_storage::{Engine, Error, Result, TagDefinition, TagId};
 use tonic::Status;
 
-use super::fields::fields;
+use super::messages::{Definitions, definition, tags_of_set};
 use super::named::too_many_new;
 use crate::access::{Access, Principal};
-
-/// Tags in one message.
-const TAGS_MAX: usize = 100_000;
-
-/// Definitions as a message holds them.
-#[derive(Debug, Default)]
-pub(super) struct Definitions {
-    pub(super) id: u64,
-    tags: Vec<v1::TagDefinition>,
-}
 
 /// What became of them.
 #[derive(Debug, Default)]
@@ -29,26 +16,6 @@ pub(super) struct Answer {
 }
 
 impl Definitions {
-    /// Reads an encoded `DefineTags`.
-    pub(super) fn read(message: &[u8]) -> Result<Self, Status> {
-        let mut read = Self::default();
-        for field in fields(message) {
-            match field.map_err(malformed)? {
-                (1, field) => read.id = field.u64("id").map_err(malformed)?,
-                (2, _) if read.tags.len() >= TAGS_MAX => {
-                    let why = format!("a message defines at most {TAGS_MAX} tags: send several");
-                    return Err(Status::invalid_argument(why));
-                }
-                (2, field) => {
-                    let bytes = field.bytes("a tag").map_err(malformed)?;
-                    read.tags.push(v1::TagDefinition::decode(bytes).map_err(malformed)?);
-                }
-                _ => {}
-            }
-        }
-        Ok(read)
-    }
-
     /// Makes the tags that the caller may write, and their aliases if there is a gateway, durable. Blocks.
     pub(super) fn apply(
         self,
@@ -113,42 +80,17 @@ pub(super) fn define_set(
     gateway: &str,
     message: &v1::DefineTagSet,
 ) -> Result<Vec<v1::DefineReject>> {
-    let reject = |alias, detail: &str| {
-        vec![v1::DefineReject { alias, name: String::new(), detail: detail.into() }]
-    };
-    if message.set == 0 {
-        return Ok(reject(0, "numbers of tag sets begin at 1"));
-    }
     let aliases = engine.aliases(gateway);
-    let snapshot = engine.snapshot();
-    let mut tags = Vec::with_capacity(message.aliases.len());
-    for alias in &message.aliases {
-        let tag = aliases.get(alias).and_then(|id| snapshot.registry().get(*id));
-        match tag.filter(|tag| !tag.is_deleted()) {
-            None => return Ok(reject(*alias, &format!("alias {alias} is not defined"))),
-            Some(tag) if tag.value_type == ValueType::Text => {
-                let why = format!("tag {} is text: scan blocks hold numbers", tag.name);
-                return Ok(reject(*alias, &why));
-            }
-            Some(tag) => tags.push(tag.id),
-        }
-    }
+    let tags = match tags_of_set(message, engine.snapshot().registry(), &aliases) {
+        Ok(tags) => tags,
+        Err(reject) => return Ok(vec![reject]),
+    };
     let sets = engine.tag_sets(gateway);
     let known = sets.get(&message.set);
     if known.is_none_or(|(version, known)| *version != message.version || known.as_ref() != tags) {
         engine.define_tag_set(gateway, message.set, message.version, &tags)?;
     }
     Ok(Vec::new())
-}
-
-fn definition(tag: v1::TagDefinition, needs_alias: bool) -> Result<TagDefinition, String> {
-    if needs_alias && tag.alias == 0 {
-        return Err("aliases begin at 1".into());
-    }
-    let value_type = value_type(tag.r#type()).ok_or("the type is not said")?;
-    check_name(&tag.name)?;
-    let attributes = attributes(tag.attributes.unwrap_or_default());
-    Ok(TagDefinition { name: tag.name, value_type, attributes })
 }
 
 /// The definition, if the caller may write the tag.
@@ -172,40 +114,4 @@ pub(super) fn check_gateway(caller: &Principal, gateway: &str) -> Result<(), Sta
     }
     let why = format!("token {name:?} sends as gateway {name:?} or {name}/.., not as {gateway:?}");
     Err(Status::permission_denied(why))
-}
-
-/// The engine's word for a type; `None` if none was said.
-pub(crate) fn value_type(value_type: v1::ValueType) -> Option<ValueType> {
-    Some(match value_type {
-        v1::ValueType::Unspecified => return None,
-        v1::ValueType::F64 => ValueType::F64,
-        v1::ValueType::F32 => ValueType::F32,
-        v1::ValueType::I64 => ValueType::I64,
-        v1::ValueType::Bool => ValueType::Bool,
-        v1::ValueType::State => ValueType::State,
-        v1::ValueType::Text => ValueType::Text,
-    })
-}
-
-/// The engine's form of attributes.
-pub(crate) fn attributes(wire: v1::TagAttributes) -> TagAttributes {
-    TagAttributes {
-        description: wire.description,
-        unit: wire.unit,
-        stepped: wire.stepped,
-        range_low: wire.range_low,
-        range_high: wire.range_high,
-        max_gap_ns: wire.max_gap_ns,
-        uncertain_usable: wire.uncertain_usable,
-        rollover: wire.rollover,
-        jitter: wire.jitter,
-        reset_value: wire.reset_value,
-        retention: wire.retention,
-        state_set: wire.state_set,
-        labels: wire.labels.into_iter().collect(),
-    }
-}
-
-pub(super) fn malformed(why: impl std::fmt::Display) -> Status {
-    Status::invalid_argument(format!("the message cannot be read: {why}"))
 }

@@ -7,17 +7,18 @@
 //!
 //! # Reading order
 //! [`fields`] (protobuf in place), [`parts`] (columns and scan blocks as sent), [`convert`] (wire to engine, pure),
-//! [`definitions`], [`admission`], [`progress`] (one stream's order, pure), [`stream`],
-//! [`disconnect`], [`write`], [`gateways`] (for people), [`named`] (what comes without protobuf).
+//! [`messages`] (what is no batch, pure), [`definitions`], [`admission`], [`progress`] (one stream's order, pure),
+//! [`stream`], [`disconnect`], [`write`], [`gateways`] (for people), [`named`] (what comes without protobuf).
 
 mod admission;
 mod convert;
-pub(crate) mod definitions;
+mod definitions;
 mod disconnect;
 mod fields;
 #[cfg(test)]
 mod fuzzing;
 pub(crate) mod gateways;
+pub(crate) mod messages;
 pub(crate) mod named;
 mod parts;
 mod progress;

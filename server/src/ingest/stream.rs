@@ -22,8 +22,9 @@ use tonic::{Status, Streaming};
 
 use super::admission::{CREDIT_BYTES, Grant};
 use super::convert::{Converted, Known, Outline, Places, convert, outline};
-use super::definitions::{Definitions, check_gateway, define_set, malformed};
+use super::definitions::{check_gateway, define_set};
 use super::disconnect::mark_disconnect;
+use super::messages::{Definitions, malformed};
 use super::progress::{Outcome, Progress, Refusal};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};

@@ -6,13 +6,13 @@ use tagmill_proto::v1::{RejectReason, WriteResponse};
 use tagmill_proto::{v1, view};
 use tagmill_storage::limits::BATCH_SAMPLES_MAX;
 use tagmill_storage::{
-    Aliases, Appended, Batch, Durability, Engine, Error, Origin, Registry, TagDefinition, ValueType,
+    Aliases, Appended, Batch, Durability, Engine, Error, Origin, Registry, TagDefinition,
 };
 use tonic::Status;
 
 use super::convert::{Converted, Target, announced};
-use super::definitions::{check_gateway, malformed, value_type};
-use super::fields::fields;
+use super::definitions::check_gateway;
+use super::messages::{Definitions, NamedColumn, check_key, columns, type_of};
 use super::named::too_many_new;
 use super::parts::RawColumn;
 use super::{Ingest, grow};
@@ -21,15 +21,6 @@ use crate::status::{blocking, of_join, of_storage};
 
 /// Gateways of this name are made by the server: one for each idempotency key.
 pub(super) const KEY_PREFIX: &str = "write/";
-/// Bytes of an idempotency key.
-const KEY_BYTES_MAX: usize = 100;
-
-/// A `NamedColumn`, its samples not yet read.
-struct NamedColumn<'a> {
-    name: &'a str,
-    value_type: Option<ValueType>,
-    column: &'a [u8],
-}
 
 impl Ingest {
     pub(super) async fn write_batch(
@@ -83,7 +74,7 @@ impl Ingest {
         caller: Principal,
         request: view::DefineTagsRequest,
     ) -> Result<v1::DefineTagsResponse, Status> {
-        let definitions = super::definitions::Definitions::read(&request.define)?;
+        let definitions = Definitions::read(&request.define)?;
         let gateway = request.gateway;
         if gateway.starts_with(KEY_PREFIX) {
             return Err(Status::invalid_argument("gateway names must not begin with write/"));
@@ -98,37 +89,6 @@ impl Ingest {
         let answer = blocking(apply).await?;
         Ok(v1::DefineTagsResponse { rejects: answer.rejects, defined: answer.defined })
     }
-}
-
-fn check_key(key: &str) -> Result<(), Status> {
-    if key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
-        let why = format!("a key has at most {KEY_BYTES_MAX} bytes and no control characters");
-        return Err(Status::invalid_argument(why));
-    }
-    Ok(())
-}
-
-fn columns(batch: &[u8]) -> impl Iterator<Item = Result<NamedColumn<'_>, Status>> {
-    let columns = fields(batch).filter(|field| !matches!(field, Ok((number, _)) if *number != 1));
-    columns.map(|field| {
-        let (_, field) = field.map_err(malformed)?;
-        let mut named = NamedColumn { name: "", value_type: None, column: &[] };
-        for field in fields(field.bytes("a column").map_err(malformed)?) {
-            match field.map_err(malformed)? {
-                (1, field) => named.name = field.str("name").map_err(malformed)?,
-                (2, field) => {
-                    let code = field.u32("type").map_err(malformed)?;
-                    let code =
-                        i32::try_from(code).ok().and_then(|c| v1::ValueType::try_from(c).ok());
-                    let code = code.ok_or_else(|| malformed("unknown type"))?;
-                    named.value_type = value_type(code);
-                }
-                (3, field) => named.column = field.bytes("column").map_err(malformed)?,
-                _ => {}
-            }
-        }
-        Ok(named)
-    })
 }
 
 fn write(
@@ -220,15 +180,7 @@ fn resolve(
         let target = Target { tag: tag.id, value_type: tag.value_type, state_set: "" };
         return Ok((target, tag.state_set().to_owned()));
     }
-    let inferred = raw.value_field().ok().flatten().map(|field| match field {
-        "f64" => ValueType::F64,
-        "f32" => ValueType::F32,
-        "i64" => ValueType::I64,
-        "bools" => ValueType::Bool,
-        "states" => ValueType::State,
-        _ => ValueType::Text,
-    });
-    let Some(value_type) = named.value_type.or(inferred) else {
+    let Some(value_type) = named.value_type.or_else(|| type_of(raw)) else {
         let why = format!("tag {} is new and neither type nor values are given", named.name);
         return Err(Error::Invalid(why));
     };

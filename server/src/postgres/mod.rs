@@ -10,17 +10,21 @@
 //! * Timestamps leave in microseconds, rounded down; where that loses digits a notice says so, once a statement.
 //!
 //! # Reading order
-//! [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a statement asks for), [`variables`],
-//! [`acts`] (statements that are no queries), [`answer`] (rows on the wire), [`simple`] and [`extended`] (the two
-//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`errors`], [`dialect`].
+//! [`cut`] (one message, pure), [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a
+//! statement asks for), [`variables`], [`acts`] (statements that are no queries), [`answer`] (rows on the wire), [`simple`] and [`extended`] (the two
+//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`arrays`], [`errors`], [`dialect`].
 
 mod acts;
 mod answer;
+mod arrays;
 mod connection;
 mod copy;
+mod cut;
 pub mod dialect;
 mod errors;
 mod extended;
+#[cfg(test)]
+mod fuzzing;
 mod simple;
 mod startup;
 mod values;
@@ -28,11 +32,9 @@ mod variables;
 mod words;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf as _;
 use pgwire::api::cancel::CancelHandler;
 use pgwire::api::{ClientInfo, NoopHandler, PgWireConnectionState};
 use pgwire::error::{PgWireError, PgWireResult};
@@ -48,7 +50,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tokio_util::codec::{Decoder as _, Framed};
+use tokio_util::codec::Framed;
 
 use crate::access::Access;
 use crate::connections::Crowd;
@@ -57,6 +59,7 @@ use crate::queries::{Admission, STALL};
 use crate::tls::{Protocol, Tls};
 
 use self::connection::{Cancels, Connection, connection_of};
+use self::cut::{Uncut, cut, decoded};
 use self::errors::{error, fatal, is_fatal, of_denied};
 use self::extended::{Describer, Prepared};
 use self::startup::Startup;
@@ -69,8 +72,6 @@ const IDLE: Duration = Duration::from_hours(8);
 /// Longest message before a client has logged in, and after.
 const FIRST_BYTES_MAX: usize = 16 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
-/// Bytes of a message's length, which counts itself.
-const LENGTH_BYTES: usize = 4;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 8 << 10;
 /// Connections at once; more wait to be accepted.
@@ -236,29 +237,22 @@ async fn next_message(
     socket: &mut Socket,
     bytes_max: usize,
 ) -> Option<Result<PgWireFrontendMessage, PgWireError>> {
-    // The first message has no letter before its length.
-    let at = usize::from(!matches!(socket.state(), PgWireConnectionState::AwaitingStartup));
+    let is_first = matches!(socket.state(), PgWireConnectionState::AwaitingStartup);
     loop {
-        if let Some(mut length) = socket.read_buffer().get(at..at + LENGTH_BYTES) {
-            let length = usize::try_from(length.get_i32()).unwrap_or(0);
-            if length < LENGTH_BYTES {
+        match cut(socket.read_buffer(), is_first, bytes_max) {
+            Err(Uncut::NoLength) => {
                 return Some(Err(fatal("08P01", "the length of a message is none")));
             }
-            if length > bytes_max {
+            Err(Uncut::TooLong(length)) => {
                 return Some(Err(PgWireError::MessageTooLarge(bytes_max, length)));
             }
-            if socket.read_buffer().len() >= at + length {
-                let mut bytes = socket.read_buffer_mut().split_to(at + length);
-                let codec = socket.codec_mut();
-                // After a panic the connection ends: nobody sees what it left.
-                let decoded = catch_unwind(AssertUnwindSafe(|| codec.decode(&mut bytes)));
-                let unreadable = || Err(fatal("08P01", "the message cannot be read"));
-                return Some(match decoded {
-                    Ok(Ok(message)) => message.map_or_else(unreadable, Ok),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => unreadable(),
-                });
+            Ok(Some(end)) => {
+                let mut bytes = socket.read_buffer_mut().split_to(end);
+                let unreadable = || fatal("08P01", "the message cannot be read");
+                let message = decoded(socket.codec_mut(), &mut bytes);
+                return Some(message.and_then(|message| message.ok_or_else(unreadable)));
             }
+            Ok(None) => {}
         }
         let mut chunk = [0; CHUNK_BYTES];
         match socket.get_mut().read(&mut chunk).await {

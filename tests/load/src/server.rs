@@ -41,6 +41,7 @@ impl Server {
         let log = data.with_extension("log");
         let mut command = Command::new(program);
         command.args(["serve", "--postgres", "off", "--http", "127.0.0.1:0"]);
+        command.args(["--own-figures", "off"]);
         command.args(["--listen", address, "--data"]).arg(data).env("TAGMILL_LOG", "warn");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;

@@ -29,7 +29,7 @@ use super::serve::asked_to_stop;
 use super::target::{TargetArgs, uri_of};
 use super::times;
 use crate::http::lines::{self, Precision, Template};
-use crate::ingest::definitions::value_type;
+use crate::ingest::messages::value_type;
 use crate::lifecycle::turns_true;
 
 /// Shown below the options.
@@ -276,9 +276,8 @@ fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
         }
         return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
     }
-    let mut text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => return Some(Err("it is no UTF-8".to_owned())),
+    let Ok(mut text) = String::from_utf8(bytes) else {
+        return Some(Err("it is no UTF-8".to_owned()));
     };
     text.truncate(text.trim_end_matches(['\n', '\r']).len());
     Some(Ok(text))

@@ -21,7 +21,7 @@ const TEXT_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Tags {
     by_name: HashMap<String, usize>,
-    tags: Vec<Tag>,
+    all: Vec<Tag>,
     /// Types that a server says.
     told: HashMap<String, ValueType>,
 }
@@ -78,21 +78,21 @@ impl Tags {
         let value_type = known.or_else(|| type_of(&sample.said)).ok_or_else(|| {
             format!("{name:?} is a new tag, and {:?} says nothing of its type", shown(&sample.said))
         })?;
-        let tag = self.tags.len();
+        let tag = self.all.len();
         self.by_name.insert(name.clone(), tag);
-        self.tags.push(Tag { name, value_type, alias: None });
+        self.all.push(Tag { name, value_type, alias: None });
         Ok(tag)
     }
 
     /// Tags without an alias.
     pub(super) fn undefined(&self) -> Vec<TagDef> {
-        let new = self.tags.iter().filter(|tag| tag.alias.is_none());
+        let new = self.all.iter().filter(|tag| tag.alias.is_none());
         new.map(|tag| TagDef::new(tag.name.clone(), type_to_wire(tag.value_type))).collect()
     }
 
     /// Gives them theirs, in their order.
     pub(super) fn set_aliases(&mut self, aliases: &[u32]) {
-        let new = self.tags.iter_mut().filter(|tag| tag.alias.is_none());
+        let new = self.all.iter_mut().filter(|tag| tag.alias.is_none());
         for (tag, alias) in new.zip(aliases) {
             tag.alias = Some(*alias);
         }
@@ -173,7 +173,7 @@ impl Pending {
         let mut fitted = Vec::with_capacity(samples.len());
         for sample in samples {
             let tag = tags.of(&sample, &in_queue)?;
-            let value_type = tags.tags[tag].value_type;
+            let value_type = tags.all[tag].value_type;
             let Sample { time_ns, said, quality, .. } = sample;
             let (form, value, own) = match (fit(&said, value_type), said) {
                 (Fit::Value(value, own), _) => (Form::Value, value, own),
@@ -187,7 +187,7 @@ impl Pending {
                     (Form::Label, Value::Text(words), Quality::GOOD)
                 }
                 (Fit::Refused(why), said) => {
-                    let name = &tags.tags[tag].name;
+                    let name = &tags.all[tag].name;
                     return Err(format!(
                         "{:?} for tag {name:?} of type {value_type}: {why}",
                         shown(&said)
@@ -223,7 +223,7 @@ impl Pending {
     pub(super) fn batch(&self, tags: &Tags) -> tagmill_client::Result<BatchBuilder> {
         let mut batch = BatchBuilder::new();
         for ((tag, form), column) in &self.columns {
-            let alias = tags.tags[*tag].alias.unwrap_or_default();
+            let alias = tags.all[*tag].alias.unwrap_or_default();
             let times = Times::Each(&column.times);
             let qualities = Qualities::Each(&column.qualities);
             let texts: Vec<&str> = match &column.values {
@@ -247,6 +247,8 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use tagmill_client::ValueType as T;
+
     use super::*;
 
     fn text(tag: &str, time_ns: i64, words: &str) -> Vec<Sample> {
@@ -288,7 +290,6 @@ mod tests {
         take(value("whole", Value::I64(3))).unwrap();
         assert!(take(value("whole", Value::F64(0.5))).is_err());
         let types: Vec<_> = tags.undefined().into_iter().map(|tag| tag.value_type).collect();
-        use tagmill_client::ValueType as T;
         assert_eq!(types, [T::I64, T::F32, T::F64, T::Bool, T::Text, T::F64, T::I64]);
         assert_eq!((pending.samples(), pending.lines()), (8, (1, 1)));
     }
