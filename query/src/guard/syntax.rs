@@ -138,7 +138,7 @@ impl Counting {
     }
 }
 
-/// Joins and set operations of a query, without those of queries within it.
+/// Joins and set operations of a query, without those of queries within it. What reads no relation makes one.
 fn count_body(body: &SetExpr, weight: &mut Weight) {
     let mut bodies = vec![body];
     while let Some(body) = bodies.pop() {
@@ -149,10 +149,12 @@ fn count_body(body: &SetExpr, weight: &mut Weight) {
             }
             SetExpr::Select(select) => {
                 weight.joins += select.from.len().saturating_sub(1);
+                weight.relations += usize::from(select.from.is_empty());
                 for table in &select.from {
                     count_joins(table, weight);
                 }
             }
+            SetExpr::Values(_) => weight.relations += 1,
             _ => {}
         }
     }
@@ -207,19 +209,18 @@ mod tests {
             "SELECT (SELECT max(x) FROM {0}) + (SELECT min(x) FROM {0}) AS x",
             "SELECT x FROM (SELECT x FROM {0}) c WHERE x IN (SELECT x FROM \"{0}\")",
         ] {
-            let levels = |count: usize| {
+            let levels = |first: &str, count: usize| {
                 let names: Vec<String> = (0..count).map(|level| format!("l{level}")).collect();
                 let lines = names
                     .windows(2)
                     .map(|pair| format!(", {} AS ({})", pair[1], double.replace("{0}", &pair[0])));
                 let lines: String = lines.collect();
-                format!(
-                    "WITH l0 AS (SELECT 1 AS x FROM t){lines} SELECT * FROM {}",
-                    names[count - 1]
-                )
+                format!("WITH l0 AS ({first}){lines} SELECT * FROM {}", names[count - 1])
             };
-            checked(&levels(4)).unwrap();
-            assert!(checked(&levels(40)).is_err(), "{double}");
+            for first in ["SELECT 1 AS x FROM t", "SELECT 1 AS x", "VALUES (1)"] {
+                checked(&levels(first, 4)).unwrap();
+                assert!(checked(&levels(first, 40)).is_err(), "{first}: {double}");
+            }
         }
         // A name ends with the query that defines it.
         let many = format!("SELECT 1 FROM t{}", ", t".repeat(JOINS_MAX));
