@@ -202,12 +202,20 @@ def doubling(plant):
     return refused(plant, statements)
 
 
+def write_many(plant):
+    """So many samples that no machine is through with all their pairs within seconds."""
+    lines = "".join(f"many v={number}i {1_772_323_200 + number}\n" for number in range(200_000))
+    status, body = post_http(plant, "/api/v1/write?precision=s", lines.encode(), "boss")
+    equal(status, 204, f"samples are written ({body[:100]})")
+
+
 def products(plant):
     """Joins without end whose condition is never true: nothing comes out, and the clock must be heard all the same.
     Several at once, more than there are places."""
+    write_many(plant)
     conditions = [
         "SELECT count(*) FROM samples a, samples b, samples c WHERE a.value + b.value + c.value < -1e9",
-        "SELECT a.ts FROM samples a JOIN samples b ON a.value + b.value < -1e9 JOIN samples c ON b.value + c.value < -1e9 + a.value",
+        "SELECT a.ts FROM samples a JOIN samples b ON a.value + b.value > -1e9 JOIN samples c ON b.value + c.value < -1e9 + a.value",
         "SELECT count(*) FROM samples a CROSS JOIN samples b CROSS JOIN samples c CROSS JOIN samples d",
         "SELECT a.ts FROM samples a LEFT JOIN samples b ON a.value < b.value - 1e9 LEFT JOIN samples c ON b.value IS NULL AND c.value < a.value - 1e9 "
         "LEFT JOIN samples d ON d.value < c.value ORDER BY 1",
@@ -245,10 +253,7 @@ def stubborn(plant):
     run, not when they have ended."""
     import attack_access
 
-    count = 200_000
-    lines = "".join(f"stubborn v={number}i {1_772_323_200 + number}\n" for number in range(count))
-    status, body = post_http(plant, "/api/v1/write?precision=s", lines.encode(), "boss")
-    equal(status, 204, f"samples are written ({body[:100]})")
+    write_many(plant)
     sql = "SELECT count(*) FROM samples a, samples b, samples c WHERE a.value + b.value + c.value < -1e9 AND 'stubborn' <> ''"
     ended = []
     threads = [threading.Thread(target=lambda: ended.append(by_postgres(plant, sql, timeout="40s"))) for _ in range(4)]

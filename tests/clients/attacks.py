@@ -14,11 +14,11 @@ import shutil
 import sys
 import tempfile
 
-from attack_access import ACCESS_CASES, GATEWAY, Authority, certificates, failed_logins
+from attack_access import ACCESS_CASES, GATEWAY, certificates, failed_logins
 from attack_network import NETWORK_CASES
 from attack_sql import SQL_CASES
 from grpc_client import generate
-from plant import Plant, run_cases
+from plant import Authority, Plant, run_cases
 from witness import beside_a_witness
 
 

@@ -29,15 +29,48 @@ def run(command, **more):
     return done.stdout
 
 
+NEW = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+
+
 def certify(folder):
     """An authority, and a certificate of it for this machine."""
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    run(["openssl", "req", "-x509", *new, "-keyout", folder / "ca.key", "-out", folder / "ca.pem", "-days", "2",
+    run(["openssl", "req", "-x509", *NEW, "-keyout", folder / "ca.key", "-out", folder / "ca.pem", "-days", "2",
          "-subj", "/CN=An authority"])
-    run(["openssl", "req", *new, "-keyout", folder / "server.key", "-out", folder / "server.csr", "-subj", "/CN=localhost"])
+    run(["openssl", "req", *NEW, "-keyout", folder / "server.key", "-out", folder / "server.csr", "-subj", "/CN=localhost"])
     (folder / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
     run(["openssl", "x509", "-req", "-in", folder / "server.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
          "-CAcreateserial", "-out", folder / "server.pem", "-days", "2", "-extfile", folder / "server.ext"])
+
+
+class Authority:
+    """An authority of gateways, with a list of what it has revoked."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        (folder / "index.txt").write_text("")
+        (folder / "crlnumber").write_text("01\n")
+        (folder / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca = d\n[d]\ndatabase = {folder}/index.txt\ncrlnumber = {folder}/crlnumber\ndefault_md = sha256\ndefault_crl_days = 2\n")
+        self.ca, self.key, self.crl = folder / "ca.pem", folder / "ca.key", folder / "crl.pem"
+        run(["openssl", "req", "-x509", *NEW, "-keyout", self.key, "-out", self.ca, "-days", "2", "-subj", f"/CN={folder.name}",
+             "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-addext", "basicConstraints=critical,CA:TRUE"])
+        self.list_revoked()
+
+    def issue(self, name, uri):
+        """A certificate and its key."""
+        cert, key, extra = self.folder / f"{name}.pem", self.folder / f"{name}.key", self.folder / f"{name}.ext"
+        extra.write_text(f"subjectAltName=URI:{uri}\nbasicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n")
+        run(["openssl", "req", *NEW, "-keyout", key, "-out", self.folder / f"{name}.csr", "-subj", f"/CN={name}"])
+        run(["openssl", "x509", "-req", "-in", self.folder / f"{name}.csr", "-CA", self.ca, "-CAkey", self.key, "-CAcreateserial", "-out", cert, "-days", "2", "-extfile", extra])
+        return cert, key
+
+    def list_revoked(self, *certificates):
+        for cert, _ in certificates:
+            run(["openssl", "ca", "-config", self.folder / "ca.cnf", "-revoke", cert, "-keyfile", self.key, "-cert", self.ca])
+        part = self.folder / "crl.part"
+        run(["openssl", "ca", "-config", self.folder / "ca.cnf", "-gencrl", "-keyfile", self.key, "-cert", self.ca, "-out", part])
+        os.replace(part, self.crl)
 
 
 def check(holds, claim):
