@@ -5,7 +5,8 @@
 
 It generates its stubs from proto/tagmill/v1, starts `tagmill serve` on a free loopback port with a fresh directory,
 streams batches in every form the wire has, repeats some, leaves gaps, kills the server and starts it again, and
-compares what SQL says with what it sent. It ends only processes it started. Exit code 0: everything held.
+compares what SQL says with what it sent. It writes once more knowing nothing but what the server tells of itself. It
+ends only processes it started. Exit code 0: everything held.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ import time
 
 import grpc
 import pyarrow
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -53,6 +56,7 @@ def main():
             server.start()
             resume_after_kill(server, plant)
             write_by_name(server, plant)
+            write_by_reflection(server, plant)
             compare(server, plant)
             compare_by_command(server, plant)
             ask_wrongly(server)
@@ -340,6 +344,42 @@ def write_by_name(server, plant):
     check(server.ingest.Write(request, timeout=WAIT_S).repeated, "the same key again is a repetition")
     for index in range(3):
         plant.put("PY/WRITTEN", START_NS + index * SECOND_NS, index + 1.0)
+
+
+def write_by_reflection(server, plant):
+    """Whoever knows nothing but the address: which services there are, what their messages are made of, and a write with
+    messages that are made of that alone."""
+    database = ProtoReflectionDescriptorDatabase(server.channel)
+    services = set(database.get_services())
+    ours = {f"tagmill.v1.{name}" for name in ("Ingest", "Query", "Admin")}
+    check(ours <= services, f"services by reflection: {services}")
+    pool = descriptor_pool.DescriptorPool(database)
+    for name in sorted(ours):
+        check(pool.FindServiceByName(name).methods, f"{name} has methods")
+    method = pool.FindServiceByName("tagmill.v1.Ingest").FindMethodByName("Write")
+    check(method.input_type.file.pool is pool, "a message of the description, not of the generated code")
+    request = message_factory.GetMessageClass(method.input_type)()
+    column = request.batch.columns.add(name="PY/REFLECTED").column
+    column.count, column.base_ns, column.step_ns = 3, START_NS, SECOND_NS
+    column.f64.extend([0.1, -0.0, 5e-324])
+    write = server.channel.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+    )
+    answer = write(request, timeout=WAIT_S)
+    equal((answer.accepted_samples, answer.durable), (3, True), "answer to a Write by reflection")
+    for index, value in enumerate([0.1, -0.0, 5e-324]):
+        plant.put("PY/REFLECTED", START_NS + index * SECOND_NS, value)
+    for symbol in ("tagmill.v1.Nothing", "nothing", ""):
+        try:
+            pool.FindMessageTypeByName(symbol)
+        except KeyError:
+            continue
+        except grpc.RpcError as error:
+            equal(error.code(), grpc.StatusCode.NOT_FOUND, f"answer about {symbol!r}")
+            continue
+        raise AssertionError(f"does not hold: there is no {symbol!r}")
 
 
 def compare(server, plant):

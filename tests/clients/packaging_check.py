@@ -23,7 +23,7 @@ import tempfile
 import time
 import tomllib
 
-from plant import WAIT_S, certify, check, equal, run
+from plant import WAIT_S, Authority, certify, check, equal, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -59,6 +59,7 @@ class Site:
         certify(scratch)
         self.data, self.backups = scratch / "data", scratch / "backups"
         self.data.mkdir()
+        self.gateways = Authority(scratch / "gateways")
         self.token = self.tagmill("token", "create", "boss", "--role", "admin", "--data", self.data).strip()
         self.serve_words = self.words_of("serve")
 
@@ -74,7 +75,8 @@ class Site:
         for there, here in [("/var/lib/tagmill-backups", self.backups), ("/var/lib/tagmill", self.data),
                             ("/etc/tagmill/server.pem", self.scratch / "server.pem"),
                             ("/etc/tagmill/server.key", self.scratch / "server.key"),
-                            ("/etc/tagmill/gateways-ca.pem", self.scratch / "ca.pem"),
+                            ("/etc/tagmill/gateways-ca.pem", self.gateways.ca),
+                            ("/etc/tagmill/gateways-crl.pem", self.gateways.crl),
                             ("/etc/tagmill/access.toml", self.data / "access.toml"),
                             ("/etc/tagmill/tagmill.toml", self.scratch / "tagmill.toml"),
                             ("/usr/bin/tagmill", self.binary)]:
@@ -135,7 +137,7 @@ def configuration(site):
     path = site.scratch / "all.toml"
     path.write_text(site.here(everything).replace('listen = "127.0.0.1:7410"', 'listen = "0.0.0.0:7410"'))
     said = site.tagmill("config", "check", path)
-    for wanted in ["gRPC       0.0.0.0:7410", "TLS        on", "access.toml", "2 classes"]:
+    for wanted in ["gRPC       0.0.0.0:7410", "TLS        on", "access.toml", "vibration: 30 days"]:
         check(wanted in said, f"all of it is understood, {wanted!r} too: {said}")
     path.write_text(everything + "\nlisten_to = 'nobody'\n")
     done = subprocess.run([site.binary, "config", "check", path], capture_output=True, text=True, timeout=60)

@@ -161,10 +161,10 @@ def transactions(plant):
         connection.execute("SET LOCAL tagmill.max_rows = 5")
         equal(connection.execute("SHOW tagmill.max_rows").fetchone(), ("5",), "SET LOCAL")
         connection.commit()
-        equal(connection.execute("SHOW tagmill.max_rows").fetchone(), ("0",), "after COMMIT")
+        equal(connection.execute("SHOW tagmill.max_rows").fetchone(), ("1000000",), "after COMMIT")
         connection.execute("SET tagmill.max_rows = 7")
         connection.rollback()
-        equal(connection.execute("SHOW tagmill.max_rows").fetchone(), ("0",), "after ROLLBACK")
+        equal(connection.execute("SHOW tagmill.max_rows").fetchone(), ("1000000",), "after ROLLBACK")
         with connection.transaction(), contextlib.suppress(psycopg.Error), connection.transaction():
             connection.execute("SELECT * FROM nowhere")
         equal(connection.execute("SELECT 2").fetchone(), (2,), "after a savepoint")

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Attacks over the real doors, against the real binary over TLS with tokens.
+
+    python attacks.py PATH_TO_TAGMILL [CASE ...]
+
+Each case is an attack that must be refused or bounded, and beside each a witness asks small questions that must be
+answered (witness.py): the process is the same afterwards, and its memory stays below a bound. With names only these cases
+run. What this machine lacks (openssl) it says SKIPPED for. Nothing leaves this machine; it ends only processes it started.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from attack_access import ACCESS_CASES, GATEWAY, certificates, failed_logins
+from attack_network import NETWORK_CASES
+from attack_sql import SQL_CASES
+from grpc_client import generate
+from plant import Authority, Plant, run_cases
+from witness import beside_a_witness
+
+
+def main():
+    binary, wanted = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
+    if not shutil.which("openssl"):
+        print("attacks: SKIPPED, there is no openssl to make a certificate with")
+        return
+    # Failed logins make the address of all these cases wait: they come last.
+    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, failed_logins]
+    names = [case.__name__ for case in cases] + [certificates.__name__]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        sys.exit(f"attacks: there is no case {', '.join(unknown)}: there are {', '.join(names)}")
+    with tempfile.TemporaryDirectory(prefix="tagmill-attacks-") as scratch:
+        plant = Plant(binary, pathlib.Path(scratch))
+        # Warnings tell of each attack.
+        plant.log = "error"
+        admit(plant)
+        generate(plant.scratch / "stubs")
+        (plant.scratch / "backups").mkdir()
+
+        # It has a server of its own, which asks for certificates.
+        def with_authority(plant):
+            return certificates(plant, Authority(plant.scratch / "authority"))
+
+        with_authority.__name__ = certificates.__name__
+        chosen = [case for case in cases if not wanted or case.__name__ in wanted]
+        apart = [with_authority] if not wanted or certificates.__name__ in wanted else []
+        failed = besieged(plant, chosen) + run_cases("attacks", plant, apart, goes_on=True)
+    if failed:
+        sys.exit(f"attacks: failed: {', '.join(failed)}")
+    print("attacks: everything as it should be")
+
+
+def besieged(plant, cases):
+    """Runs cases against one server; after one that failed the next ones get a new one, which has nothing left of it."""
+    left, failed = list(cases), []
+    while left:
+        with contextlib.suppress(AssertionError), plant.serve("--query-memory", "256MiB", "--backups", plant.scratch / "backups"):
+            while left:
+                found = run_cases("attacks", plant, [beside_a_witness(left.pop(0))], goes_on=True)
+                failed += found
+                if found:
+                    break
+    return failed
+
+
+def admit(plant):
+    plant.token("witness")
+    plant.token("line", "--scope", "plant/u1", role="writer")
+    plant.token("operator_of_u1", "--role", "reader", "--scope", "plant/u1", role="operator")
+    plant.token("few", "--new-tags", "5", role="writer")
+    plant.token("few_more", "--new-tags", "5", role="writer")
+    plant.token("g1", "--scope", "gw", "--certificate", GATEWAY, role="writer")
+
+
+if __name__ == "__main__":
+    main()
