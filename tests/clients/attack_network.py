@@ -481,4 +481,6 @@ def plain_headers(plant):
     return [(b"authorization", f"Bearer {plant.tokens['reader']}".encode())]
 
 
-NETWORK_CASES = [bombs, large_messages, little_messages, floods, tiny_streams, crowds, slow_readers, slow_hands]
+NETWORK_CASES = [bombs, large_messages, little_messages, floods, tiny_streams, crowds]
+# These wait until others would have lost their patience.
+PATIENT_CASES = [slow_readers, slow_hands]

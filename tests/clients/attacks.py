@@ -8,6 +8,7 @@ answered (witness.py): the process is the same afterwards, and its memory stays 
 run. What this machine lacks (openssl) it says SKIPPED for. Nothing leaves this machine; it ends only processes it started.
 """
 
+import concurrent.futures
 import contextlib
 import pathlib
 import shutil
@@ -15,7 +16,7 @@ import sys
 import tempfile
 
 from attack_access import ACCESS_CASES, GATEWAY, certificates, failed_logins
-from attack_network import NETWORK_CASES
+from attack_network import NETWORK_CASES, PATIENT_CASES
 from attack_sql import SQL_CASES
 from grpc_client import generate
 from plant import Authority, Plant, run_cases
@@ -28,30 +29,42 @@ def main():
         print("attacks: SKIPPED, there is no openssl to make a certificate with")
         return
     # Failed logins make the address of all these cases wait: they come last.
-    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, failed_logins]
+    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *PATIENT_CASES, failed_logins]
     names = [case.__name__ for case in cases] + [certificates.__name__]
     unknown = [name for name in wanted if name not in names]
     if unknown:
         sys.exit(f"attacks: there is no case {', '.join(unknown)}: there are {', '.join(names)}")
-    with tempfile.TemporaryDirectory(prefix="tagmill-attacks-") as scratch:
-        plant = Plant(binary, pathlib.Path(scratch))
-        # Warnings tell of each attack.
-        plant.log = "error"
-        admit(plant)
-        generate(plant.scratch / "stubs")
-        (plant.scratch / "backups").mkdir()
+    with tempfile.TemporaryDirectory(prefix="tagmill-attacks-") as scratch, concurrent.futures.ThreadPoolExecutor() as beside:
+        scratch = pathlib.Path(scratch)
+        generate(scratch / "stubs")
+        chosen = [case for case in cases if not wanted or case.__name__ in wanted]
+        # These wait for minutes and do little: they have a server of their own, beside the others.
+        patient = [case for case in chosen if case in PATIENT_CASES]
+        patient = patient and beside.submit(besieged, plant_in(binary, scratch / "patient"), patient)
+        plant = plant_in(binary, scratch / "plant")
 
         # It has a server of its own, which asks for certificates.
         def with_authority(plant):
             return certificates(plant, Authority(plant.scratch / "authority"))
 
         with_authority.__name__ = certificates.__name__
-        chosen = [case for case in cases if not wanted or case.__name__ in wanted]
         apart = [with_authority] if not wanted or certificates.__name__ in wanted else []
-        failed = besieged(plant, chosen) + run_cases("attacks", plant, apart, goes_on=True)
+        failed = besieged(plant, [case for case in chosen if case not in PATIENT_CASES])
+        failed += run_cases("attacks", plant, apart, goes_on=True)
+        failed += patient.result() if patient else []
     if failed:
         sys.exit(f"attacks: failed: {', '.join(failed)}")
     print("attacks: everything as it should be")
+
+
+def plant_in(binary, scratch):
+    scratch.mkdir()
+    plant = Plant(binary, scratch)
+    # Warnings tell of each attack.
+    plant.log = "error"
+    admit(plant)
+    (scratch / "backups").mkdir()
+    return plant
 
 
 def besieged(plant, cases):
