@@ -40,7 +40,7 @@ def main():
         with plant.serve():
             for case in [
                 protocols, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
-                macros, sqlalchemy_and_pandas, psql, by_command, scopes, strangers, hostile_bytes, revoked,
+                macros, sqlalchemy_and_pandas, dbeaver, psql, by_command, scopes, strangers, hostile_bytes, revoked,
             ]:
                 began = time.monotonic()
                 said = case(plant)
@@ -303,6 +303,43 @@ def sqlalchemy_and_pandas(plant):
     finally:
         engine.dispose()
     return f"SQLAlchemy {sqlalchemy.__version__}, pandas {pandas.__version__}"
+
+
+def dbeaver(plant):
+    """What DBeaver's tree asks for as it is opened: catalogs, schemas, types, relations, columns. What there is none of is empty."""
+    described = "LEFT OUTER JOIN pg_catalog.pg_description d ON d.objoid = {0}.oid AND d.objsubid = 0 AND d.classoid = '{1}'::regclass"
+    of_samples = "(SELECT oid FROM pg_catalog.pg_class WHERE relname = 'samples')"
+    asked = {
+        "databases": ("SELECT db.oid, db.* FROM pg_catalog.pg_database db WHERE 1 = 1 AND datallowconn AND NOT datistemplate ORDER BY db.datname", "tagmill"),
+        "schemas": (f"SELECT n.oid, n.*, d.description FROM pg_catalog.pg_namespace n {described.format('n', 'pg_namespace')} ORDER BY nspname", "public"),
+        "types": ("SELECT t.oid, t.*, c.relkind, format_type(nullif(t.typbasetype, 0), t.typtypmod) AS base_type_name, d.description "
+                  "FROM pg_catalog.pg_type t LEFT OUTER JOIN pg_catalog.pg_type et ON et.oid = t.typelem LEFT OUTER JOIN pg_catalog.pg_class c ON c.oid = t.typrelid "
+                  "LEFT OUTER JOIN pg_catalog.pg_description d ON t.oid = d.objoid WHERE t.typname IS NOT NULL AND (c.relkind IS NULL OR c.relkind = 'c') "
+                  "AND (et.typcategory IS NULL OR et.typcategory <> 'C')", "float8"),
+        "relations": ("SELECT c.oid, c.*, d.description, pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS partition_expr, pg_catalog.pg_get_partkeydef(c.oid) AS partition_key "
+                      f"FROM pg_catalog.pg_class c {described.format('c', 'pg_class')} "
+                      "WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public') AND c.relkind NOT IN ('i', 'I', 'c')", "samples"),
+        "columns": ("SELECT c.relname, a.*, pg_catalog.pg_get_expr(ad.adbin, ad.adrelid, true) AS def_value, dsc.description, dep.objid FROM pg_catalog.pg_attribute a "
+                    "INNER JOIN pg_catalog.pg_class c ON (a.attrelid = c.oid) LEFT OUTER JOIN pg_catalog.pg_attrdef ad ON (a.attrelid = ad.adrelid AND a.attnum = ad.adnum) "
+                    "LEFT OUTER JOIN pg_catalog.pg_description dsc ON (c.oid = dsc.objoid AND a.attnum = dsc.objsubid) LEFT OUTER JOIN pg_depend dep ON "
+                    "dep.refobjid = a.attrelid AND dep.deptype = 'i' AND dep.refobjsubid = a.attnum AND dep.classid = dep.refclassid "
+                    f"WHERE NOT a.attisdropped AND c.relkind NOT IN ('i', 'I', 'c') AND c.oid = {of_samples} ORDER BY a.attnum", "quality"),
+        "constraints": (f"SELECT c.oid, c.*, t.relname AS tabrelname, d.description FROM pg_catalog.pg_constraint c INNER JOIN pg_catalog.pg_class t ON t.oid = c.conrelid "
+                        f"{described.format('c', 'pg_constraint')} WHERE c.conrelid = {of_samples} ORDER BY c.oid", None),
+        "indexes": ("SELECT i.*, i.indkey AS keys, c.relname, pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS pred_expr, pg_catalog.pg_relation_size(i.indexrelid) AS index_rel_size "
+                    "FROM pg_catalog.pg_index i INNER JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid INNER JOIN pg_catalog.pg_class tc ON tc.oid = i.indrelid "
+                    f"WHERE i.indrelid = {of_samples} ORDER BY c.relname", None),
+        "roles": ("SELECT a.oid, a.*, pd.description FROM pg_catalog.pg_roles a LEFT JOIN pg_catalog.pg_shdescription pd ON a.oid = pd.objoid ORDER BY a.rolname", None),
+        "functions": ("SELECT p.oid AS poid, p.* FROM pg_catalog.pg_proc p LEFT OUTER JOIN pg_catalog.pg_description d ON d.objoid = p.oid WHERE p.pronamespace = 2200 ORDER BY p.proname", None),
+        "triggers": (f"SELECT x.oid, x.* FROM pg_catalog.pg_trigger x WHERE x.tgrelid = {of_samples} AND NOT x.tgisinternal", None),
+        "words": ("SELECT string_agg(word, ',') FROM pg_catalog.pg_get_keywords()", "abort"),
+    }
+    with connect(plant, autocommit=True) as connection:
+        for what, (sql, wanted) in asked.items():
+            rows = connection.execute(sql).fetchall()
+            check(wanted is None or wanted in str(rows), f"{what} have {wanted}: {rows[:3]}")
+            check(wanted is not None or not rows, f"there are no {what}: {rows[:3]}")
+    return f"{len(asked)} of its statements"
 
 
 def psql(plant):
