@@ -11,9 +11,11 @@
 //! Who asks, and what the statement is for.
 
 pub(crate) mod batches;
+mod concatenation;
 pub(crate) mod functions;
 pub(crate) mod interrupt;
 pub(crate) mod memory;
 pub(crate) mod plan;
+pub(crate) mod sizes;
 pub(crate) mod syntax;
 pub(crate) mod tokens;
