@@ -414,7 +414,7 @@ mod tests {
         assert!(checked(&shadowed(3)).is_err());
         // Joins that are named again may be more than those that are written.
         let joined = "SELECT 1 FROM t, t, t";
-        let nine = vec!["SELECT * FROM a"; 9].join(" UNION ALL ");
+        let nine = ["SELECT * FROM a"; 9].join(" UNION ALL ");
         checked(&format!("WITH a AS ({joined}) {nine}")).unwrap();
         // A name ends with the query that defines it.
         let many = format!("SELECT 1{}", " UNION SELECT 1".repeat(SET_OPERATIONS_MAX));
