@@ -15,12 +15,22 @@ pub const SQL_NESTING_MAX: usize = 32;
 pub const OPERATORS_MAX: usize = 256;
 /// UNION, INTERSECT and EXCEPT of one statement.
 pub const SET_OPERATIONS_MAX: usize = 32;
-/// Joins of one statement.
+/// Joins of one statement, as it is written.
 pub const JOINS_MAX: usize = 16;
+/// Joins of one statement where those that WITH defines count as often as they are named.
+pub const JOINS_NAMED_MAX: usize = 64;
 /// Relations that one statement names.
 pub const RELATIONS_MAX: usize = 128;
+/// Sets that CUBE, ROLLUP and GROUPING SETS of one query come to.
+pub const GROUPING_SETS_MAX: usize = 4_096;
+/// Parts of the expressions of all these sets: each set has expressions of its own.
+pub const GROUPING_PARTS_MAX: usize = 1 << 20;
 /// Depth of one expression, and of one plan. Evaluating it takes a stack frame per level.
 pub const EXPRESSION_DEPTH_MAX: usize = 400;
+/// Parts of all expressions of a plan, where each stands in place of the column it makes.
+pub const EXPANDED_PARTS_MAX: usize = 100_000;
+/// Values, or bytes, of one value of a type of fixed size, such as `INT[3][1000]`.
+pub const FIXED_SIZE_MAX: u64 = 4_096;
 /// Stack of the thread that plans: deep statements are refused with a message instead of ending the process.
 pub const PLAN_STACK_BYTES: usize = 64 << 20;
 
@@ -36,6 +46,8 @@ pub const CONSTANTS_BYTES_MAX: usize = 256 << 10;
 pub const CALL_BYTES_MAX: u64 = 64 << 20;
 /// Steps that one call of a function may take for one batch of rows, where they grow with the product of its arguments.
 pub const CALL_STEPS_MAX: u64 = 1 << 30;
+/// Steps that one call of a function may take to find a pattern in texts, for one batch of rows. A step is a byte looked at.
+pub const MATCH_STEPS_MAX: u64 = 1 << 32;
 /// Centroids of an approximate percentile.
 pub const CENTROIDS_MAX: u64 = 10_000;
 /// Bytes of one batch on its way through a plan.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::execution::context::SQLOptions;
@@ -33,6 +33,7 @@ use crate::functions::label::Label;
 use crate::functions::value_at::ValueAt;
 use crate::guard;
 use crate::guard::interrupt::{Limit, interruptible};
+use crate::guard::sizes::bytes_of;
 use crate::limits::{BATCHES_AHEAD, PARAMETERS_MAX, PLAN_STACK_BYTES};
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
@@ -457,7 +458,9 @@ async fn plan(
         plan = plan.with_param_values(values)?;
     }
     guard::plan::check(&plan)?;
+    guard::expansion::check(&plan, state)?;
     let optimized = state.optimize(&plan)?;
+    guard::plan::check_depth(&optimized)?;
     guard::plan::check_constants(&optimized)?;
     Ok(state.query_planner().create_physical_plan(&optimized, state).await?)
 }
@@ -561,22 +564,11 @@ fn within_limits(
     Box::pin(RecordBatchStreamAdapter::new(schema, limited))
 }
 
-/// Bytes that a batch shows. Those that it holds besides, for it is a piece of something, do not count.
-fn bytes_of(batch: &RecordBatch) -> u64 {
-    let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
-        Some(views) => views.total_buffer_bytes_used() + 16 * views.len(),
-        None => column
-            .to_data()
-            .get_slice_memory_size()
-            .unwrap_or_else(|_| column.get_array_memory_size()),
-    };
-    batch.columns().iter().map(bytes).sum::<usize>() as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Batch, Options, Qualities, TagColumn, TagDefinition, ValueType, Values};
+    use datafusion::arrow::array::AsArray;
     use datafusion::arrow::datatypes::{Float64Type, Int64Type};
 
     /// Describes a statement and runs it with two sets of parameters, as a client that prepares does.

@@ -1,6 +1,6 @@
 //! Statements that would end or hang the process: each is refused, or ends within its limits, and the next one is answered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tagmill::arrow::array::AsArray;
 use tagmill::arrow::datatypes::{Int64Type, UInt64Type};
@@ -75,23 +75,109 @@ fn what_makes_much_of_little_is_refused() {
         levels(30, "SELECT 1 AS x", "SELECT (SELECT max(x) FROM {0}) + (SELECT 1 FROM {0}) AS x"),
     ];
     on_runtime(async {
-        for sql in refused {
-            let shown = &sql[..80.min(sql.len())];
-            // Time enough for a slow machine to find the limit, and not to make what is asked for.
-            match within(&database, "30s", &sql).await {
-                Err(Error::Limit(_)) => {}
-                other => panic!("{shown} gave {other:?}"),
-            }
-        }
+        all_refused(&database, &refused).await;
         // What is meant well is answered.
         for (sql, rows) in [
             ("SELECT repeat('-', 80), lpad('7', 3, '0'), replace(tag, 'N', 'M') FROM tags", 8),
             ("SELECT * FROM generate_series(1, 1000)", 1_000),
             ("SELECT tag FROM tags WHERE tag ~ '^N-[0-3]$' AND regexp_like(tag, 'N-\\d')", 4),
             ("SELECT array_to_string(generate_series(1, 10), ', ')", 1),
+            ("SELECT tag || ' ' || repeat('-', 80), concat(tag, '-', quality) FROM latest", 8),
+            ("SELECT tag FROM tags WHERE tag ~ ('^' || 'N-[0-3]$')", 4),
+            ("SELECT tag FROM tags WHERE regexp_like(tag, concat('^N-', '[0-3]', '$'))", 4),
+            ("SELECT regexp_replace(tag, '[0-9]', '#', 'g') FROM tags", 8),
+            (
+                "SELECT cardinality(generate_series(TIMESTAMP '2025-01-01', TIMESTAMP '2026-01-01', \
+                 INTERVAL '1 day'))",
+                1,
+            ),
         ] {
             assert_eq!(within_a_second(&database, sql).await.unwrap(), rows, "{sql}");
         }
+    });
+}
+
+async fn all_refused(database: &Database, statements: &[String]) {
+    for sql in statements {
+        let shown = &sql[..80.min(sql.len())];
+        // Time enough for a slow machine to find the limit, and not to make what is asked for.
+        match within(database, "30s", sql).await {
+            Err(Error::Limit(_)) => {}
+            other => panic!("{shown} gave {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn functions_that_grow_with_all_their_arguments_are_refused() {
+    let (_directory, database) = open("many_rows");
+    let refused = [
+        "SELECT length(repeat('x', 300000))".to_owned(),
+        "SELECT length(concat(repeat('a', 200000), repeat('b', 200000)))".to_owned(),
+        "SELECT length(repeat('a', 200000) || repeat('b', 200000))".to_owned(),
+        "SELECT length(encode(repeat('a', 200000), 'hex'))".to_owned(),
+        // In a condition, where no batch is watched.
+        levels(13, "SELECT tag AS x FROM samples", "SELECT x || x AS x FROM {0}") + " WHERE x <> ''",
+        "SELECT generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2026-04-01', INTERVAL '1 nanosecond')"
+            .to_owned(),
+        "SELECT generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2026-04-01', INTERVAL '1 month -28 days')"
+            .to_owned(),
+        "SELECT array_to_string(generate_series(1, 1000), ',', repeat('b', 60000))".to_owned(),
+        "SELECT array_to_string(array_repeat(generate_series(1, 100), 100), repeat('b', 1000))"
+            .to_owned(),
+        "SELECT regexp_count(repeat('A', 200000), '.*[^A-Z]|[A-Z]')".to_owned(),
+        "SELECT array_has_all(array_concat(generate_series(1, 30000), generate_series(1, 30000)), \
+         generate_series(1, 30000))"
+            .to_owned(),
+    ];
+    on_runtime(all_refused(&database, &refused));
+}
+
+/// What the optimizer would write out, evaluate or fold for ever, or what would end the process there.
+#[test]
+fn plans_that_grow_while_they_are_planned_are_refused() {
+    let (_directory, database) = open("many_rows");
+    let doubled = levels(31, "SELECT value AS x FROM samples", "SELECT x + x AS x FROM {0}");
+    let constant = levels(
+        12,
+        "SELECT repeat('a', 200000) AS x, value FROM samples",
+        "SELECT x || x AS x, value FROM {0}",
+    );
+    let sums: Vec<String> = (0..30).map(|at| format!("value + {at}")).collect();
+    let refused = [
+        format!("{doubled} WHERE x > 1"),
+        format!("EXPLAIN {doubled} WHERE x > 1"),
+        format!("SELECT 1 WHERE EXISTS ({doubled} WHERE x > 1)"),
+        format!("SELECT tag FROM tags WHERE 1 < ({doubled} WHERE x > 1)"),
+        format!("{constant} WHERE length(x) > 1"),
+        format!("SELECT count(*) FROM samples GROUP BY CUBE({})", sums.join(", ")),
+        "SELECT NULL::INT[2147483647][1000]".to_owned(),
+        "SELECT TRY_CAST(NULL AS INT[2147483647][1000])".to_owned(),
+        "SELECT arrow_cast(NULL, 'FixedSizeBinary(2147483647)')".to_owned(),
+    ];
+    on_runtime(async {
+        all_refused(&database, &refused).await;
+        let few = levels(10, "SELECT value AS x FROM samples", "SELECT x + x AS x FROM {0}");
+        assert_eq!(within(&database, "30s", &format!("{few} WHERE x > 1")).await.unwrap(), 1);
+        let cube = "SELECT count(*) FROM latest GROUP BY CUBE(tag, quality)";
+        assert!(within(&database, "30s", cube).await.is_ok());
+    });
+}
+
+#[test]
+fn what_joins_and_windows_would_copy_is_refused() {
+    let (_directory, database) = open("many_rows");
+    let list = "(SELECT array_agg(value) AS v, 0 AS q FROM samples) a";
+    let refused = [
+        format!("SELECT max(array_length(v)), count(*) FROM {list} CROSS JOIN samples"),
+        format!("SELECT max(v[1]), max(array_length(v)) FROM samples JOIN {list} ON quality = q"),
+        "SELECT array_agg(value) OVER (ORDER BY ts) FROM samples".to_owned(),
+        "SELECT string_agg(tag, ',') OVER (PARTITION BY quality) FROM samples".to_owned(),
+    ];
+    on_runtime(async {
+        all_refused(&database, &refused).await;
+        let short = "SELECT v, tag FROM (SELECT array_agg(tag) AS v FROM tags) a CROSS JOIN tags";
+        assert_eq!(within(&database, "30s", short).await.unwrap(), 8);
     });
 }
 
@@ -104,10 +190,12 @@ fn joins_that_keep_nothing_end_when_their_time_is_over() {
         "SELECT count(*) FROM samples a JOIN samples b ON a.value < b.value - 1e300",
         "SELECT count(*) FROM samples a JOIN samples b ON a.quality = b.quality AND a.value + b.value > 1e300",
         "SELECT count(*) FROM samples a CROSS JOIN samples b CROSS JOIN samples c",
+        "SELECT count(*) FROM samples a WHERE EXISTS (SELECT 1 FROM samples b WHERE b.quality = a.quality)",
         "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
     ];
     on_runtime(async {
         for sql in endless {
+            let begin = Instant::now();
             let all: Vec<_> = (0..6)
                 .map(|_| {
                     let database = database.clone();
@@ -118,6 +206,8 @@ fn joins_that_keep_nothing_end_when_their_time_is_over() {
                 let ended = one.await.unwrap();
                 assert!(matches!(ended, Err(Error::Timeout(_))), "{sql}: {ended:?}");
             }
+            // They are not over because they came to their end, which would take minutes.
+            assert!(begin.elapsed() < Duration::from_secs(30), "{sql}: {:?}", begin.elapsed());
             assert_eq!(within_a_second(&database, "SELECT 1").await.unwrap(), 1);
         }
     });
@@ -172,9 +262,13 @@ fn one_statement_does_not_have_the_memory_of_all() {
         ..tagmill::Options::default()
     };
     let database = Database::open(directory.path(), options).unwrap();
-    let sql = "SELECT array_agg(value), array_agg(ts), array_agg(tag) FROM samples";
-    let error = on_runtime(database.sql(sql)).unwrap_err();
-    assert!(matches!(error, Error::Memory(_)), "{error}");
+    for sql in [
+        "SELECT array_agg(value), array_agg(ts), array_agg(tag) FROM samples",
+        "SELECT value, ts, count(*) OVER () FROM samples",
+    ] {
+        let error = on_runtime(database.sql(sql)).unwrap_err();
+        assert!(matches!(error, Error::Memory(_)), "{sql}: {error}");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! A join that compares each row with each other, and keeps none, gives nothing to whoever polls it for minutes: no timer
 //! and no cancel reaches it, and when all threads of a runtime are in such joins, nothing else does either. The condition of
-//! a join is evaluated again and again, so it asks each time whether the statement is over.
+//! a join is evaluated again and again, so it asks each time whether the statement is over. A join that keeps little of what
+//! it finds, such as that of EXISTS, gets a condition if it has none.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,9 +14,10 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{JoinType, Result, internal_err};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
@@ -67,17 +69,19 @@ pub(crate) fn interruptible(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
-            && let Some(filter) = join.filter()
+            && let Some(filter) = asking(join.filter(), *join.join_type(), limit)
         {
             let builder = NestedLoopJoinExecBuilder::from(join);
-            let join = builder.with_filter(Some(asking(filter, limit))).build()?;
+            let join = builder.with_filter(Some(filter)).build()?;
             return Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>));
         }
         if let Some(join) = node.downcast_ref::<HashJoinExec>()
-            && let Some(filter) = join.filter()
+            // That of NOT IN takes no condition besides its own.
+            && (join.filter().is_some() || !join.null_aware)
+            && let Some(filter) = asking(join.filter(), *join.join_type(), limit)
         {
             let builder = HashJoinExecBuilder::from(join);
-            let join = builder.with_filter(Some(asking(filter, limit))).build()?;
+            let join = builder.with_filter(Some(filter)).build()?;
             return Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>));
         }
         Ok(Transformed::no(node))
@@ -85,11 +89,21 @@ pub(crate) fn interruptible(
     .data()
 }
 
-fn asking(filter: &JoinFilter, limit: &Limit) -> JoinFilter {
-    let condition = Arc::clone(filter.expression());
-    let asking = Asking { condition, limit: limit.clone() };
-    let (columns, schema) = (filter.column_indices().to_vec(), Arc::clone(filter.schema()));
-    JoinFilter::new(Arc::new(asking), columns, schema)
+/// The condition of a join, made to ask. An inner join without one gives all it finds, and needs none.
+fn asking(filter: Option<&JoinFilter>, of: JoinType, limit: &Limit) -> Option<JoinFilter> {
+    let condition = match filter {
+        Some(filter) => Arc::clone(filter.expression()),
+        None if of == JoinType::Inner => return None,
+        None => lit(true),
+    };
+    let asking = Arc::new(Asking { condition, limit: limit.clone() });
+    Some(match filter {
+        Some(filter) => {
+            let (columns, schema) = (filter.column_indices().to_vec(), Arc::clone(filter.schema()));
+            JoinFilter::new(asking, columns, schema)
+        }
+        None => JoinFilter::new(asking, Vec::new(), Arc::new(Schema::empty())),
+    })
 }
 
 /// A condition that fails when the statement is over.

@@ -2,8 +2,9 @@
 //!
 //! # Contract
 //! * A text goes through [`tokens`] before it is parsed, its tree through [`syntax`] before it is planned, its plan through
-//!   [`plan`] before it is optimized. What comes after is bounded by the memory pool, by [`functions`] that would make much
-//!   of little, by [`batches`] between operators, and by the statement's time.
+//!   [`plan`] and [`expansion`] before it is optimized, and through [`plan`] again afterwards. What comes after is bounded by
+//!   the memory pool, by [`functions`] that would make much of little, by [`batches`] between operators, and by the
+//!   statement's time.
 //! * Every refusal is [`Error::Limit`](crate::Error::Limit), and says which limit and what to write instead.
 //! * Limits stand in [`crate::limits`]. They are the same for the library and for the server.
 //!
@@ -11,9 +12,12 @@
 //! Who asks, and what the statement is for.
 
 pub(crate) mod batches;
+mod concatenation;
+pub(crate) mod expansion;
 pub(crate) mod functions;
 pub(crate) mod interrupt;
 pub(crate) mod memory;
 pub(crate) mod plan;
+pub(crate) mod sizes;
 pub(crate) mod syntax;
 pub(crate) mod tokens;
