@@ -10,14 +10,14 @@
 //! Wires, and what a door does: the doors ask.
 //!
 //! # Reading order
-//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`mod@file`], [`attempts`].
+//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`mod@file`], [`attempts`], [`shares`].
 
 pub mod attempts;
 pub mod file;
 pub mod scram;
+pub mod shares;
 pub mod token;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,7 @@ use tagmill_storage::TagScope;
 use self::attempts::Attempts;
 use self::file::{Entry, Tokens};
 use self::scram::Verifier;
+use self::shares::{Made, Share, Shares};
 use crate::audit::{Audit, Event};
 
 /// A change of the file counts after this time.
@@ -36,7 +37,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Tags that a token may make known in a day, unless it says otherwise: a gateway that makes up names must not fill the
 /// registry.
 pub const NEW_TAGS: u64 = 10_000;
-const DAY_S: i64 = 86_400;
+/// Names under which a token may begin to send in a day.
+pub const GATEWAYS_A_DAY: u64 = 1_000;
+/// Idempotency keys that a token may use in a day.
+pub const KEYS_A_DAY: u64 = 100_000;
 
 /// What a principal may do.
 #[derive(
@@ -115,8 +119,7 @@ pub struct Access {
     seed: [u8; 32],
     attempts: Attempts,
     audit: Option<Arc<Audit>>,
-    /// Tags that tokens have made known: the day, and how many of each.
-    made: Mutex<(i64, HashMap<Arc<str>, u64>)>,
+    shares: Shares,
 }
 
 #[derive(Debug, Default)]
@@ -221,8 +224,8 @@ impl Access {
     }
 
     fn new(path: Option<PathBuf>, known: Known, seed: [u8; 32]) -> Self {
-        let (attempts, made) = (Attempts::default(), Mutex::default());
-        Self { path, known: Mutex::new(known), seed, attempts, audit: None, made }
+        let (attempts, shares) = (Attempts::default(), Shares::default());
+        Self { path, known: Mutex::new(known), seed, attempts, audit: None, shares }
     }
 
     /// The same, and who was refused is told to a log.
@@ -290,20 +293,16 @@ impl Access {
         })
     }
 
-    /// Takes so many tags of a principal's share of the day; how many it gets.
-    pub fn take_new_tags(&self, principal: &Principal, wanted: u64) -> u64 {
-        if principal.new_tags == u64::MAX {
-            return wanted;
-        }
-        let today = now() / DAY_S;
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.0 != today {
-            *made = (today, HashMap::new());
-        }
-        let used = made.1.entry(Arc::clone(&principal.id)).or_default();
-        let taken = wanted.min(principal.new_tags.saturating_sub(*used));
-        *used += taken;
-        taken
+    /// Takes so many of what a principal may make today, or as many as are left. Administrators, and everybody where nobody
+    /// is asked, may make any number.
+    pub fn take(&self, principal: &Principal, made: Made, wanted: u64) -> Share<'_> {
+        let most = match made {
+            Made::Tags => Some(principal.new_tags).filter(|most| *most < u64::MAX),
+            _ if principal.may(Role::Admin) => None,
+            Made::Gateways => Some(GATEWAYS_A_DAY),
+            Made::Keys => Some(KEYS_A_DAY),
+        };
+        self.shares.take((&principal.id, made), wanted, most, now())
     }
 
     /// Whether anybody is asked who they are.
@@ -452,10 +451,14 @@ mod tests {
         assert_eq!(enter(&["urn:tagmill:gateway:g".to_owned()]).unwrap_err(), Denied::Unknown);
         let g1 = enter(&["other".to_owned(), name]).unwrap();
         assert!(g1.may(Role::Writer) && !g1.may(Role::Reader) && !g1.reaches("other"));
-        assert_eq!(access.take_new_tags(&g1, 3), 3);
-        assert_eq!(access.take_new_tags(&g1, 3), 2);
-        assert_eq!(access.take_new_tags(&g1, 1), 0);
-        assert_eq!(access.take_new_tags(&Principal::anyone(), 1 << 40), 1 << 40);
+        let mut share = access.take(&g1, Made::Tags, 3);
+        share.spend(3);
+        assert_eq!(access.take(&g1, Made::Tags, 3).count(), 2);
+        assert_eq!(access.take(&g1, Made::Gateways, 1 << 40).count(), GATEWAYS_A_DAY);
+        assert_eq!(access.take(&g1, Made::Keys, 1 << 40).count(), KEYS_A_DAY);
+        for made in [Made::Tags, Made::Gateways, Made::Keys] {
+            assert_eq!(access.take(&Principal::anyone(), made, 1 << 40).count(), 1 << 40);
+        }
     }
 
     #[test]
