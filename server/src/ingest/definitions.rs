@@ -160,13 +160,14 @@ pub(super) fn define_set(
     Ok(Vec::new())
 }
 
-/// The definition, if the caller may write the tag.
+/// The definition, if the caller may write the tag and what its states are called.
 fn in_scope(caller: &Principal, definition: TagDefinition) -> Result<TagDefinition, String> {
-    if caller.reaches(&definition.name) {
-        return Ok(definition);
+    let set = definition.attributes.state_set.as_deref().filter(|set| !set.is_empty());
+    let mut names = std::iter::once(definition.name.as_str()).chain(set);
+    if let Some(name) = names.find(|name| !caller.reaches(name)) {
+        return Err(format!("{name:?} is outside of the scope of token {:?}", caller.name));
     }
-    let (name, token) = (&definition.name, &caller.name);
-    Err(format!("{name:?} is outside of the scope of token {token:?}"))
+    Ok(definition)
 }
 
 /// Whether a caller may send as a gateway: one with a scope as that of its own name, and as those below it.
@@ -236,6 +237,9 @@ mod tests {
             apply(definitions(&["other/A", "other/B", "plant/A", "plant/A"], None));
         assert_eq!((defined, why.len()), (2, 2), "{why:?}");
         assert!(why.iter().all(|why| why.contains("outside of the scope")), "{why:?}");
+        let (defined, why) = apply(definitions(&["plant/B"], Some("pumps")));
+        assert_eq!((defined, why.len()), (0, 1));
+        assert!(why[0].contains("\"pumps\" is outside of the scope"), "{why:?}");
         let (defined, why) = apply(definitions(&["plant/B", "plant/C", "plant/A"], None));
         assert_eq!((defined, why.len()), (2, 1), "one new, and one that is known");
         assert!(why[0].contains("as many tags known today"), "{why:?}");

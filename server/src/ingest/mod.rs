@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tagmill::Hosted;
 use tagmill_proto::v1::{DefineTagsResponse, ServerMessage, WriteResponse};
 use tagmill_proto::view;
-use tagmill_storage::{Clock, Engine, SystemClock};
+use tagmill_storage::{Clock, Engine, SystemClock, TagScope};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -181,14 +181,17 @@ impl view::ingest_server::Ingest for IngestService {
     }
 }
 
-/// Adds labels to their state sets. Blocks. True if the batch should be read again; what could not be added is then
-/// rejected by name.
-fn grow(engine: &Engine, missing: &MissingLabels) -> bool {
-    for (set, labels) in missing {
+/// Adds labels to their state sets that the sender's scope holds. Blocks. True if the batch should be read again; what could
+/// not be added is then rejected by name.
+fn grow(engine: &Engine, scope: Option<&TagScope>, missing: &MissingLabels) -> bool {
+    let own = |set: &str| scope.is_none_or(|scope| scope.holds(set));
+    let mut is_any = false;
+    for (set, labels) in missing.iter().filter(|(set, _)| own(set)) {
+        is_any = true;
         let labels: Vec<String> = labels.iter().cloned().collect();
         if let Err(error) = engine.grow_states(set, &labels) {
             tracing::warn!(set, "cannot add labels: {error}");
         }
     }
-    !missing.is_empty()
+    is_any
 }

@@ -453,7 +453,7 @@ impl Job {
     fn submit(self, mut grant: Grant) -> Result<(), Status> {
         let aliases = self.engine.aliases(&self.origin.gateway);
         let mut converted = self.convert(&aliases)?;
-        if grow(&self.engine, &converted.missing_labels) {
+        if grow(&self.engine, self.scope.as_deref(), &converted.missing_labels) {
             converted = self.convert(&aliases)?;
         }
         let Self { engine, origin, durability, now_ns, place, outline, round, bytes, .. } = self;

@@ -108,7 +108,7 @@ fn write(
         return Err(Status::resource_exhausted(too_many_new(caller)));
     }
     let mut converted = convert(engine, &request.batch)?;
-    if grow(engine, &converted.missing_labels) {
+    if grow(engine, caller.scope().map(AsRef::as_ref), &converted.missing_labels) {
         converted = convert(engine, &request.batch)?;
     }
     if converted.is_mostly_future(now_ns) {
