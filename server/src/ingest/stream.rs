@@ -130,10 +130,12 @@ pub(super) async fn run(
     service.gateways.left(&stream.gateway, stream.generation);
     tracing::info!(gateway = hello.gateway, ?read, "disconnected");
     let is_fenced = service.engine.is_fenced(&stream.gateway, stream.generation);
-    if hello.mark_disconnect && !is_fenced && read.as_ref().ok() != Some(&End::Stopping) {
+    // Whose token was revoked writes nothing any more.
+    let may_write = !is_fenced && service.access.still(&stream.caller).is_ok();
+    if hello.mark_disconnect && may_write && read.as_ref().ok() != Some(&End::Stopping) {
         let (engine, gateway) = (Arc::clone(&service.engine), Arc::clone(&stream.gateway));
-        let now_ns = service.now_ns();
-        blocking(move || mark_disconnect(&engine, &gateway, now_ns)).await?;
+        let (scope, now_ns) = (stream.caller.scope().cloned(), service.now_ns());
+        blocking(move || mark_disconnect(&engine, &gateway, scope.as_deref(), now_ns)).await?;
     }
     let read = read?;
     if told == Err(Unheard::Stalled) {
