@@ -88,6 +88,7 @@ impl Admin for AdminService {
         let RenameTagRequest { name, new_name } = request.into_inner();
         let event = event.on(format!("{name} to {new_name}"));
         if !caller.reaches(&new_name) {
+            self.access.note(|| event.result("refused"));
             let why = format!("{new_name:?} is outside of the scope of token {:?}", caller.name);
             return Err(Status::permission_denied(why));
         }
@@ -123,8 +124,10 @@ impl Admin for AdminService {
         let caller = caller(&request, Role::Admin)?;
         let who = who(&caller, peer_of(&request));
         let event = event("samples.delete", &caller, &request);
-        let request = request.into_inner();
-        let event = event.on(format!("{request:?}"));
+        let request = Arc::new(request.into_inner());
+        let (engine, by, asked) = (Arc::clone(&self.engine), caller.clone(), Arc::clone(&request));
+        let object = blocking(move || Ok(object_of(&engine, &by, &asked))).await?;
+        let event = event.on(object);
         let delete = move |engine: &Engine| delete_range(engine, &caller, &request, &who);
         let response = self.call(event, delete).await?;
         Ok(Response::new(response))
@@ -288,6 +291,21 @@ fn clear(attributes: &mut TagAttributes, name: &str) -> Result<()> {
     Ok(())
 }
 
+fn range_of(request: &DeleteRangeRequest) -> TimeRange {
+    let all = TimeRange::ALL;
+    let start_ns = request.from_ns.unwrap_or(all.start_ns);
+    TimeRange::new(start_ns, request.to_ns.unwrap_or(all.end_ns))
+}
+
+/// What a delete concerns, for the audit log. Names come last: they may be more than it holds.
+fn object_of(engine: &Engine, caller: &Principal, request: &DeleteRangeRequest) -> String {
+    let selected = select_tags(seen(engine, caller).registry(), &request.tags);
+    let count = selected.map_or(0, |tags| tags.len());
+    let how = if request.dry_run { "dry run" } else { "for ever" };
+    let names = request.tags.join(", ");
+    format!("{}, {how}, {count} tags: {names}", range_of(request))
+}
+
 fn delete_range(
     engine: &Engine,
     caller: &Principal,
@@ -296,9 +314,7 @@ fn delete_range(
 ) -> Result<DeleteRangeResponse> {
     let snapshot = seen(engine, caller);
     let tags = select_tags(snapshot.registry(), &request.tags)?;
-    let all = TimeRange::ALL;
-    let start_ns = request.from_ns.unwrap_or(all.start_ns);
-    let range = TimeRange::new(start_ns, request.to_ns.unwrap_or(all.end_ns));
+    let range = range_of(request);
     if range.is_empty() {
         return Err(Error::Invalid(format!("the range {range} is empty")));
     }
@@ -354,6 +370,8 @@ fn matches_glob(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tagmill_storage::{TagDefinition, ValueType};
+
     use super::*;
 
     #[test]
@@ -375,6 +393,22 @@ mod tests {
         ] {
             assert_eq!(matches_glob(pattern, name), expected, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn the_audit_log_hears_what_a_delete_concerns_before_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), tagmill_storage::Options::default()).unwrap();
+        let tag = |name| TagDefinition::new(name, ValueType::F64);
+        engine.define(&[tag("u/A"), tag("u/B")]).unwrap();
+        let tags = vec!["u/*".to_owned()];
+        let request = DeleteRangeRequest { tags, from_ns: Some(0), to_ns: Some(1), dry_run: true };
+        let told = object_of(&engine, &Principal::anyone(), &request);
+        assert!(told.starts_with("1970-01-01"), "{told}");
+        assert!(told.ends_with(", dry run, 2 tags: u/*"), "{told}");
+        let request = DeleteRangeRequest { tags: vec!["none".to_owned()], ..request };
+        let told = object_of(&engine, &Principal::anyone(), &request);
+        assert!(told.ends_with("0 tags: none"), "{told}");
     }
 
     #[test]

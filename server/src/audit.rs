@@ -4,6 +4,9 @@
 //! * One event is one line of JSON in [`FILE`], appended and never changed. Each line ends with a SHA-256 over itself and
 //!   the one before it, so that a line that was changed, or taken out between others, is found ([`verify`]). Whoever may
 //!   write the file can write a new chain: copy it to another machine if that matters.
+//! * A long file is put aside, and the next one begins with [`CONTINUES`], which follows from the last line before it: the
+//!   chain goes through all of them ([`files_of`]).
+//! * What could be written of an event in part only is taken back, or ended, before the next one: it never swallows another.
 //! * [`Audit::require`] returns when the event is on disk, and fails if it cannot be: what administrators do is not done
 //!   without a trace. [`Audit::note`] never waits; what does not fit the queue is counted, and the count is an event.
 //! * No token, password, value or SQL text is ever in it.
@@ -34,8 +37,13 @@ use crate::access::token::hex;
 /// Its name in the directory of the database.
 pub const FILE: &str = "audit.jsonl";
 
+/// The first event of a file that goes on with another; its object is the name of that one.
+pub const CONTINUES: &str = "log.continues";
+
 /// Bytes of a file; a longer one is put aside under the time of its last event.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// If it cannot be put aside, it goes on for so many bytes until that is tried again.
+const AGAIN_BYTES: u64 = 1 << 20;
 /// Events that wait to be written.
 const QUEUE: usize = 1_024;
 /// How long an event that nobody waits for may be without a sync.
@@ -200,6 +208,10 @@ struct Writer {
     file: File,
     bytes: u64,
     chain: String,
+    /// Beyond so many bytes another file begins.
+    most: u64,
+    /// The begin of a line that could not be written stands at the end of the file.
+    is_torn: bool,
 }
 
 impl Writer {
@@ -209,18 +221,29 @@ impl Writer {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&path)?;
-        let mut bytes = file.seek(SeekFrom::End(0))?;
+        let bytes = file.seek(SeekFrom::End(0))?;
         let tail = last_bytes(&mut file, SHOWN_BYTES)?;
-        // A line that a crash cut off is ended here; it is no event, and verify names it.
-        if tail.last().is_some_and(|&last| last != b'\n') {
-            file.write_all(b"\n")?;
-            bytes += 1;
-        }
-        let chain = lines_of(&tail).next_back().map_or(NO_CHAIN.to_owned(), |line| line.chain);
+        // A line that a crash cut off is ended by the next one; it is no event, and verify names it.
+        let is_torn = tail.last().is_some_and(|&last| last != b'\n');
+        let chain = last_chain(&tail);
         if let Some(directory) = path.parent() {
             File::open(directory)?.sync_all()?;
         }
-        Ok(Self { path, file, bytes, chain })
+        let mut writer = Self { path, file, bytes, chain, most: FILE_BYTES_MAX, is_torn };
+        if bytes == 0 {
+            writer.go_on()?;
+        }
+        Ok(writer)
+    }
+
+    /// Goes on with the chain of the file that was put aside last, if there is any.
+    fn go_on(&mut self) -> io::Result<()> {
+        let Some(directory) = self.path.parent() else { return Ok(()) };
+        let Some(before) = files_aside(directory)?.pop() else { return Ok(()) };
+        let tail = last_bytes(&mut File::open(&before)?, SHOWN_BYTES)?;
+        self.chain = last_chain(&tail);
+        let name = before.file_name().unwrap_or_default().to_string_lossy();
+        self.append(Event::new(CONTINUES).on(name))
     }
 
     fn run(mut self, queue: &Receiver<Job>, left_out: &AtomicU64) {
@@ -266,29 +289,87 @@ impl Writer {
     }
 
     fn write(&mut self, event: Event) -> io::Result<()> {
-        if self.bytes > FILE_BYTES_MAX {
-            self.put_aside()?;
+        if self.bytes > self.most
+            && let Err(error) = self.put_aside()
+        {
+            self.most = self.bytes + AGAIN_BYTES;
+            tracing::error!("{} goes on, though it is long: {error}", self.path.display());
         }
+        self.append(event)
+    }
+
+    fn append(&mut self, event: Event) -> io::Result<()> {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
         let event = Event { time, ..event }.bounded();
         let chain = chained(&self.chain, &event)?;
-        let mut line = serde_json::to_vec(&Line { event, chain: chain.clone() })?;
+        let mut line = if self.is_torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, &Line { event, chain: chain.clone() })?;
         line.push(b'\n');
-        self.file.write_all(&line)?;
+        if let Err(error) = self.file.write_all(&line) {
+            self.take_back();
+            return Err(error);
+        }
+        self.is_torn = false;
         self.bytes += line.len() as u64;
         self.chain = chain;
         Ok(())
     }
 
-    /// Begins another file; the chain goes on.
+    /// Takes back what was written of a line in part.
+    fn take_back(&mut self) {
+        if self.file.set_len(self.bytes).is_ok() {
+            return;
+        }
+        self.bytes = self.file.metadata().map_or(self.bytes, |meta| meta.len());
+        self.is_torn = true;
+    }
+
+    /// Begins another file; the chain goes on. If there can be none, this one stays as it is.
     fn put_aside(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         let time = Utc::now().format("%Y%m%dT%H%M%S%.9fZ");
-        std::fs::rename(&self.path, self.path.with_file_name(format!("audit-{time}.jsonl")))?;
-        let chain = std::mem::take(&mut self.chain);
-        *self = Self { chain, ..Self::open(self.path.clone())? };
-        Ok(())
+        let aside = self.path.with_file_name(format!("{ASIDE}{time}.jsonl"));
+        std::fs::rename(&self.path, &aside)?;
+        match Self::open(self.path.clone()) {
+            Ok(next) => {
+                *self = Self { most: self.most, ..next };
+                Ok(())
+            }
+            Err(error) => {
+                std::fs::rename(&aside, &self.path)?;
+                Err(error)
+            }
+        }
     }
+}
+
+/// How names of files that were put aside begin; their time follows, so that they sort by it.
+const ASIDE: &str = "audit-";
+
+/// Files of the log in a directory that were put aside, oldest first.
+fn files_aside(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(ASIDE) && name.ends_with(".jsonl") {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// All files of the log in a directory, oldest first.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = files_aside(directory)?;
+    files.push(directory.join(FILE));
+    Ok(files)
 }
 
 fn chained(before: &str, event: &Event) -> io::Result<String> {
@@ -312,6 +393,11 @@ fn last_bytes(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What the next line after these follows from.
+fn last_chain(tail: &[u8]) -> String {
+    lines_of(tail).next_back().map_or_else(|| NO_CHAIN.to_owned(), |line| line.chain)
+}
+
 /// The lines that are whole.
 fn lines_of(bytes: &[u8]) -> impl DoubleEndedIterator<Item = Line> {
     bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
@@ -324,16 +410,17 @@ pub struct Verified {
     pub events: u64,
     /// Lines, from 1, that are no events, or whose chain does not follow from the one before.
     pub broken: Vec<u64>,
+    /// The file that this one goes on with, if none was read before it: whether it does is not known.
+    pub continues: Option<String>,
 }
 
-/// Reads a file of the log and checks its chain. The first line of a file that follows another cannot be checked by
-/// itself: give the other's last chain, or none.
+/// Reads a file of the log and checks its chain, from the last one of the file before it if that was read. Leaves the
+/// file's own last one there.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn verify(path: &Path) -> io::Result<Verified> {
+pub fn verify(path: &Path, before: &mut Option<String>) -> io::Result<Verified> {
     let mut verified = Verified::default();
-    let mut before: Option<String> = None;
     for (number, line) in (1..).zip(BufReader::new(File::open(path)?).split(b'\n')) {
         let line = line?;
         if line.is_empty() {
@@ -343,17 +430,17 @@ pub fn verify(path: &Path) -> io::Result<Verified> {
             verified.broken.push(number);
             continue;
         };
-        let follows = match &before {
-            Some(before) => chained(before, &event)? == chain,
-            // The first line of all, or one that follows the last of a file put aside.
-            None => chained(NO_CHAIN, &event)? == chain || number == 1,
-        };
-        if follows {
+        let is_alone = number == 1 && before.is_none() && event.action == CONTINUES;
+        if is_alone {
+            verified.continues = Some(event.object.clone());
+        }
+        let from = before.as_deref().unwrap_or(NO_CHAIN);
+        if is_alone || chained(from, &event)? == chain {
             verified.events += 1;
         } else {
             verified.broken.push(number);
         }
-        before = Some(chain);
+        *before = Some(chain);
     }
     Ok(verified)
 }
@@ -418,6 +505,12 @@ impl Hosted for AuditRelation {
 mod tests {
     use super::*;
 
+    fn verified(path: &Path) -> (u64, Vec<u64>) {
+        let Verified { events, broken, continues } = verify(path, &mut None).unwrap();
+        assert_eq!(continues, None);
+        (events, broken)
+    }
+
     #[test]
     fn events_are_chained_over_restarts_and_a_changed_or_missing_line_is_found() {
         let directory = tempfile::tempdir().unwrap();
@@ -427,7 +520,7 @@ mod tests {
             audit.note(Event::new("server.start"));
             audit.require(Event::new("tag.delete").on(format!("u{run}/T"))).unwrap();
         }
-        assert_eq!(verify(&path).unwrap(), Verified { events: 6, broken: vec![] });
+        assert_eq!(verified(&path), (6, vec![]));
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let without = |at: usize| -> String {
@@ -435,16 +528,84 @@ mod tests {
             rest.remove(at);
             rest.join("\n") + "\n"
         };
-        std::fs::write(&path, without(2)).unwrap();
-        assert_eq!(verify(&path).unwrap().broken, [3]);
+        for (removed, named) in [(0, 1), (2, 3)] {
+            std::fs::write(&path, without(removed)).unwrap();
+            assert_eq!(verified(&path).1, [named]);
+        }
         std::fs::write(&path, text.replace("u1/T", "u9/T")).unwrap();
-        assert_eq!(verify(&path).unwrap().broken, [4]);
+        assert_eq!(verified(&path).1, [4]);
         // What a crash cut off is named, and what comes after it goes on.
         std::fs::write(&path, &text[..text.len() - 20]).unwrap();
         let audit = Audit::open(directory.path()).unwrap();
         audit.require(Event::new("server.start")).unwrap();
         drop(audit);
-        assert_eq!(verify(&path).unwrap(), Verified { events: 6, broken: vec![6] });
+        assert_eq!(verified(&path), (6, vec![6]));
+    }
+
+    #[test]
+    fn what_was_written_in_part_is_no_begin_of_the_next_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let mut writer = Writer::open(path.clone()).unwrap();
+        writer.write(Event::new("server.start")).unwrap();
+        // As a full disk leaves it.
+        writer.file.write_all(b"{\"time\":\"20").unwrap();
+        writer.take_back();
+        writer.write(Event::new("seal")).unwrap();
+        assert_eq!(verified(&path), (2, vec![]));
+        // And where it cannot be taken back: the file is open for reading alone.
+        writer.file.write_all(b"{\"time\":\"20").unwrap();
+        let mut appended = std::mem::replace(&mut writer.file, File::open(&path).unwrap());
+        assert!(writer.write(Event::new("backup")).is_err());
+        assert!(writer.is_torn);
+        std::mem::swap(&mut writer.file, &mut appended);
+        writer.write(Event::new("verify")).unwrap();
+        assert_eq!(verified(&path), (3, vec![3]));
+    }
+
+    #[test]
+    fn the_chain_goes_through_all_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path().join(FILE)).unwrap();
+        writer.most = 300;
+        for at in 0..6 {
+            writer.write(Event::new("seal").on(at.to_string())).unwrap();
+        }
+        drop(writer);
+        let files = files_of(directory.path()).unwrap();
+        assert!(files.len() >= 3 && files.last().unwrap().ends_with(FILE), "{files:?}");
+        let all = |files: &[PathBuf]| {
+            let mut before = None;
+            let mut one = |path: &PathBuf| verify(path, &mut before).unwrap();
+            files.iter().map(&mut one).collect::<Vec<_>>()
+        };
+        let found = all(&files);
+        assert!(found.iter().all(|one| one.broken.is_empty() && one.continues.is_none()));
+        let events: u64 = found.iter().map(|one| one.events).sum();
+        assert_eq!(events, 6 + files.len() as u64 - 1);
+        // A file that is missing in between is named by the next; before the first that is there, it is said.
+        let (first, rest) = files.split_first().unwrap();
+        let missing = all(&[std::slice::from_ref(first), &rest[1..]].concat());
+        assert_eq!(missing[1].broken, [1]);
+        assert_eq!(all(rest)[0].continues.as_deref(), first.file_name().unwrap().to_str());
+        // A file that was put aside, and nothing after it: the next run goes on with it.
+        std::fs::remove_file(files.last().unwrap()).unwrap();
+        Audit::open(directory.path()).unwrap().require(Event::new("server.start")).unwrap();
+        assert!(all(&files).iter().all(|one| one.broken.is_empty()));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let mut writer = Writer::open(path.clone()).unwrap();
+        writer.write(Event::new("server.start")).unwrap();
+        writer.most = 1;
+        // Somebody has taken it away.
+        std::fs::rename(&path, directory.path().join("other")).unwrap();
+        writer.write(Event::new("seal")).unwrap();
+        assert!(writer.most > AGAIN_BYTES);
+        assert_eq!(verified(&directory.path().join("other")), (2, vec![]));
     }
 
     #[test]

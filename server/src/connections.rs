@@ -68,12 +68,15 @@ pub(crate) async fn accept(
             return;
         }
         let (accepted, handshakes) = (accepted.clone(), Arc::clone(&handshakes));
+        let until = tokio::time::Instant::now() + HANDSHAKE;
         tokio::spawn(async move {
-            // So many shake hands at once: the others wait, and their time runs from their turn.
-            let Ok(turn) = handshakes.acquire_owned().await else { return };
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            // So many shake hands at once: the others wait for their turn, and their time runs.
+            let shaking = async {
+                let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
+                acceptor.accept(stream).await
+            };
+            match tokio::time::timeout_at(until, shaking).await {
                 Ok(Ok(stream)) => {
-                    drop(turn);
                     let connection = Connection::new(Wire::Tls(Box::new(stream)), (place, one));
                     // Nobody takes it once the server stops.
                     drop(accepted.send(Ok(connection)).await);

@@ -1,7 +1,7 @@
 //! Which service a gRPC call goes to, by its path, and who calls.
 //!
 //! Contract: a call without a valid token goes nowhere, where tokens are asked for. Services find the caller's
-//! [`Principal`] with the request.
+//! [`Principal`] with the request. Who may not do what it calls for is told to the audit log.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 
 use crate::access::{Access, Denied, Origin, Principal, Role};
 use crate::admin::AdminService;
+use crate::audit::Event;
 use crate::connections::From;
 use crate::flight::Flight;
 use crate::ingest::IngestService;
@@ -98,20 +99,46 @@ pub(crate) struct Doors {
 
 impl Doors {
     /// Who calls.
-    fn caller(
-        &self,
-        request: &http::Request<Body>,
-        token: Option<&str>,
-    ) -> Result<Principal, Status> {
-        let from = request.extensions().get::<From>();
-        let names = from.map(|from| Arc::clone(&from.names)).unwrap_or_default();
-        let origin = Origin { door: "grpc", peer: from.and_then(|from| from.peer) };
-        self.access.enter(token, &names, origin).map_err(|denied| match (token, denied) {
+    async fn caller(&self, from: &From, token: Option<&str>) -> Result<Principal, Status> {
+        let origin = Origin { door: "grpc", peer: from.peer };
+        let asked = self.access.ask(token, &from.names, origin).await;
+        asked.map_err(|denied| match (token, denied) {
             (None, Denied::Unknown) => Status::unauthenticated(
                 "who calls? send a token: 'authorization: Bearer TOKEN', or --token-file with a command",
             ),
             (_, denied) => Status::unauthenticated(denied.to_string()),
         })
+    }
+
+    /// Hands a call to its service.
+    fn hand_over(&mut self, request: http::Request<Body>) -> Answer {
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match service {
+            admin_server::SERVICE_NAME => self.admin.call(request),
+            query_server::SERVICE_NAME => self.query.call(request),
+            FLIGHT => self.flight.call(request),
+            "grpc.reflection.v1.ServerReflection" => (self.reflection.v1)(request),
+            "grpc.reflection.v1alpha.ServerReflection" => (self.reflection.v1alpha)(request),
+            // It answers what it does not know with "unimplemented", as gRPC wants.
+            _ => self.ingest.call(request),
+        }
+    }
+}
+
+/// What a service needs to tell the audit log of a refusal: the log, and what was called.
+#[derive(Clone)]
+struct Told {
+    access: Arc<Access>,
+    path: Arc<str>,
+}
+
+impl Told {
+    fn refused(&self, principal: &Principal, peer: Option<SocketAddr>) {
+        let event = || {
+            let event = Event::new("call").result("refused").by(principal);
+            event.from("grpc", peer).on(&*self.path)
+        };
+        self.access.note(event);
     }
 }
 
@@ -123,8 +150,16 @@ pub(crate) fn caller<T>(request: &Request<T>, role: Role) -> Result<Principal, S
     let principal = request.extensions().get::<Principal>().cloned();
     let principal =
         principal.ok_or_else(|| Status::unauthenticated("nobody has said who calls"))?;
-    principal.require(role).map_err(|denied| Status::permission_denied(denied.to_string()))?;
+    principal.require(role).map_err(|denied| refused(request, &principal, denied.to_string()))?;
     Ok(principal)
+}
+
+/// Tells the audit log of a caller that may not do what it calls for. Gives what it hears.
+pub(crate) fn refused<T>(request: &Request<T>, principal: &Principal, why: String) -> Status {
+    if let Some(told) = request.extensions().get::<Told>() {
+        told.refused(principal, peer_of(request));
+    }
+    Status::permission_denied(why)
 }
 
 /// Where a call comes from.
@@ -140,7 +175,7 @@ pub(crate) fn whole_caller<T>(request: &Request<T>, role: Role) -> Result<Princi
     let principal = caller(request, role)?;
     if principal.scope().is_some() {
         let text = "this concerns the whole database: a token with a scope may not";
-        return Err(Status::permission_denied(text));
+        return Err(refused(request, &principal, text.to_owned()));
     }
     Ok(principal)
 }
@@ -155,23 +190,23 @@ impl Service<http::Request<Body>> for Doors {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let token = token_of(request.headers());
-        match self.caller(&request, token.as_deref()) {
-            Ok(principal) => request.extensions_mut().insert(principal),
-            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
-        };
-        if let Some(token) = token {
-            request.extensions_mut().insert(Bearer(token.into()));
-        }
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        match service {
-            admin_server::SERVICE_NAME => self.admin.call(request),
-            query_server::SERVICE_NAME => self.query.call(request),
-            FLIGHT => self.flight.call(request),
-            "grpc.reflection.v1.ServerReflection" => (self.reflection.v1)(request),
-            "grpc.reflection.v1alpha.ServerReflection" => (self.reflection.v1alpha)(request),
-            // It answers what it does not know with "unimplemented", as gRPC wants.
-            _ => self.ingest.call(request),
-        }
+        // The services are always ready, so that a copy of them is, too.
+        let mut doors = self.clone();
+        Box::pin(async move {
+            let token = token_of(request.headers());
+            let from = request.extensions().get::<From>().cloned().unwrap_or_default();
+            let principal = match doors.caller(&from, token.as_deref()).await {
+                Ok(principal) => principal,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let (access, path) = (Arc::clone(&doors.access), request.uri().path().into());
+            let extensions = request.extensions_mut();
+            extensions.insert(principal);
+            extensions.insert(Told { access, path });
+            if let Some(token) = token {
+                extensions.insert(Bearer(token.into()));
+            }
+            doors.hand_over(request).await
+        })
     }
 }

@@ -5,11 +5,12 @@
 //!   speaks in clear or trusts more than it was told to.
 //! * The files are read again within [`LOOK_EVERY`] of a change of any of them; where the new ones cannot be used, the old
 //!   ones stay, and the log says so. Connections that are there stay as they are.
+//! * A revocation list that is older than it says it may be still counts, and the log says so.
 //! * TLS 1.2 and 1.3, by rustls and ring.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -17,9 +18,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the log says that a revocation list is old.
+const WARN_EVERY: Duration = Duration::from_hours(1);
 
 /// Where certificate, key and authorities are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +62,8 @@ struct Configs {
     postgres: Arc<ServerConfig>,
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
+    /// When the first of the revocation lists is to be replaced, in seconds since 1970.
+    lists_until: Option<i64>,
 }
 
 type Stamp = [Option<SystemTime>; 4];
@@ -76,7 +82,7 @@ impl Tls {
     /// For a connection that begins now.
     pub fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let Configs { postgres, grpc, http } = &current.0;
+        let Configs { postgres, grpc, http, .. } = &current.0;
         Arc::clone(match protocol {
             Protocol::Postgres => postgres,
             Protocol::Grpc => grpc,
@@ -86,10 +92,24 @@ impl Tls {
 
     /// Looks at the files for ever.
     pub async fn watch(&self) {
+        let mut warned: Option<Instant> = None;
         loop {
+            if self.has_old_lists(crate::access::now())
+                && warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY)
+            {
+                warned = Some(Instant::now());
+                let path = self.files.client_crl.as_deref().unwrap_or(Path::new(""));
+                tracing::warn!("{}: a revocation list should have been replaced", path.display());
+            }
             tokio::time::sleep(LOOK_EVERY).await;
             self.look();
         }
+    }
+
+    /// Whether a revocation list says that there must be a newer one.
+    fn has_old_lists(&self, now_s: i64) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.0.lists_until.is_some_and(|until| until < now_s)
     }
 
     fn look(&self) {
@@ -98,8 +118,12 @@ impl Tls {
             return;
         }
         let read = Configs::read(&self.files);
+        // What could not be read may be readable the next time, though nothing has changed.
+        let is_read = read.is_ok() || self.files.are_readable();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.1 = stamp;
+        if is_read {
+            current.1 = stamp;
+        }
         match read {
             Ok(configs) => {
                 current.0 = configs;
@@ -110,11 +134,22 @@ impl Tls {
     }
 }
 
+impl TlsFiles {
+    /// Whether each of them can be read, whatever is in it.
+    fn are_readable(&self) -> bool {
+        let Self { cert, key, client_ca, client_crl } = self;
+        let all = [Some(cert), Some(key), client_ca.as_ref(), client_crl.as_ref()];
+        all.into_iter().flatten().all(|path| std::fs::read(path).is_ok())
+    }
+}
+
 impl Configs {
     fn read(files: &TlsFiles) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = Arc::new(SingleCertAndKey::from(certified(files)?));
-        let verifier = verifier_of(files, &provider)?;
+        let lists = lists_of(files)?;
+        let lists_until = lists.iter().filter_map(until).min();
+        let verifier = verifier_of(files, lists, &provider)?;
         let config = |protocol: &[u8], clients: Option<Arc<dyn ClientCertVerifier>>| {
             let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_safe_default_protocol_versions()
@@ -128,13 +163,14 @@ impl Configs {
             Ok::<_, String>(Arc::new(config))
         };
         let (postgres, http) = (config(b"postgresql", None)?, config(b"http/1.1", None)?);
-        Ok(Self { postgres, grpc: config(b"h2", verifier)?, http })
+        Ok(Self { postgres, grpc: config(b"h2", verifier)?, http, lists_until })
     }
 }
 
 /// Who checks certificates of clients, if there are authorities.
 fn verifier_of(
     files: &TlsFiles,
+    lists: Vec<CertificateRevocationListDer<'static>>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
     let Some(path) = &files.client_ca else {
@@ -147,19 +183,26 @@ fn verifier_of(
         };
     };
     let roots = authorities(path)?;
-    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
-    if let Some(path) = &files.client_crl {
-        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let lists = CertificateRevocationListDer::pem_file_iter(path);
-        let lists = lists.map_err(|error| wrong(&error))?.collect::<Result<Vec<_>, _>>();
-        let lists = lists.map_err(|error| wrong(&error))?;
-        if lists.is_empty() {
-            return Err(wrong(&"there is no revocation list in it"));
-        }
-        builder = builder.with_crls(lists);
-    }
-    let verifier = builder.build().map_err(|error| format!("{}: {error}", path.display()))?;
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+    let verifier = builder.with_crls(lists).build();
+    let verifier = verifier.map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Some(verifier))
+}
+
+/// The revocation lists, if there is a file of them.
+fn lists_of(files: &TlsFiles) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let Some(path) = &files.client_crl else { return Ok(Vec::new()) };
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let lists = CertificateRevocationListDer::pem_file_iter(path);
+    let lists = lists.map_err(|error| wrong(&error))?.collect::<Result<Vec<_>, _>>();
+    let lists = lists.map_err(|error| wrong(&error))?;
+    if lists.is_empty() { Err(wrong(&"there is no revocation list in it")) } else { Ok(lists) }
+}
+
+/// When a revocation list is to be replaced, in seconds since 1970.
+fn until(list: &CertificateRevocationListDer<'_>) -> Option<i64> {
+    let (_, list) = CertificateRevocationList::from_der(list.as_ref()).ok()?;
+    list.next_update().map(|time| time.timestamp())
 }
 
 fn stamp_of(files: &TlsFiles) -> Stamp {

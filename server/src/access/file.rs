@@ -126,14 +126,33 @@ impl Entry {
     }
 }
 
+/// Why a file of tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It could not be read this time.
+    #[error("{0}")]
+    Unread(String),
+    /// What it says is wrong.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl From<Unusable> for String {
+    fn from(why: Unusable) -> Self {
+        why.to_string()
+    }
+}
+
 impl Tokens {
     /// Reads a file.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
+    pub fn read(path: &Path) -> Result<Self, Unusable> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Unusable::Unread(format!("{}: {error}", path.display())))?;
+        let wrong =
+            |why: &dyn std::fmt::Display| Unusable::Wrong(format!("{}: {why}", path.display()));
         let mut tokens: Self = toml::from_str(&text).map_err(|error| wrong(&error.message()))?;
         for entry in &mut tokens.entries {
             entry.check().map_err(|why| wrong(&why))?;

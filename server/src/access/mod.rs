@@ -4,20 +4,22 @@
 //! * Nobody is let in by default: who is not known, whose token has ended or was revoked, gets [`Denied`], and no word why.
 //! * A [`Principal`] has roles, which say what it may do, and a scope, which says with which tags. Both only allow.
 //! * Secrets are kept as digests; what the file holds lets nobody in. Comparisons take the same time whatever differs.
-//! * The file of tokens is read again within [`LOOK_EVERY`] of a change. One that cannot be read lets nobody in.
+//! * The file of tokens is read again within [`LOOK_EVERY`] of a change. One that cannot be read lets nobody in, until it
+//!   can.
+//! * A refusal beyond the budget of its address comes late, by [`Access::ask`] and [`Access::refused`].
 //!
 //! # What it does not know
 //! Wires, and what a door does: the doors ask.
 //!
 //! # Reading order
-//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`mod@file`], [`attempts`].
+//! [`token`] (its text and digests), [`scram`] (a login that does not send it), [`mod@file`], [`attempts`], [`shares`].
 
 pub mod attempts;
 pub mod file;
 pub mod scram;
+pub mod shares;
 pub mod token;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,8 +28,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tagmill_storage::TagScope;
 
 use self::attempts::Attempts;
-use self::file::{Entry, Tokens};
+use self::file::{Entry, Tokens, Unusable};
 use self::scram::Verifier;
+use self::shares::{Made, Share, Shares};
 use crate::audit::{Audit, Event};
 
 /// A change of the file counts after this time.
@@ -36,7 +39,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Tags that a token may make known in a day, unless it says otherwise: a gateway that makes up names must not fill the
 /// registry.
 pub const NEW_TAGS: u64 = 10_000;
-const DAY_S: i64 = 86_400;
+/// Names under which a token may begin to send in a day.
+pub const GATEWAYS_A_DAY: u64 = 1_000;
+/// Idempotency keys that a token may use in a day.
+pub const KEYS_A_DAY: u64 = 100_000;
 
 /// What a principal may do.
 #[derive(
@@ -115,8 +121,7 @@ pub struct Access {
     seed: [u8; 32],
     attempts: Attempts,
     audit: Option<Arc<Audit>>,
-    /// Tags that tokens have made known: the day, and how many of each.
-    made: Mutex<(i64, HashMap<Arc<str>, u64>)>,
+    shares: Shares,
 }
 
 #[derive(Debug, Default)]
@@ -204,7 +209,7 @@ impl Access {
     /// If the file cannot be read, or the system has no random numbers.
     pub fn by_tokens(path: PathBuf) -> Result<Self, String> {
         let (looked, stamp) = (Some(Instant::now()), stamp_of(&path));
-        let tokens = Tokens::read(&path)?;
+        let tokens = Tokens::read(&path).map_err(|error| error.to_string())?;
         let known = Known { tokens, has_file: true, looked, stamp };
         Ok(Self::new(Some(path), known, token::random()?))
     }
@@ -221,8 +226,8 @@ impl Access {
     }
 
     fn new(path: Option<PathBuf>, known: Known, seed: [u8; 32]) -> Self {
-        let (attempts, made) = (Attempts::default(), Mutex::default());
-        Self { path, known: Mutex::new(known), seed, attempts, audit: None, made }
+        let (attempts, shares) = (Attempts::default(), Shares::default());
+        Self { path, known: Mutex::new(known), seed, attempts, audit: None, shares }
     }
 
     /// The same, and who was refused is told to a log.
@@ -246,12 +251,35 @@ impl Access {
         self.audit.as_ref().map_or(Ok(()), |audit| audit.require(event))
     }
 
-    /// Lets somebody in by a token, or by the names in a certificate. Who fails too often from one address waits; whoever
-    /// has a valid token never does.
+    /// Lets somebody in by a token, or by the names in a certificate. Who fails too often from one address hears of it
+    /// late; whoever has a valid token never waits.
     ///
     /// # Errors
     /// [`Denied::Unknown`], [`Denied::Waits`].
-    pub fn enter(
+    pub async fn ask(
+        &self,
+        token: Option<&str>,
+        names: &[String],
+        origin: Origin,
+    ) -> Result<Principal, Denied> {
+        self.tell_untold();
+        let entered = self.enter(token, names, origin);
+        if entered.as_ref().is_err_and(|denied| *denied == Denied::Waits) {
+            self.attempts.wait().await;
+        }
+        entered
+    }
+
+    /// Counts a login that failed, tells the log, and returns when whoever tried is to hear of it.
+    pub async fn refused(&self, user: &str, origin: Origin) -> Denied {
+        let denied = self.refuse(user, origin);
+        if denied == Denied::Waits {
+            self.attempts.wait().await;
+        }
+        denied
+    }
+
+    fn enter(
         &self,
         token: Option<&str>,
         names: &[String],
@@ -266,19 +294,31 @@ impl Access {
         }
     }
 
-    /// Counts a login that failed, and tells the log.
+    /// Counts a login that failed, and tells the log. Those beyond the budget of their address are told together.
     pub fn refuse(&self, user: &str, origin: Origin) -> Denied {
         let Origin { door, peer } = origin;
         let address = peer.map(|peer| peer.ip());
         if address.is_some_and(|address| !self.attempts.may(address)) {
+            self.attempts.suppress();
+            self.tell_untold();
             return Denied::Waits;
         }
         if let Some(address) = address {
             self.attempts.failed(address);
         }
+        let user = token::without_secret(user);
         tracing::warn!(?peer, door, user, "a login was refused");
         self.note(|| Event::new("login").result("refused").from(door, peer).on(user));
         Denied::Unknown
+    }
+
+    /// Tells the log of refusals that it was not told of one by one.
+    fn tell_untold(&self) {
+        if let Some(count) = self.attempts.take_untold() {
+            tracing::warn!(count, "logins were refused beyond what their addresses may try");
+            let result = format!("{count} more refused");
+            self.note(|| Event::new("login").result(result));
+        }
     }
 
     /// Who has a certificate with one of these names.
@@ -290,20 +330,16 @@ impl Access {
         })
     }
 
-    /// Takes so many tags of a principal's share of the day; how many it gets.
-    pub fn take_new_tags(&self, principal: &Principal, wanted: u64) -> u64 {
-        if principal.new_tags == u64::MAX {
-            return wanted;
-        }
-        let today = now() / DAY_S;
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.0 != today {
-            *made = (today, HashMap::new());
-        }
-        let used = made.1.entry(Arc::clone(&principal.id)).or_default();
-        let taken = wanted.min(principal.new_tags.saturating_sub(*used));
-        *used += taken;
-        taken
+    /// Takes so many of what a principal may make today, or as many as are left. Administrators, and everybody where nobody
+    /// is asked, may make any number.
+    pub fn take(&self, principal: &Principal, made: Made, wanted: u64) -> Share<'_> {
+        let most = match made {
+            Made::Tags => Some(principal.new_tags).filter(|most| *most < u64::MAX),
+            _ if principal.may(Role::Admin) => None,
+            Made::Gateways => Some(GATEWAYS_A_DAY),
+            Made::Keys => Some(KEYS_A_DAY),
+        };
+        self.shares.take((&principal.id, made), wanted, most, now())
     }
 
     /// Whether anybody is asked who they are.
@@ -371,9 +407,11 @@ impl Access {
         let stamp = stamp_of(path);
         let is_there = stamp.is_some() || known.has_file;
         if is_there && (stamp != known.stamp || stamp.is_none()) {
-            known.stamp = stamp;
             known.has_file = true;
-            known.tokens = Tokens::read(path).unwrap_or_else(|error| {
+            let read = Tokens::read(path);
+            // What could not be read may be readable the next time, though nothing has changed.
+            known.stamp = stamp.filter(|_| !matches!(read, Err(Unusable::Unread(_))));
+            known.tokens = read.unwrap_or_else(|error| {
                 tracing::error!("nobody is let in: {error}");
                 Tokens::default()
             });
@@ -452,10 +490,14 @@ mod tests {
         assert_eq!(enter(&["urn:tagmill:gateway:g".to_owned()]).unwrap_err(), Denied::Unknown);
         let g1 = enter(&["other".to_owned(), name]).unwrap();
         assert!(g1.may(Role::Writer) && !g1.may(Role::Reader) && !g1.reaches("other"));
-        assert_eq!(access.take_new_tags(&g1, 3), 3);
-        assert_eq!(access.take_new_tags(&g1, 3), 2);
-        assert_eq!(access.take_new_tags(&g1, 1), 0);
-        assert_eq!(access.take_new_tags(&Principal::anyone(), 1 << 40), 1 << 40);
+        let mut share = access.take(&g1, Made::Tags, 3);
+        share.spend(3);
+        assert_eq!(access.take(&g1, Made::Tags, 3).count(), 2);
+        assert_eq!(access.take(&g1, Made::Gateways, 1 << 40).count(), GATEWAYS_A_DAY);
+        assert_eq!(access.take(&g1, Made::Keys, 1 << 40).count(), KEYS_A_DAY);
+        for made in [Made::Tags, Made::Gateways, Made::Keys] {
+            assert_eq!(access.take(&Principal::anyone(), made, 1 << 40).count(), 1 << 40);
+        }
     }
 
     #[test]
@@ -495,5 +537,47 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         access.known.lock().unwrap().looked = None;
         assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_once_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let text = Tokens::create(&path, new("boss", &[Role::Admin], &[])).unwrap();
+        let access = Access::by_tokens(path.clone()).unwrap();
+        let look_again = || access.known.lock().unwrap().looked = None;
+        let aside = dir.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        // A folder is there, has a time, and cannot be read.
+        std::fs::create_dir(&path).unwrap();
+        look_again();
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+        assert_eq!(access.known.lock().unwrap().stamp, None);
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        look_again();
+        access.by_token(&text).unwrap();
+        // What is read and wrong is not read again until it changes.
+        std::fs::write(&path, "token = 3").unwrap();
+        look_again();
+        assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+        assert!(access.known.lock().unwrap().stamp.is_some());
+    }
+
+    #[tokio::test]
+    async fn refusals_of_an_address_come_late_and_a_valid_token_lets_in_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let text = Tokens::create(&path, new("boss", &[Role::Admin], &[])).unwrap();
+        let mut access = Access::by_tokens(path).unwrap();
+        access.attempts.late_by = Duration::from_hours(1);
+        let origin = Origin { door: "grpc", peer: Some("192.0.2.1:9".parse().unwrap()) };
+        let soon = Duration::from_millis(5);
+        for _ in 0..10 {
+            assert_eq!(access.ask(Some("x"), &[], origin).await.unwrap_err(), Denied::Unknown);
+        }
+        assert!(tokio::time::timeout(soon, access.ask(Some("x"), &[], origin)).await.is_err());
+        assert!(tokio::time::timeout(soon, access.refused("boss", origin)).await.is_err());
+        access.ask(Some(&text), &[], origin).await.unwrap();
     }
 }

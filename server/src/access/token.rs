@@ -56,6 +56,13 @@ pub fn parse(text: &str) -> Option<(&str, Digest)> {
     (secret.len() == SECRET_BYTES).then(|| (id, sha256(&secret)))
 }
 
+/// What may be told of a text that somebody typed: of a token in it its id alone, and nothing after that.
+pub fn without_secret(text: &str) -> &str {
+    let Some(at) = text.find(MARK) else { return text };
+    let id = at + MARK.len();
+    text.get(..id + ID_DIGITS).or_else(|| text.get(..id)).unwrap_or_default()
+}
+
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
@@ -92,6 +99,19 @@ pub fn is_same(a: &Digest, b: &Digest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_token_that_was_typed_elsewhere_its_id_alone_is_told() {
+        let token = Token::draw().unwrap();
+        let id = format!("{MARK}{}", token.id);
+        assert_eq!(without_secret(&token.text), id);
+        assert_eq!(without_secret(&token.text[..token.text.len() - 5]), id, "not even a whole one");
+        assert_eq!(without_secret(&format!("me:{}", token.text)), format!("me:{id}"));
+        for (typed, told) in [("grafana", "grafana"), ("tgm_1", MARK), ("tgm_1234567\u{e4}", MARK)]
+        {
+            assert_eq!(without_secret(typed), told);
+        }
+    }
 
     #[test]
     fn a_token_reads_as_it_was_drawn() {

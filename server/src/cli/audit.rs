@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Result};
 use super::import::report::grouped;
-use crate::audit::{FILE, Verified, verify};
+use crate::audit::{Verified, files_of, verify};
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
 Examples:
   tagmill audit verify --data plant
-  tagmill audit verify --file /var/backups/audit-20260301T060000.000000000Z.jsonl
+  tagmill audit verify --file /var/backups/audit-20260301T060000.000000000Z.jsonl --file /var/backups/audit.jsonl
 
-Every line follows from the one before it: one that was changed, or taken out between others, is named. Operators read
-the last events by SQL: SELECT * FROM system.audit ORDER BY time DESC.";
+Every line follows from the one before it, and the first of a file from the last of the file before: one that was
+changed, or taken out between others, is named. Of a directory all files are read, those that were put aside first.
+Whoever reads the whole database as an operator reads the last events by SQL: SELECT * FROM system.audit ORDER BY time
+DESC.";
 
 /// Checks the audit log.
 #[derive(Debug, clap::Args)]
@@ -31,9 +33,9 @@ enum Action {
         /// Directory of the log: that of the database, mostly.
         #[arg(long, value_name = "DIR", required_unless_present = "file")]
         data: Option<PathBuf>,
-        /// Another file of a log, put aside or copied.
+        /// Another file of a log, put aside or copied. May be given several times, oldest first.
         #[arg(long, value_name = "FILE", conflicts_with = "data")]
-        file: Option<PathBuf>,
+        file: Vec<PathBuf>,
     },
 }
 
@@ -43,17 +45,40 @@ enum Action {
 /// If a line is not as it was written, or the file cannot be read.
 pub fn run(args: Args) -> Result<()> {
     let Action::Verify { data, file } = args.action;
-    let path = file.unwrap_or_else(|| data.as_deref().unwrap_or(Path::new(".")).join(FILE));
-    let verified = verify(&path);
-    let Verified { events, broken } =
-        verified.map_err(|error| Failure::new(error.to_string()).within(path.display()))?;
-    for line in &broken {
-        println!("line {line}: it is no event, was changed, or the one before it is missing");
+    let files = match data {
+        None => file,
+        Some(data) => files_of(&data).map_err(|error| failed(&data, error.to_string()))?,
+    };
+    let mut before = None;
+    let (mut count, mut wrong) = (0, Vec::new());
+    for path in &files {
+        let verified = verify(path, &mut before);
+        let Verified { events, broken, continues } =
+            verified.map_err(|error| failed(path, error.to_string()))?;
+        let path = path.display();
+        if let Some(other) = continues {
+            println!(
+                "{path} goes on with {other}, which was not read: what was before is not verified"
+            );
+        }
+        for line in &broken {
+            println!(
+                "{path}, line {line}: it is no event, was changed, or the one before it is missing"
+            );
+        }
+        count += events;
+        wrong.extend(broken.iter().map(|_| path.to_string()));
     }
-    println!("verified {} events: {} broken lines", grouped(events), grouped(broken.len() as u64));
-    if broken.is_empty() {
-        return Ok(());
+    let lines = wrong.len();
+    println!("verified {} events: {} broken lines", grouped(count), grouped(lines as u64));
+    match wrong.into_iter().next() {
+        None => Ok(()),
+        Some(first) => {
+            Err(Failure::new(format!("{lines} lines are not as they were written")).within(first))
+        }
     }
-    Err(Failure::new(format!("{} lines are not as they were written", broken.len()))
-        .within(path.display()))
+}
+
+fn failed(path: &Path, why: String) -> Failure {
+    Failure::new(why).within(path.display())
 }

@@ -1,7 +1,8 @@
 //! How a server is told to run: by the command line, by the environment, by a file; in this order, key by key.
 //!
 //! Contract: the keys of the file are the words of the command line with `_` for `-`, those of the environment the same in
-//! capitals after `TAGMILL_`. A key or a value that is not understood is refused, wherever it stands.
+//! capitals after `TAGMILL_`. A key or a value that is not understood is refused, wherever it stands; a variable of that
+//! prefix too, but for those of others ([`OTHERS`], and what Kubernetes says of a service of that name).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,63 @@ const TEXTS: [&str; 15] = [
     "log_format",
 ];
 
+/// What begins the names of our variables.
+const PREFIX: &str = "TAGMILL_";
+/// Variables that say nothing of how a server runs: of the log, of clients, of dashboards, of tests.
+const OTHERS: [&str; 12] = [
+    "LOG",
+    "TOKEN",
+    "CA",
+    "CERT",
+    "KEY",
+    "HOST",
+    "SEED",
+    "CASES",
+    "TRACE",
+    "SLT",
+    "PLANTED",
+    "FAULTS_NAMESPACE",
+];
+
+/// Whether a variable is known: one that is not was meant to be one, mostly.
+fn is_known(name: &str, value: &str) -> bool {
+    let Some(name) = name.strip_prefix(PREFIX) else { return true };
+    let mut keys = TEXTS.into_iter().chain(SWITCHES).chain(LISTS);
+    let is_key = keys.any(|key| key.to_uppercase() == name);
+    // Kubernetes tells each container of each service: TAGMILL_SERVICE_HOST, TAGMILL_GRPC_PORT=tcp://.. and so on.
+    let is_service = ["SERVICE_HOST", "SERVICE_PORT"].iter().any(|word| name.contains(word));
+    let is_port = name == "PORT" || name.starts_with("PORT_") || name.ends_with("_PORT");
+    let is_port = (is_port && value.contains("://")) || name.contains("PORT_");
+    is_key || is_service || is_port || OTHERS.contains(&name)
+}
+
+/// A switch as people write it.
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" | "on" | "yes" => Some(true),
+        "0" | "false" | "off" | "no" => Some(false),
+        _ => None,
+    }
+}
+
 impl Config {
+    /// What the environment of this process says.
+    ///
+    /// # Errors
+    /// Which variable is wrong, or not known.
+    pub fn of_process() -> Result<Self> {
+        for (name, value) in std::env::vars_os() {
+            let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+            if !is_known(&name, &value) {
+                return Err(Failure::new(
+                    "there is no such variable: docs/operations.md lists them",
+                )
+                .within(name));
+            }
+        }
+        Self::of_environment(|name| std::env::var(name).ok())
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -202,14 +259,16 @@ impl Config {
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let mut config = Self::default();
         for name in TEXTS.into_iter().chain(SWITCHES).chain(LISTS) {
-            let variable_name = format!("TAGMILL_{}", name.to_uppercase());
+            let variable_name = format!("{PREFIX}{}", name.to_uppercase());
             let Some(value) = variable(&variable_name).filter(|value| !value.is_empty()) else {
                 continue;
             };
             let value = if LISTS.contains(&name) {
                 toml::Value::Array(value.split_whitespace().map(Into::into).collect())
             } else if SWITCHES.contains(&name) {
-                toml::Value::Boolean(matches!(value.as_str(), "1" | "true" | "on" | "yes"))
+                let wrong = || Failure::new(format!("{value:?} is neither 'true' nor 'false'"));
+                let is_on = switch(&value).ok_or_else(|| wrong().within(&variable_name))?;
+                toml::Value::Boolean(is_on)
             } else {
                 toml::Value::String(value)
             };
@@ -412,7 +471,7 @@ fn beside(address: SocketAddr, after: u16) -> SocketAddr {
 /// What is wrong with the configuration.
 pub fn run(args: Args) -> Result<()> {
     let Action::Check { file } = args.action;
-    let mut config = Config::of_environment(|name| std::env::var(name).ok())?;
+    let mut config = Config::of_process()?;
     if let Some(file) = &file {
         config = config.or(Config::read(file)?);
     }
@@ -508,14 +567,42 @@ mod tests {
         ] {
             assert!(of(text).is_err(), "{text}");
         }
-        for (name, value) in
-            [("TAGMILL_LISTEN", "here"), ("TAGMILL_RETENTION", "2y x"), ("TAGMILL_HTTP", "on")]
-        {
+        for (name, value) in [
+            ("TAGMILL_LISTEN", "here"),
+            ("TAGMILL_RETENTION", "2y x"),
+            ("TAGMILL_HTTP", "on"),
+            ("TAGMILL_INSECURE_NO_AUTH", "maybe"),
+        ] {
             let found = Config::of_environment(|asked| (asked == name).then(|| value.to_owned()));
             assert!(found.unwrap_err().to_string().contains(name), "{name}");
         }
         assert!(of("data = 'a'\ntls_cert = 'x'").unwrap().options().is_err());
         assert!(of("").unwrap().options().is_err());
+    }
+
+    #[test]
+    fn a_variable_is_known_or_of_others() {
+        for (name, value, expected) in [
+            ("PATH", "", true),
+            ("TAGMILL_TLS_CERT", "x", true),
+            ("TAGMILL_LOG", "x", true),
+            ("TAGMILL_TOKEN", "x", true),
+            ("TAGMILL_TLSCERT", "x", false),
+            ("TAGMILL_LISEN", "", false),
+            ("TAGMILL_HTTP_PORT", "8080", false),
+            ("TAGMILL_PORT", "7410", false),
+            ("TAGMILL_PORT", "tcp://10.0.0.1:7410", true),
+            ("TAGMILL_PORT_7410_TCP_ADDR", "10.0.0.1", true),
+            ("TAGMILL_SERVICE_HOST", "10.0.0.1", true),
+            ("TAGMILL_SERVICE_PORT_GRPC", "7410", true),
+            ("TAGMILL_HTTP_SERVICE_PORT", "7412", true),
+        ] {
+            assert_eq!(is_known(name, value), expected, "{name}={value}");
+        }
+        let off = Config::of_environment(|name| {
+            (name == "TAGMILL_INSECURE_NO_AUTH").then(|| "off".to_owned())
+        });
+        assert_eq!(off.unwrap().insecure_no_auth, Some(false));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Args {
 /// If the database cannot be opened or the address not be used.
 pub fn run(args: Args) -> Result<()> {
     let Args { config, words, confirm_clock } = args;
-    let mut all = words.or(Config::of_environment(|name| std::env::var(name).ok())?);
+    let mut all = words.or(Config::of_process()?);
     if let Some(file) = &config {
         all = all.or(Config::read(file)?);
     }

@@ -27,7 +27,7 @@ pub(super) async fn ask(
     }
     let token = token_of(request.headers());
     let origin = Origin { door: "http", peer: Some(peer) };
-    let principal = door.access.enter(token.as_deref(), &[], origin);
+    let principal = door.access.ask(token.as_deref(), &[], origin).await;
     let principal = principal.map_err(|denied| match (&token, denied) {
         (None, Denied::Unknown) => {
             unknown("who calls? send a token: 'Authorization: Bearer TOKEN'")

@@ -15,6 +15,10 @@ pub(super) const CREDIT_BYTES: u64 = 8 << 20;
 const SAMPLE_BYTES: u64 = 40;
 /// Memory of a batch besides its samples.
 const BATCH_BYTES: u64 = 1 << 10;
+/// Memory of a part besides its samples, taken or rejected: on the wire it may have two bytes.
+const PART_BYTES: u64 = 256;
+/// A definition takes the memory of so many parts: two copies of its attributes, and an answer.
+pub(super) const PARTS_PER_TAG: u64 = 4;
 /// Permits are counted in this unit, so that any memory fits into them.
 const UNIT_BYTES: u64 = 1 << 10;
 
@@ -34,15 +38,33 @@ impl Admission {
         Self { memory: Arc::new(Semaphore::new(units as usize)), units }
     }
 
-    /// Waits for the memory of a batch of `encoded` bytes that announces `samples` in columns.
-    pub(super) async fn acquire(&self, encoded: usize, samples: u64) -> Result<Grant, Status> {
-        let of_samples = samples.saturating_mul(SAMPLE_BYTES);
-        let bytes = of_samples.saturating_add(BATCH_BYTES + encoded as u64 * 2);
-        let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, self.units);
+    /// Waits for the memory of a batch of `encoded` bytes that announces `samples` in columns and has `parts`.
+    pub(super) async fn acquire(
+        &self,
+        encoded: usize,
+        samples: u64,
+        parts: u64,
+    ) -> Result<Grant, Status> {
+        let of_parts =
+            parts.saturating_mul(PART_BYTES).saturating_add(BATCH_BYTES + encoded as u64 * 2);
+        let bytes = samples.saturating_mul(SAMPLE_BYTES).saturating_add(of_parts);
+        let units = units(bytes).clamp(1, self.units);
         let memory = Arc::clone(&self.memory);
         let closed = |_| Status::unavailable("the server shuts down");
         memory.acquire_many_owned(units).await.map_err(closed)
     }
+}
+
+/// Gives back what the samples of a batch took that the engine has answered. What is still to be told of it, so many parts
+/// and so many refused ranges of samples, keeps its memory.
+pub(super) fn shrink(grant: &mut Grant, parts: u64, ranges: usize) {
+    let kept = parts.saturating_mul(PART_BYTES).saturating_add(ranges as u64 * SAMPLE_BYTES);
+    let kept = units(kept).max(1) as usize;
+    drop(grant.split(grant.num_permits().saturating_sub(kept)));
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -52,15 +74,26 @@ mod tests {
     #[tokio::test]
     async fn a_batch_beyond_the_limit_waits_for_those_before_it() {
         let admission = Admission::new(100 << 10);
-        let first = admission.acquire(40 << 10, 0).await.unwrap();
-        let mut second = Box::pin(admission.acquire(40 << 10, 0));
+        let first = admission.acquire(40 << 10, 0, 0).await.unwrap();
+        let mut second = Box::pin(admission.acquire(40 << 10, 0, 0));
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), &mut second).await;
         assert!(waiting.is_err());
         drop(first);
         let second = second.await.unwrap();
         drop(second);
         // What announces more than there is gets everything, not nothing.
-        let all = admission.acquire(0, u64::MAX).await.unwrap();
+        let all = admission.acquire(0, u64::MAX, u64::MAX).await.unwrap();
         assert_eq!(all.num_permits(), 100);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_to_tell_of_a_batch_keeps_its_memory() {
+        let admission = Admission::new(1 << 20);
+        let mut grant = admission.acquire(0, 1_000, 40).await.unwrap();
+        assert_eq!(grant.num_permits(), (40_000 + 40 * 256 + 1_024) / 1_024);
+        shrink(&mut grant, 40, 0);
+        assert_eq!(grant.num_permits(), 10);
+        shrink(&mut grant, u64::MAX, 0);
+        assert_eq!((grant.num_permits(), admission.memory.available_permits()), (10, 1_014));
     }
 }

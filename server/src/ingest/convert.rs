@@ -15,6 +15,10 @@ use tagmill_storage::{
 
 use super::fields::{Malformed, fields};
 use super::parts::{RawColumn, RawScan};
+use super::rejects::Rejects;
+
+/// Columns and scan blocks of a batch.
+pub(super) const PARTS_MAX: u64 = 100_000;
 
 /// What a batch says before its parts are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +27,36 @@ pub(super) struct Outline {
     pub(super) seq: u64,
     /// Samples that its columns announce. Cells of scan blocks are not counted: they take the bytes they say.
     pub(super) announced: u64,
+    /// Its columns and scan blocks.
+    pub(super) parts: u64,
+}
+
+impl Outline {
+    /// Why the batch is not read, if it has more than may be.
+    pub(super) fn too_long(&self) -> Option<String> {
+        let Self { announced, parts, .. } = self;
+        if *announced > BATCH_SAMPLES_MAX as u64 {
+            let why = "the batch has";
+            return Some(format!(
+                "{why} {announced} samples, at most {BATCH_SAMPLES_MAX} are taken"
+            ));
+        }
+        let is_long = *parts > PARTS_MAX;
+        is_long.then(|| format!("the batch has {parts} parts, at most {PARTS_MAX} are taken"))
+    }
 }
 
 /// Reads a batch's number and size, so that memory can be asked for before it is taken.
 pub(super) fn outline(batch: &[u8]) -> Result<Outline, Malformed> {
-    let mut outline = Outline { seq: 0, announced: 0 };
+    let mut outline = Outline { seq: 0, announced: 0, parts: 0 };
     for field in fields(batch) {
         match field? {
             (1, field) => outline.seq = field.u64("seq")?,
-            (2, field) => outline.announced += announced(field.bytes("a column")?),
+            (2, field) => {
+                outline.announced += announced(field.bytes("a column")?);
+                outline.parts += 1;
+            }
+            (3, _) => outline.parts += 1,
             _ => {}
         }
     }
@@ -63,7 +88,7 @@ pub(super) struct Converted {
     pub(super) scans: Vec<ScanBlock>,
     /// For each column, then for each scan: where it stood in the batch, and its alias (0 for scans).
     pub(super) places: Places,
-    pub(super) rejects: Vec<Reject>,
+    pub(super) rejects: Rejects,
     pub(super) missing_labels: MissingLabels,
 }
 
@@ -170,11 +195,9 @@ impl Converted {
         self.rejects.push(Reject { seq: 0, part, alias, first: 0, count, reason, detail });
     }
 
-    /// A batch that announces more samples than may be read.
-    pub(super) fn too_long(announced: u64) -> Self {
+    /// What becomes of a batch that is too long to be read.
+    pub(super) fn too_long(announced: u64, why: String) -> Self {
         let mut converted = Self::default();
-        let why =
-            format!("the batch has {announced} samples, at most {BATCH_SAMPLES_MAX} are taken");
         let count = u32::try_from(announced).unwrap_or(u32::MAX);
         converted.reject(0, 0, count, (RejectReason::TooLong, why));
         converted
@@ -344,10 +367,9 @@ fn qualities(raw: &super::parts::RawQuality<'_>, count: usize) -> Result<Qualiti
 }
 
 impl Places {
-    /// What the engine refused, in the words of the wire.
-    pub(super) fn rejects(&self, appended: &Appended, aliases: &Aliases) -> Vec<Reject> {
+    /// Adds what the engine refused, in the words of the wire.
+    pub(super) fn reject(&self, appended: &Appended, aliases: &Aliases, rejects: &mut Rejects) {
         let mut alias_of: HashMap<TagId, u32> = HashMap::new();
-        let mut rejects = Vec::with_capacity(appended.rejects.len());
         for reject in &appended.rejects {
             let (part, alias) = if let Some(place) = self.columns.get(reject.part) {
                 *place
@@ -369,7 +391,6 @@ impl Places {
                 detail: reject.reason.to_string(),
             });
         }
-        rejects
     }
 }
 
@@ -383,5 +404,34 @@ fn reason(reason: tagmill_storage::RejectReason) -> RejectReason {
         Engine::LengthMismatch => RejectReason::Malformed,
         Engine::TooLong => RejectReason::TooLong,
         Engine::TooLate => RejectReason::TooLate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rejects::REJECTS_MAX;
+    use super::*;
+
+    #[test]
+    fn parts_without_a_word_are_counted_before_they_take_memory() {
+        let (registry, aliases, sets) = Default::default();
+        let known = Known { registry: &registry, aliases: &aliases, sets: &sets };
+        let empty = |parts: usize| [0x12, 0, 0x1A, 0].repeat(parts / 2);
+        let batch = empty(50_000);
+        let outline = outline(&batch).unwrap();
+        assert_eq!((outline.parts, outline.announced, outline.too_long()), (50_000, 0, None));
+        let converted = convert(&batch, &known).unwrap();
+        assert_eq!(converted.rejects.list.len(), REJECTS_MAX);
+        assert_eq!(converted.rejects.left_out, 50_000 - REJECTS_MAX as u64);
+        let longer = super::outline(&empty(100_002)).unwrap();
+        assert!(longer.too_long().unwrap().contains("100002 parts"));
+    }
+
+    #[test]
+    fn a_count_beyond_all_is_told_from_the_outline() {
+        // A column whose count is 4294967295.
+        let outline = outline(&[8, 1, 0x12, 6, 0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).unwrap();
+        assert_eq!(outline, Outline { seq: 1, announced: u64::from(u32::MAX), parts: 1 });
+        assert!(outline.too_long().unwrap().contains("4294967295 samples"));
     }
 }

@@ -1,12 +1,16 @@
 //! Tags, aliases and tag sets as gateways define them.
 
+use std::collections::HashSet;
+
 use tagmill_proto::v1;
 use tagmill_storage::{Engine, Error, Result, TagDefinition, TagId};
 use tonic::Status;
 
 use super::messages::{Definitions, definition, tags_of_set};
 use super::named::too_many_new;
-use crate::access::{Access, Principal};
+use super::rejects;
+use crate::access::shares::{Made, Share};
+use crate::access::{Access, GATEWAYS_A_DAY, Principal};
 
 /// What became of them.
 #[derive(Debug, Default)]
@@ -14,6 +18,8 @@ pub(super) struct Answer {
     pub(super) defined: u32,
     pub(super) rejects: Vec<v1::DefineReject>,
 }
+
+type Wanted = Vec<(u32, TagDefinition)>;
 
 impl Definitions {
     /// Makes the tags that the caller may write, and their aliases if there is a gateway, durable. Blocks.
@@ -26,25 +32,18 @@ impl Definitions {
     ) -> Result<Answer> {
         let mut answer = Answer::default();
         let snapshot = engine.snapshot();
-        let new = self.tags.iter().filter(|tag| snapshot.registry().find(&tag.name).is_none());
-        let new = new.count() as u64;
-        let mut new_left = if new == 0 { 0 } else { access.take_new_tags(caller, new) };
-        let mut wanted = Vec::with_capacity(self.tags.len());
-        for tag in self.tags {
-            let (alias, name) = (tag.alias, tag.name.clone());
-            let definition = definition(tag, gateway.is_some());
-            let definition = definition.and_then(|definition| in_scope(caller, definition));
-            let definition = definition.and_then(|definition| {
-                if snapshot.registry().find(&definition.name).is_none() {
-                    new_left = new_left.checked_sub(1).ok_or_else(|| too_many_new(caller))?;
-                }
-                Ok(definition)
-            });
-            match definition {
-                Ok(definition) => wanted.push((alias, definition)),
-                Err(detail) => answer.rejects.push(v1::DefineReject { alias, name, detail }),
-            }
-        }
+        let is_new =
+            |definition: &TagDefinition| snapshot.registry().find(&definition.name).is_none();
+        let wanted = self.wanted(caller, gateway.is_some(), &mut answer);
+        // Counted when all others are out: what is outside of the scope must not show in what is left.
+        let new = wanted.iter().map(|(_, definition)| definition).filter(|d| is_new(d));
+        let new: HashSet<&str> = new.map(|definition| definition.name.as_str()).collect();
+        let mut share = access.take(caller, Made::Tags, new.len() as u64);
+        let wanted = if share.count() == new.len() as u64 {
+            wanted
+        } else {
+            within(wanted, share.count(), is_new, caller, &mut answer)
+        };
         let definitions: Vec<TagDefinition> = wanted.iter().map(|(_, d)| d.clone()).collect();
         let mut taken = Vec::with_capacity(wanted.len());
         for ((alias, definition), id) in wanted.into_iter().zip(engine.reserve(&definitions)) {
@@ -58,20 +57,88 @@ impl Definitions {
             }
         }
         answer.defined = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-        if let Some(gateway) = gateway {
-            let known = engine.aliases(gateway);
-            let pairs = taken.iter().map(|(alias, _, id)| (*alias, *id));
-            let new = |(alias, id): &(u32, TagId)| known.get(alias) != Some(id);
-            let pairs: Vec<(u32, TagId)> = pairs.filter(new).collect();
-            if !pairs.is_empty() {
-                engine.define_aliases(gateway, &pairs)?;
-            }
-        } else {
-            let taken: Vec<TagDefinition> = taken.into_iter().map(|(_, d, _)| d).collect();
-            engine.define(&taken)?;
-        }
+        let made = taken.iter().filter(|(_, definition, _)| is_new(definition)).count() as u64;
+        remember(engine, gateway, taken)?;
+        share.spend(made);
+        answer.rejects = rejects::definitions(answer.rejects);
         Ok(answer)
     }
+
+    /// What the engine would take, of tags that the caller may write.
+    fn wanted(self, caller: &Principal, needs_alias: bool, answer: &mut Answer) -> Wanted {
+        let mut wanted = Vec::with_capacity(self.tags.len());
+        for tag in self.tags {
+            let (alias, name) = (tag.alias, tag.name.clone());
+            let definition = definition(tag, needs_alias);
+            match definition.and_then(|definition| in_scope(caller, definition)) {
+                Ok(definition) => wanted.push((alias, definition)),
+                Err(detail) => answer.rejects.push(v1::DefineReject { alias, name, detail }),
+            }
+        }
+        wanted
+    }
+}
+
+/// Those that are known, and so many new ones.
+fn within(
+    wanted: Wanted,
+    most: u64,
+    is_new: impl Fn(&TagDefinition) -> bool,
+    caller: &Principal,
+    answer: &mut Answer,
+) -> Wanted {
+    let mut granted = HashSet::new();
+    let mut rest = Vec::with_capacity(wanted.len());
+    for (alias, definition) in wanted {
+        if is_new(&definition) && !granted.contains(&definition.name) {
+            if granted.len() as u64 >= most {
+                let (name, detail) = (definition.name, too_many_new(caller));
+                answer.rejects.push(v1::DefineReject { alias, name, detail });
+                continue;
+            }
+            granted.insert(definition.name.clone());
+        }
+        rest.push((alias, definition));
+    }
+    rest
+}
+
+/// Makes reserved tags durable, or the aliases of a gateway, and the tags with them.
+fn remember(
+    engine: &Engine,
+    gateway: Option<&str>,
+    taken: Vec<(u32, TagDefinition, TagId)>,
+) -> Result<()> {
+    let Some(gateway) = gateway else {
+        let taken: Vec<TagDefinition> = taken.into_iter().map(|(_, d, _)| d).collect();
+        return engine.define(&taken).map(|_| ());
+    };
+    let known = engine.aliases(gateway);
+    let pairs = taken.iter().map(|(alias, _, id)| (*alias, *id));
+    let new = |(alias, id): &(u32, TagId)| known.get(alias) != Some(id);
+    let pairs: Vec<(u32, TagId)> = pairs.filter(new).collect();
+    if pairs.is_empty() { Ok(()) } else { engine.define_aliases(gateway, &pairs) }
+}
+
+/// The share of a gateway that the server has not heard of, which it will keep for ever.
+///
+/// # Errors
+/// If the token has made enough of them today.
+pub(super) fn take_gateway<'a>(
+    engine: &Engine,
+    access: &'a Access,
+    caller: &Principal,
+    gateway: &str,
+) -> Result<Share<'a>, Status> {
+    let new = u64::from(!engine.knows_gateway(gateway));
+    let share = access.take(caller, Made::Gateways, new);
+    if share.count() < new {
+        let (name, most) = (&caller.name, GATEWAYS_A_DAY);
+        let why =
+            format!("token {name:?} has sent under {most} new names today: wait for tomorrow");
+        return Err(Status::resource_exhausted(why));
+    }
+    Ok(share)
 }
 
 /// Makes a tag set durable. Blocks. The answer lists aliases that are not known; then nothing was defined.
@@ -93,12 +160,14 @@ pub(super) fn define_set(
     Ok(Vec::new())
 }
 
-/// The definition, if the caller may write the tag.
+/// The definition, if the caller may write the tag and what its states are called.
 fn in_scope(caller: &Principal, definition: TagDefinition) -> Result<TagDefinition, String> {
-    if caller.reaches(&definition.name) {
-        return Ok(definition);
+    let set = definition.attributes.state_set.as_deref().filter(|set| !set.is_empty());
+    let mut names = std::iter::once(definition.name.as_str()).chain(set);
+    if let Some(name) = names.find(|name| !caller.reaches(name)) {
+        return Err(format!("{name:?} is outside of the scope of token {:?}", caller.name));
     }
-    Err(format!("{:?} is outside of the scope of token {:?}", definition.name, caller.name))
+    Ok(definition)
 }
 
 /// Whether a caller may send as a gateway: one with a scope as that of its own name, and as those below it.
@@ -112,6 +181,67 @@ pub(super) fn check_gateway(caller: &Principal, gateway: &str) -> Result<(), Sta
     {
         return Ok(());
     }
+    let gateway = rejects::shown(gateway);
     let why = format!("token {name:?} sends as gateway {name:?} or {name}/.., not as {gateway:?}");
     Err(Status::permission_denied(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::file::{NewToken, Tokens};
+    use crate::access::{Role, now};
+
+    fn definitions(names: &[&str], state_set: Option<&str>) -> Definitions {
+        let attributes = v1::TagAttributes {
+            state_set: state_set.map(ToOwned::to_owned),
+            ..v1::TagAttributes::default()
+        };
+        let tag = |(alias, name): (u32, &&str)| v1::TagDefinition {
+            alias,
+            name: (*name).to_owned(),
+            r#type: v1::ValueType::State.into(),
+            attributes: Some(attributes.clone()),
+        };
+        Definitions { id: 1, tags: (1..).zip(names).map(tag).collect() }
+    }
+
+    fn access_of(folder: &std::path::Path, new_tags: u64) -> (Access, Principal) {
+        let path = folder.join("access.toml");
+        let new = NewToken {
+            name: "g1".to_owned(),
+            roles: vec![Role::Writer],
+            scope: vec!["plant".to_owned()],
+            certificate: None,
+            new_tags: Some(new_tags),
+            expires: now() + 3_600,
+        };
+        let text = Tokens::create(&path, new).unwrap();
+        let access = Access::by_tokens(path).unwrap();
+        let caller = access.by_token(&text).unwrap();
+        (access, caller)
+    }
+
+    #[test]
+    fn what_is_outside_of_the_scope_costs_no_share_and_names_no_states() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = tagmill_storage::Options::default();
+        let engine = Engine::open(&dir.path().join("data"), options).unwrap();
+        let (access, caller) = access_of(dir.path(), 2);
+        let apply = |definitions: Definitions| {
+            let answer = definitions.apply(&engine, &access, &caller, Some("g1")).unwrap();
+            let why: Vec<String> = answer.rejects.into_iter().map(|reject| reject.detail).collect();
+            (answer.defined, why)
+        };
+        let (defined, why) =
+            apply(definitions(&["other/A", "other/B", "plant/A", "plant/A"], None));
+        assert_eq!((defined, why.len()), (2, 2), "{why:?}");
+        assert!(why.iter().all(|why| why.contains("outside of the scope")), "{why:?}");
+        let (defined, why) = apply(definitions(&["plant/B"], Some("pumps")));
+        assert_eq!((defined, why.len()), (0, 1));
+        assert!(why[0].contains("\"pumps\" is outside of the scope"), "{why:?}");
+        let (defined, why) = apply(definitions(&["plant/B", "plant/C", "plant/A"], None));
+        assert_eq!((defined, why.len()), (2, 1), "one new, and one that is known");
+        assert!(why[0].contains("as many tags known today"), "{why:?}");
+    }
 }

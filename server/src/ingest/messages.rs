@@ -27,6 +27,16 @@ pub(super) struct Definitions {
 }
 
 impl Definitions {
+    /// How many tags an encoded `DefineTags` has, so that memory can be asked for before it is taken.
+    pub(super) fn count(message: &[u8]) -> Result<u64, Status> {
+        let mut count = 0;
+        for field in fields(message) {
+            let (number, _) = field.map_err(malformed)?;
+            count += u64::from(number == 2);
+        }
+        Ok(count.min(TAGS_MAX as u64))
+    }
+
     /// Reads an encoded `DefineTags`.
     pub(super) fn read(message: &[u8]) -> Result<Self, Status> {
         let mut read = Self::default();

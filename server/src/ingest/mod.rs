@@ -7,10 +7,11 @@
 //!
 //! # Reading order
 //! [`fields`] (protobuf in place), [`parts`] (columns and scan blocks as sent), [`convert`] (wire to engine, pure),
-//! [`messages`] (what is no batch, pure), [`definitions`], [`admission`], [`progress`] (one stream's order, pure),
-//! [`stream`], [`disconnect`], [`write`], [`gateways`] (for people), [`named`] (what comes without protobuf).
+//! [`rejects`] (pure), [`messages`] (what is no batch, pure), [`definitions`], [`admission`], [`progress`] (one stream's
+//! order, pure), [`answers`], [`stream`], [`disconnect`], [`write`], [`gateways`] (for people), [`named`] (what comes without protobuf).
 
 mod admission;
+mod answers;
 mod convert;
 mod definitions;
 mod disconnect;
@@ -22,6 +23,7 @@ pub(crate) mod messages;
 pub(crate) mod named;
 mod parts;
 mod progress;
+mod rejects;
 mod stream;
 mod write;
 
@@ -32,21 +34,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tagmill::Hosted;
 use tagmill_proto::v1::{DefineTagsResponse, ServerMessage, WriteResponse};
 use tagmill_proto::view;
-use tagmill_storage::{Clock, Engine, SystemClock};
-use tokio::sync::{mpsc, watch};
+use tagmill_storage::{Clock, Engine, SystemClock, TagScope};
+use tokio::sync::watch;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Role};
 use crate::doors::{caller, peer_of};
 
 use admission::Admission;
+use answers::Answers;
 use convert::MissingLabels;
 use gateways::{Gateways, GatewaysRelation};
-
-/// Answers handed to the transport ahead of the network.
-const AHEAD: usize = 16;
 
 /// The service.
 #[derive(Debug)]
@@ -108,7 +107,7 @@ impl Ingest {
         bytes: usize,
         samples: u64,
     ) -> Result<admission::Grant, Status> {
-        self.admission.acquire(bytes, samples).await
+        self.admission.acquire(bytes, samples, 0).await
     }
 }
 
@@ -153,7 +152,7 @@ impl view::ingest_server::Ingest for IngestService {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let caller = caller(&request, Role::Writer)?;
         let peer = peer_of(&request);
-        let (answers, outbound) = mpsc::channel(AHEAD);
+        let (answers, outbound) = Answers::new();
         let service = Arc::clone(&self.0);
         tokio::spawn(async move {
             let inbound = request.into_inner();
@@ -162,7 +161,7 @@ impl view::ingest_server::Ingest for IngestService {
                 drop(answers.send(Err(status)).await);
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+        Ok(Response::new(Box::pin(outbound)))
     }
 
     async fn write(
@@ -182,14 +181,17 @@ impl view::ingest_server::Ingest for IngestService {
     }
 }
 
-/// Adds labels to their state sets. Blocks. True if the batch should be read again; what could not be added is then
-/// rejected by name.
-fn grow(engine: &Engine, missing: &MissingLabels) -> bool {
-    for (set, labels) in missing {
+/// Adds labels to their state sets that the sender's scope holds. Blocks. True if the batch should be read again; what could
+/// not be added is then rejected by name.
+fn grow(engine: &Engine, scope: Option<&TagScope>, missing: &MissingLabels) -> bool {
+    let own = |set: &str| scope.is_none_or(|scope| scope.holds(set));
+    let mut is_any = false;
+    for (set, labels) in missing.iter().filter(|(set, _)| own(set)) {
+        is_any = true;
         let labels: Vec<String> = labels.iter().cloned().collect();
         if let Err(error) = engine.grow_states(set, &labels) {
             tracing::warn!(set, "cannot add labels: {error}");
         }
     }
-    !missing.is_empty()
+    is_any
 }

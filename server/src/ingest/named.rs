@@ -2,6 +2,7 @@
 
 use tagmill_storage::{Engine, Error, TagDefinition, TagId, ValueType, Values};
 
+use crate::access::shares::Made;
 use crate::access::{Access, Principal};
 
 /// The tag of a name that a principal may write to; defined if need be, unless it has made enough of them today. Blocks.
@@ -21,16 +22,19 @@ pub(crate) fn resolve(
     if let Some(tag) = engine.snapshot().registry().find(name) {
         return Ok(tag);
     }
-    if access.take_new_tags(principal, 1) == 0 {
+    let mut share = access.take(principal, Made::Tags, 1);
+    if share.count() == 0 {
         return Err(too_many_new(principal));
     }
     let definition = TagDefinition::new(name, value_type);
     let reserved = engine.reserve(std::slice::from_ref(&definition)).pop();
-    reserved.unwrap_or(Err(Error::Closed)).map_err(|error| match error {
+    let tag = reserved.unwrap_or(Err(Error::Closed)).map_err(|error| match error {
         // Another column of this text has defined it, of another type.
         Error::Invalid(why) => why,
         other => other.to_string(),
-    })
+    })?;
+    share.spend(1);
+    Ok(tag)
 }
 
 /// Why a principal makes no more tags known.

@@ -4,14 +4,14 @@
 //! refused for the gap. Only the first refusal is told; what follows it is dropped until the gateway sends the refused
 //! number again. Each such restart begins a round, and answers of earlier rounds are not told.
 
-use tagmill_proto::v1::{Ack, Gap, Nack, NackCode, Reject};
+use tagmill_proto::v1::{Ack, Gap, Nack, NackCode};
 use tagmill_storage::{Appended, Error};
 
-/// Rejects that one acknowledgement lists.
-const REJECTS_MAX: usize = 10_000;
+use super::admission::CREDIT_BYTES;
+use super::rejects::Rejects;
 
 /// The state of one stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     round: u32,
     /// The number that must be sent again.
@@ -19,8 +19,9 @@ pub(super) struct Progress {
     taken: u64,
     durable: u64,
     accepted: u64,
-    rejects: Vec<Reject>,
-    rejects_left_out: u64,
+    rejects: Rejects,
+    /// Bytes of batches that came and whose credit was not given back.
+    unanswered: u64,
     /// Bytes of batches answered since the last credit.
     credit: u64,
     is_due: bool,
@@ -29,7 +30,7 @@ pub(super) struct Progress {
 /// What became of one batch.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Appended(Appended, Vec<Reject>),
+    Appended(Appended, Rejects),
     Refused(Error),
     /// Mostly in the future.
     Clock,
@@ -51,8 +52,8 @@ impl Progress {
             taken: mark,
             durable: mark,
             accepted: 0,
-            rejects: Vec::new(),
-            rejects_left_out: 0,
+            rejects: Rejects::default(),
+            unanswered: 0,
             credit: 0,
             is_due: false,
         }
@@ -71,6 +72,13 @@ impl Progress {
         Some(self.round)
     }
 
+    /// Counts the bytes of a batch that has come. False if the gateway had no credit left for it: while it has any, it may
+    /// send one whole message.
+    pub(super) fn charge(&mut self, bytes: usize, message_bytes: usize) -> bool {
+        self.unanswered += bytes as u64;
+        self.unanswered <= CREDIT_BYTES + message_bytes as u64
+    }
+
     /// Gives back the bytes of a batch, whatever became of it.
     pub(super) fn release(&mut self, bytes: usize) {
         self.credit += bytes as u64;
@@ -87,7 +95,7 @@ impl Progress {
                 // Of a repetition everything was said when it came first.
                 if !appended.repeated {
                     self.accepted += appended.accepted;
-                    self.keep(seq, rejects);
+                    self.rejects.extend(seq, rejects);
                 }
                 None
             }
@@ -114,12 +122,6 @@ impl Progress {
         }
     }
 
-    fn keep(&mut self, seq: u64, rejects: Vec<Reject>) {
-        let room = REJECTS_MAX - self.rejects.len();
-        self.rejects_left_out += rejects.len().saturating_sub(room) as u64;
-        self.rejects.extend(rejects.into_iter().take(room).map(|reject| Reject { seq, ..reject }));
-    }
-
     /// Whether batches are taken that are not known to be on disk.
     pub(super) fn is_behind(&self) -> bool {
         self.durable < self.taken
@@ -140,22 +142,18 @@ impl Progress {
         if !std::mem::take(&mut self.is_due) && !always {
             return None;
         }
-        if self.rejects_left_out > 0
-            && let Some(last) = self.rejects.last_mut()
-        {
-            let more = std::mem::take(&mut self.rejects_left_out);
-            last.detail = format!("{} (and {more} more rejects)", last.detail);
-        }
         Some(Ack {
             seq: self.taken,
             durable_seq: self.durable,
             accepted_samples: std::mem::take(&mut self.accepted),
-            rejects: std::mem::take(&mut self.rejects),
+            rejects: self.rejects.take(),
         })
     }
 
     pub(super) fn take_credit(&mut self) -> u64 {
-        std::mem::take(&mut self.credit)
+        let credit = std::mem::take(&mut self.credit);
+        self.unanswered = self.unanswered.saturating_sub(credit);
+        credit
     }
 }
 
@@ -171,12 +169,14 @@ fn nack(seq: u64, error: &Error) -> Nack {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rejects::REJECTS_MAX;
     use super::*;
+    use tagmill_proto::v1::Reject;
 
     fn taken(accepted: u64, durable: bool) -> Outcome {
         let seq = tagmill_storage::Seq(1);
         let appended = Appended { seq, accepted, repeated: false, durable, rejects: Vec::new() };
-        Outcome::Appended(appended, Vec::new())
+        Outcome::Appended(appended, Rejects::default())
     }
 
     fn gap(expected: u64) -> Outcome {
@@ -222,11 +222,24 @@ mod tests {
         let mut progress = Progress::new(0);
         progress.admit(1).unwrap();
         let Outcome::Appended(appended, _) = taken(0, true) else { unreachable!() };
-        let rejects = vec![Reject::default(); REJECTS_MAX + 5];
+        let list = vec![Reject::default(); REJECTS_MAX + 5];
+        let rejects = Rejects { list, left_out: 0 };
         progress.settle(1, 0, Outcome::Appended(appended, rejects));
         let ack = progress.take_ack(false).unwrap();
         assert_eq!(ack.rejects.len(), REJECTS_MAX);
         assert_eq!(ack.rejects[0].seq, 1);
         assert!(ack.rejects[REJECTS_MAX - 1].detail.contains("and 5 more"));
+    }
+
+    #[test]
+    fn credit_lets_one_message_over_and_no_more() {
+        let (mut progress, message) = (Progress::new(0), 4 << 20);
+        for _ in 0..3 {
+            assert!(progress.charge(message, message), "8 MiB of credit, and one over");
+        }
+        progress.release(message);
+        assert!(!progress.clone().charge(1, message), "what is not told is not given back");
+        assert_eq!(progress.take_credit(), message as u64);
+        assert!(progress.charge(message, message) && !progress.charge(1, message));
     }
 }

@@ -1,7 +1,9 @@
 //! One stream of one gateway: a reader that submits what arrives, and a teller that answers what the engine calls back.
 //!
 //! The two run side by side in one task, so that a batch that waits for memory or for room in the head never holds up the
-//! acknowledgement of those before it. The channel between them has no bound of its own: what is in it was admitted.
+//! acknowledgement of those before it. The reader takes a place in the channel between them for each message before it does
+//! anything with it, and what a message takes is given back when its answer has been handed over: a gateway that does not
+//! read is not read from.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,19 +15,20 @@ use tagmill_proto::v1::server_message::Message as Answer;
 use tagmill_proto::v1::{self, Credit, Defined, Flushed, GoAway, GoAwayReason, Hello, Welcome};
 use tagmill_proto::view::ClientMessage;
 use tagmill_proto::view::client_message::Message;
-use tagmill_storage::limits::BATCH_SAMPLES_MAX;
 use tagmill_storage::{
     Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagScope, TagSets,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
-use super::admission::{CREDIT_BYTES, Grant};
+use super::admission::{CREDIT_BYTES, Grant, PARTS_PER_TAG, shrink};
+use super::answers::{Answers, Unheard};
 use super::convert::{Converted, Known, Outline, Places, convert, outline};
-use super::definitions::{check_gateway, define_set};
+use super::definitions::{check_gateway, define_set, take_gateway};
 use super::disconnect::mark_disconnect;
 use super::messages::{Definitions, malformed};
 use super::progress::{Outcome, Progress, Refusal};
+use super::rejects::Rejects;
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
 use crate::access::Principal;
@@ -37,7 +40,13 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// How long a batch that was acknowledged before its sync may be without one.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-type Answers = mpsc::Sender<Result<v1::ServerMessage, Status>>;
+/// Messages of a stream that are under way at once.
+const UNDER_WAY: usize = 1_024;
+/// Memory of a tag set for each of its bytes on the wire.
+const SET_BYTES: usize = 4;
+
+/// A place for one event. It is there before the work that it tells of: whoever calls back must not wait.
+type Place = mpsc::OwnedPermit<Event>;
 
 /// Why a stream ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +87,7 @@ enum Event {
     Flushed {
         id: u64,
     },
-    Defined(Defined),
+    Defined(Defined, Grant),
 }
 
 struct Answered {
@@ -87,8 +96,16 @@ struct Answered {
     bytes: usize,
     result: Result<Appended, Error>,
     places: Places,
-    rejects: Vec<v1::Reject>,
+    rejects: Rejects,
     aliases: Aliases,
+    grant: Grant,
+}
+
+/// What the gateway is to be told, and the memory that this takes.
+#[derive(Default)]
+struct Due {
+    answers: Vec<Answer>,
+    held: Vec<Grant>,
 }
 
 /// Serves one stream to its end.
@@ -105,20 +122,26 @@ pub(super) async fn run(
     service.gateways.connected(&hello, generation, &stream.caller.name, peer, mark);
     tracing::info!(gateway = hello.gateway, agent = hello.agent, epoch = hello.epoch, "connected");
 
-    let (events, heard) = mpsc::unbounded_channel();
+    let (events, heard) = mpsc::channel(UNDER_WAY);
     let reading = stream.read(&mut inbound, events, &mut fenced);
-    let (read, ()) = tokio::join!(reading, stream.tell(heard, answers));
+    let (read, told) = tokio::join!(reading, stream.tell(heard, answers));
 
     service.sessions.leave(&stream.gateway, stream.generation);
     service.gateways.left(&stream.gateway, stream.generation);
     tracing::info!(gateway = hello.gateway, ?read, "disconnected");
     let is_fenced = service.engine.is_fenced(&stream.gateway, stream.generation);
-    if hello.mark_disconnect && !is_fenced && read.as_ref().ok() != Some(&End::Stopping) {
+    // Whose token was revoked writes nothing any more.
+    let may_write = !is_fenced && service.access.still(&stream.caller).is_ok();
+    if hello.mark_disconnect && may_write && read.as_ref().ok() != Some(&End::Stopping) {
         let (engine, gateway) = (Arc::clone(&service.engine), Arc::clone(&stream.gateway));
-        let now_ns = service.now_ns();
-        blocking(move || mark_disconnect(&engine, &gateway, now_ns)).await?;
+        let (scope, now_ns) = (stream.caller.scope().cloned(), service.now_ns());
+        blocking(move || mark_disconnect(&engine, &gateway, scope.as_deref(), now_ns)).await?;
     }
-    let (reason, detail) = match read? {
+    let read = read?;
+    if told == Err(Unheard::Stalled) {
+        return Err(Status::deadline_exceeded("the gateway does not read what it is told"));
+    }
+    let (reason, detail) = match read {
         End::Left => return Ok(()),
         End::Fenced => (GoAwayReason::Fenced, "a newer stream of this gateway has taken over"),
         End::Stopping => (GoAwayReason::Shutdown, "the server shuts down"),
@@ -148,9 +171,11 @@ async fn open<'a>(
     answers: &Answers,
 ) -> Result<Stream<'a>, Status> {
     check_gateway(&caller, &hello.gateway)?;
+    let mut share = take_gateway(&service.engine, &service.access, &caller, &hello.gateway)?;
     let (engine, gateway) = (Arc::clone(&service.engine), hello.gateway.clone());
     let epoch = hello.epoch;
     let session = blocking(move || engine.open_session(&gateway, epoch)).await?;
+    share.spend(1);
     let engine = &service.engine;
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let welcome = Welcome {
@@ -188,7 +213,7 @@ impl Stream<'_> {
     async fn read(
         &self,
         inbound: &mut Streaming<ClientMessage>,
-        events: mpsc::UnboundedSender<Event>,
+        events: mpsc::Sender<Event>,
         fenced: &mut watch::Receiver<bool>,
     ) -> Result<End, Status> {
         let mut stopping = self.service.stopping.clone();
@@ -198,27 +223,26 @@ impl Stream<'_> {
                 biased;
                 () = turns_true(&mut stopping) => return Ok(End::Stopping),
                 () = turns_true(fenced) => return Ok(End::Fenced),
-                () = self.halt.notified() => {
-                    let engine = &self.service.engine;
-                    let is_fenced = engine.is_fenced(&self.gateway, self.generation);
-                    return Ok(if is_fenced { End::Fenced } else { End::Left });
-                }
+                () = self.halt.notified() => return Ok(self.halted()),
                 arrived = inbound.message() => arrived?,
             };
             let Some(arrived) = arrived else { return Ok(End::Left) };
             let still = self.service.access.still(&self.caller);
             still.map_err(|denied| Status::unauthenticated(denied.to_string()))?;
+            // Without the teller there is nobody to answer.
+            let place = events.clone().reserve_owned().await;
+            let Ok(place) = place else { return Ok(self.halted()) };
             match arrived.message {
-                Some(Message::Batch(bytes)) => self.take_batch(bytes, &events, &sets).await?,
-                Some(Message::DefineTags(bytes)) => self.define_tags(&bytes, &events).await?,
+                Some(Message::Batch(bytes)) => self.take_batch(bytes, place, &sets).await?,
+                Some(Message::DefineTags(bytes)) => self.define_tags(bytes, place).await?,
                 Some(Message::DefineTagSet(bytes)) => {
-                    self.define_tag_set(&bytes, &events).await?;
+                    self.define_tag_set(&bytes, place).await?;
                     sets = Arc::new(self.service.engine.tag_sets(&self.gateway));
                 }
                 Some(Message::Flush(flush)) => {
                     let engine = Arc::clone(&self.service.engine);
                     blocking(move || engine.sync()).await?;
-                    tell(&events, Event::Flushed { id: flush.id });
+                    tell(place, Event::Flushed { id: flush.id });
                 }
                 Some(Message::Hello(_)) => {
                     return Err(Status::failed_precondition("hello was said before"));
@@ -229,51 +253,61 @@ impl Stream<'_> {
         }
     }
 
-    async fn define_tags(
-        &self,
-        bytes: &[u8],
-        events: &mpsc::UnboundedSender<Event>,
-    ) -> Result<(), Status> {
-        let definitions = Definitions::read(bytes)?;
+    /// Why there is nothing more to read.
+    fn halted(&self) -> End {
+        let is_fenced = self.service.engine.is_fenced(&self.gateway, self.generation);
+        if is_fenced { End::Fenced } else { End::Left }
+    }
+
+    async fn define_tags(&self, bytes: Bytes, place: Place) -> Result<(), Status> {
+        let parts = Definitions::count(&bytes)? * PARTS_PER_TAG;
+        let grant = self.service.admission.acquire(bytes.len(), 0, parts).await?;
+        let definitions = Definitions::read(&bytes)?;
         let id = definitions.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
         let caller = Arc::clone(&self.caller);
         let access = Arc::clone(&self.service.access);
         let apply = move || definitions.apply(&engine, &access, &caller, Some(&gateway));
         let answer = blocking(apply).await?;
-        tell(events, Event::Defined(Defined { id, rejects: answer.rejects }));
+        tell(place, Event::Defined(Defined { id, rejects: answer.rejects }, grant));
         Ok(())
     }
 
-    async fn define_tag_set(
-        &self,
-        bytes: &[u8],
-        events: &mpsc::UnboundedSender<Event>,
-    ) -> Result<(), Status> {
+    async fn define_tag_set(&self, bytes: &[u8], place: Place) -> Result<(), Status> {
+        let grant = self.service.admission.acquire(bytes.len() * SET_BYTES, 0, 0).await?;
         let set = v1::DefineTagSet::decode(bytes).map_err(malformed)?;
         let id = set.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
         let rejects = blocking(move || define_set(&engine, &gateway, &set)).await?;
-        tell(events, Event::Defined(Defined { id, rejects }));
+        tell(place, Event::Defined(Defined { id, rejects }, grant));
         Ok(())
     }
 
     async fn take_batch(
         &self,
         bytes: Bytes,
-        events: &mpsc::UnboundedSender<Event>,
+        place: Place,
         sets: &Arc<TagSets>,
     ) -> Result<(), Status> {
+        if !self.progress().charge(bytes.len(), self.service.message_bytes) {
+            let why = format!("more than {CREDIT_BYTES} bytes are unanswered: wait for Credit");
+            return Err(Status::resource_exhausted(why));
+        }
         let outline = outline(&bytes).map_err(malformed)?;
         if outline.seq == 0 {
             return Err(Status::invalid_argument("the numbers of batches begin at 1"));
         }
         let admitted = self.progress().admit(outline.seq);
         let Some(round) = admitted else {
-            tell(events, Event::Dropped { bytes: bytes.len() });
+            tell(place, Event::Dropped { bytes: bytes.len() });
             return Ok(());
         };
-        let grant = self.service.admission.acquire(bytes.len(), outline.announced).await?;
+        // What will not be read takes no memory: a number beyond all must not have everybody's.
+        let (samples, parts) = match outline.too_long() {
+            Some(_) => (0, 0),
+            None => (outline.announced, outline.parts),
+        };
+        let grant = self.service.admission.acquire(bytes.len(), samples, parts).await?;
         let job = Job {
             engine: Arc::clone(&self.service.engine),
             scope: self.caller.scope().cloned(),
@@ -286,7 +320,7 @@ impl Stream<'_> {
             durability: self.durability,
             sets: Arc::clone(sets),
             now_ns: self.service.now_ns(),
-            events: events.clone(),
+            place,
             outline,
             round,
             bytes,
@@ -297,16 +331,20 @@ impl Stream<'_> {
     }
 
     /// Answers what the engine calls back, until nothing more can come.
-    async fn tell(&self, mut heard: mpsc::UnboundedReceiver<Event>, answers: &Answers) {
+    async fn tell(
+        &self,
+        mut heard: mpsc::Receiver<Event>,
+        answers: &Answers,
+    ) -> Result<(), Unheard> {
         let mut sync = tokio::time::interval(SYNC_EVERY);
         sync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let is_behind = self.progress().is_behind();
-            let mut due = Vec::new();
+            let mut due = Due::default();
             tokio::select! {
                 event = heard.recv() => match event {
                     Some(event) => self.hear(event, &mut due),
-                    None => return,
+                    None => return Ok(()),
                 },
                 _ = sync.tick(), if is_behind => self.catch_up().await,
             }
@@ -316,14 +354,15 @@ impl Stream<'_> {
             self.push_ack(&mut due, false);
             let credit = self.progress().take_credit();
             if credit > 0 {
-                due.push(Answer::Credit(Credit { bytes: credit }));
+                due.answers.push(Answer::Credit(Credit { bytes: credit }));
             }
-            for answer in due {
-                if answers.send(Ok(message(answer))).await.is_err() {
+            for answer in due.answers {
+                if let Err(unheard) = answers.send(Ok(message(answer))).await {
                     self.halt.notify_one();
-                    return;
+                    return Err(unheard);
                 }
             }
+            drop(due.held);
         }
     }
 
@@ -338,22 +377,23 @@ impl Stream<'_> {
         }
     }
 
-    fn push_ack(&self, due: &mut Vec<Answer>, always: bool) {
+    fn push_ack(&self, due: &mut Due, always: bool) {
         let ack = self.progress().take_ack(always);
         if let Some(ack) = &ack {
             self.service.gateways.acknowledged(&self.gateway, ack);
         }
-        due.extend(ack.map(Answer::Ack));
+        due.answers.extend(ack.map(Answer::Ack));
     }
 
-    fn hear(&self, event: Event, due: &mut Vec<Answer>) {
+    fn hear(&self, event: Event, due: &mut Due) {
         let refusal = match event {
             Event::Answered(answered) => {
-                let Answered { seq, round, bytes, result, places, mut rejects, aliases } =
+                let Answered { seq, round, bytes, result, places, mut rejects, aliases, grant } =
                     *answered;
+                due.held.push(grant);
                 let outcome = match result {
                     Ok(appended) => {
-                        rejects.extend(places.rejects(&appended, &aliases));
+                        places.reject(&appended, &aliases, &mut rejects);
                         Outcome::Appended(appended, rejects)
                     }
                     Err(error) => Outcome::Refused(error),
@@ -377,19 +417,20 @@ impl Stream<'_> {
                 progress.synced(taken);
                 drop(progress);
                 self.push_ack(due, true);
-                due.push(Answer::Flushed(Flushed { id }));
+                due.answers.push(Answer::Flushed(Flushed { id }));
                 None
             }
-            Event::Defined(defined) => {
-                due.push(Answer::Defined(defined));
+            Event::Defined(defined, grant) => {
+                due.held.push(grant);
+                due.answers.push(Answer::Defined(defined));
                 None
             }
         };
         let Some(refusal) = refusal else { return };
         self.push_ack(due, false);
         match refusal {
-            Refusal::Nack(nack) => due.push(Answer::Nack(nack)),
-            Refusal::Gap(gap) => due.push(Answer::Gap(gap)),
+            Refusal::Nack(nack) => due.answers.push(Answer::Nack(nack)),
+            Refusal::Gap(gap) => due.answers.push(Answer::Gap(gap)),
             Refusal::Fenced => self.halt.notify_one(),
         }
     }
@@ -403,7 +444,7 @@ struct Job {
     durability: Durability,
     sets: Arc<TagSets>,
     now_ns: i64,
-    events: mpsc::UnboundedSender<Event>,
+    place: Place,
     outline: Outline,
     round: u32,
     bytes: Bytes,
@@ -411,33 +452,33 @@ struct Job {
 
 impl Job {
     /// Reads the batch and hands it to the engine, which answers later. Blocks.
-    fn submit(self, grant: Grant) -> Result<(), Status> {
+    fn submit(self, mut grant: Grant) -> Result<(), Status> {
         let aliases = self.engine.aliases(&self.origin.gateway);
         let mut converted = self.convert(&aliases)?;
-        if grow(&self.engine, &converted.missing_labels) {
+        if grow(&self.engine, self.scope.as_deref(), &converted.missing_labels) {
             converted = self.convert(&aliases)?;
         }
-        let Self { engine, origin, durability, now_ns, events, round, bytes, .. } = self;
+        let Self { engine, origin, durability, now_ns, place, outline, round, bytes, .. } = self;
         let (seq, bytes) = (origin.seq, bytes.len());
         if converted.is_mostly_future(now_ns) {
-            tell(&events, Event::Clock { seq, round, bytes });
+            tell(place, Event::Clock { seq, round, bytes });
             return Ok(());
         }
         let Converted { columns, scans, places, rejects, .. } = converted;
         let batch = Batch { columns, scans, origin: Some(origin), durability };
-        let done = move |result| {
-            drop(grant);
-            let answered = Answered { seq, round, bytes, result, places, rejects, aliases };
-            tell(&events, Event::Answered(Box::new(answered)));
+        let done = move |result: Result<Appended, Error>| {
+            let ranges = result.as_ref().map_or(0, |appended: &Appended| appended.rejects.len());
+            shrink(&mut grant, outline.parts, ranges);
+            let answered = Answered { seq, round, bytes, result, places, rejects, aliases, grant };
+            tell(place, Event::Answered(Box::new(answered)));
         };
         engine.submit(batch, Box::new(done));
         Ok(())
     }
 
     fn convert(&self, aliases: &Aliases) -> Result<Converted, Status> {
-        let announced = self.outline.announced;
-        if announced > BATCH_SAMPLES_MAX as u64 {
-            return Ok(Converted::too_long(announced));
+        if let Some(why) = self.outline.too_long() {
+            return Ok(Converted::too_long(self.outline.announced, why));
         }
         let snapshot = self.engine.snapshot();
         // An alias of a tag that is outside, or has come to be, is not known.
@@ -451,8 +492,8 @@ impl Job {
 }
 
 /// The teller outlives the stream's interest: it may be gone.
-fn tell(events: &mpsc::UnboundedSender<Event>, event: Event) {
-    drop(events.send(event));
+fn tell(place: Place, event: Event) {
+    drop(place.send(event));
 }
 
 fn message(answer: Answer) -> v1::ServerMessage {

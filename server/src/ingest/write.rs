@@ -1,5 +1,6 @@
 //! One batch by tag names: unary `Write`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tagmill_proto::v1::{RejectReason, WriteResponse};
@@ -10,13 +11,16 @@ use tagmill_storage::{
 };
 use tonic::Status;
 
-use super::convert::{Converted, Target, announced};
-use super::definitions::check_gateway;
+use super::admission::PARTS_PER_TAG;
+use super::convert::{Converted, PARTS_MAX, Target, announced};
+use super::definitions::{check_gateway, take_gateway};
 use super::messages::{Definitions, NamedColumn, check_key, columns, type_of};
 use super::named::too_many_new;
 use super::parts::RawColumn;
+use super::rejects::shown;
 use super::{Ingest, grow};
-use crate::access::Principal;
+use crate::access::shares::Made;
+use crate::access::{Access, KEYS_A_DAY, Principal};
 use crate::status::{blocking, of_join, of_storage};
 
 /// Gateways of this name are made by the server: one for each idempotency key.
@@ -34,39 +38,33 @@ impl Ingest {
             request.key = format!("{}/{}", caller.id, request.key);
         }
         let view::WriteRequest { batch, .. } = &request;
-        let mut samples = 0;
+        let (mut samples, mut parts) = (0, 0);
         for column in columns(batch) {
             let column = column?;
             samples += announced(column.column);
+            parts += 1;
             if !caller.reaches(column.name) {
-                let (tag, token) = (column.name, &caller.name);
+                let (tag, token) = (shown(column.name), &caller.name);
                 let why = format!("{tag:?} is outside of the scope of token {token:?}");
                 return Err(Status::permission_denied(why));
             }
         }
-        let new = self.new_names(batch);
-        if new > 0 && self.access.take_new_tags(&caller, new) < new {
-            return Err(Status::resource_exhausted(too_many_new(&caller)));
+        if parts > PARTS_MAX {
+            let why = format!("a batch has at most {PARTS_MAX} columns: send several");
+            return Err(Status::invalid_argument(why));
         }
         if samples > BATCH_SAMPLES_MAX as u64 {
             let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
             return Err(Status::invalid_argument(why));
         }
-        let grant = self.admission.acquire(batch.len(), samples).await?;
-        let engine = Arc::clone(&self.engine);
+        let grant = self.admission.acquire(batch.len(), samples, parts).await?;
+        let (engine, access) = (Arc::clone(&self.engine), Arc::clone(&self.access));
         let now_ns = self.now_ns();
         let written = tokio::task::spawn_blocking(move || {
             let _held_while_it_waits = grant;
-            write(&engine, &request, now_ns)
+            write(&engine, (&access, &caller), &request, now_ns)
         });
         written.await.map_err(|error| of_join(&error))?
-    }
-
-    /// How many columns are of tags that are not known.
-    fn new_names(&self, batch: &[u8]) -> u64 {
-        let snapshot = self.engine.snapshot();
-        let names = columns(batch).filter_map(|column| Some(column.ok()?.name));
-        names.filter(|name| snapshot.registry().find(name).is_none()).count() as u64
     }
 
     pub(super) async fn define(
@@ -74,39 +72,53 @@ impl Ingest {
         caller: Principal,
         request: view::DefineTagsRequest,
     ) -> Result<v1::DefineTagsResponse, Status> {
+        let tags = Definitions::count(&request.define)? * PARTS_PER_TAG;
+        let _held = self.admission.acquire(request.define.len(), 0, tags).await?;
         let definitions = Definitions::read(&request.define)?;
         let gateway = request.gateway;
         if gateway.starts_with(KEY_PREFIX) {
             return Err(Status::invalid_argument("gateway names must not begin with write/"));
         }
+        let mut share = None;
         if !gateway.is_empty() {
             check_gateway(&caller, &gateway)?;
+            share = Some(take_gateway(&self.engine, &self.access, &caller, &gateway)?);
         }
         let engine = Arc::clone(&self.engine);
         let gateway = Some(gateway).filter(|gateway| !gateway.is_empty());
         let access = Arc::clone(&self.access);
         let apply = move || definitions.apply(&engine, &access, &caller, gateway.as_deref());
         let answer = blocking(apply).await?;
+        if let Some(share) = &mut share {
+            share.spend(1);
+        }
         Ok(v1::DefineTagsResponse { rejects: answer.rejects, defined: answer.defined })
     }
 }
 
 fn write(
     engine: &Engine,
+    (access, caller): (&Access, &Principal),
     request: &view::WriteRequest,
     now_ns: i64,
 ) -> Result<WriteResponse, Status> {
+    let new = new_names(engine, &request.batch);
+    let mut share = access.take(caller, Made::Tags, new);
+    if share.count() < new {
+        return Err(Status::resource_exhausted(too_many_new(caller)));
+    }
     let mut converted = convert(engine, &request.batch)?;
-    if grow(engine, &converted.missing_labels) {
+    if grow(engine, caller.scope().map(AsRef::as_ref), &converted.missing_labels) {
         converted = convert(engine, &request.batch)?;
     }
     if converted.is_mostly_future(now_ns) {
         let why = "more than half of the samples lie in the future: compare the clocks, send again";
         return Err(Status::unavailable(why));
     }
-    let origin = origin(engine, &request.key)?;
+    let origin = origin(engine, (access, caller), &request.key)?;
     if converted.columns.is_empty() && origin.is_none() {
-        return Ok(WriteResponse { rejects: converted.rejects, ..WriteResponse::default() });
+        let rejects = converted.rejects.take();
+        return Ok(WriteResponse { rejects, ..WriteResponse::default() });
     }
     let durability = match request.durability() {
         v1::Durability::Interval => Durability::Interval,
@@ -118,25 +130,45 @@ fn write(
         Error::Fenced { .. } => Status::aborted("another request with this key is under way: wait"),
         error => of_storage(&error),
     })?;
-    rejects.extend(places.rejects(&appended, &Aliases::default()));
-    if appended.repeated {
-        rejects.clear();
-    }
+    share.spend(new);
+    places.reject(&appended, &Aliases::default(), &mut rejects);
     Ok(WriteResponse {
         accepted_samples: appended.accepted,
         repeated: appended.repeated,
         durable: appended.durable,
-        rejects,
+        rejects: if appended.repeated { Vec::new() } else { rejects.take() },
     })
 }
 
-/// A key is a gateway of its own that sends one batch.
-fn origin(engine: &Engine, key: &str) -> Result<Option<Origin>, Status> {
+/// How many tags are named that are not known.
+fn new_names(engine: &Engine, batch: &[u8]) -> u64 {
+    let snapshot = engine.snapshot();
+    let names = columns(batch).filter_map(|column| Some(column.ok()?.name));
+    let new: HashSet<&str> = names.filter(|n| snapshot.registry().find(n).is_none()).collect();
+    new.len() as u64
+}
+
+/// A key is a gateway of its own that sends one batch. It is kept for ever: a token has so many new ones a day.
+fn origin(
+    engine: &Engine,
+    (access, caller): (&Access, &Principal),
+    key: &str,
+) -> Result<Option<Origin>, Status> {
     if key.is_empty() {
         return Ok(None);
     }
     let gateway = format!("{KEY_PREFIX}{key}");
+    let new = u64::from(!engine.knows_gateway(&gateway));
+    let mut share = access.take(caller, Made::Keys, new);
+    if share.count() < new {
+        let name = &caller.name;
+        let why = format!(
+            "token {name:?} has used {KEYS_A_DAY} keys today: wait for tomorrow, or send as a gateway"
+        );
+        return Err(Status::resource_exhausted(why));
+    }
     let session = engine.open_session(&gateway, 1).map_err(|error| of_storage(&error))?;
+    share.spend(1);
     let gateway = gateway.into();
     Ok(Some(Origin { gateway, epoch: 1, seq: 1, session: session.generation }))
 }

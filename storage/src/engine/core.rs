@@ -94,6 +94,11 @@ impl Sessions {
         self.opened
     }
 
+    /// Whether the gateway has opened one.
+    pub(crate) fn has(&self, gateway: &str) -> bool {
+        self.newest.contains_key(gateway)
+    }
+
     /// Whether the gateway has opened a newer session than `generation`.
     pub(crate) fn is_fenced(&self, gateway: &str, generation: u64) -> bool {
         self.newest.get(gateway).is_some_and(|newest| generation < *newest)

@@ -53,6 +53,12 @@ impl Engine {
         Ok(Session { generation: sessions.open(gateway), mark })
     }
 
+    /// Whether something of a gateway is kept already: a session of this run, aliases, or how far it has come.
+    pub fn knows_gateway(&self, gateway: &str) -> bool {
+        let view = self.core.view();
+        view.gateways.get(gateway).is_some() || lock(&self.core.sessions).has(gateway)
+    }
+
     /// Whether a newer session of the gateway than this one was opened.
     pub fn is_fenced(&self, gateway: &str, generation: u64) -> bool {
         lock(&self.core.sessions).is_fenced(gateway, generation)
