@@ -1,5 +1,6 @@
 //! Why a statement could not be answered, in words for the person who asked.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use datafusion::common::SchemaError;
@@ -10,7 +11,11 @@ use crate::catalog::RELATIONS;
 /// Result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call of this crate failed. Variants are named by what the caller can do about it.
+/// Bytes of a message: one may repeat all of a statement, in a form that is longer.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// Why a call of this crate failed. Variants are named by what the caller can do about it. None is shown with more than some
+/// 4 KiB.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,16 +23,16 @@ pub enum Error {
     #[error(transparent)]
     Storage(#[from] tagmill_storage::Error),
     /// The SQL text is wrong: it does not parse, or names what does not exist, or types do not fit.
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Sql(String),
     /// The statement would change something, or reach outside the database.
-    #[error("{0}: SQL only reads here; write through append, import or a gateway")]
+    #[error("{}: SQL only reads here; write through append, import or a gateway", short(.0))]
     ReadOnly(String),
     /// A setting that does not exist, or a value it cannot take.
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Setting(String),
     /// The statement is larger than a limit allows.
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Limit(String),
     /// The statement ran longer than `statement_timeout`.
     #[error("the statement took longer than {} ms: narrow it, or SET statement_timeout", .0.as_millis())]
@@ -36,14 +41,24 @@ pub enum Error {
     #[error("the statement was ended on request")]
     Cancelled,
     /// The statement needs more memory than the query pool has.
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Memory(String),
     /// The statement is right but failed on the data it met, such as a division by zero.
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Execution(String),
     /// A bug in Tagmill.
-    #[error("internal error, please report it: {0}")]
+    #[error("internal error, please report it: {}", short(.0))]
     Internal(String),
+}
+
+/// A message as it is shown.
+fn short(message: &str) -> Cow<'_, str> {
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return Cow::Borrowed(message);
+    }
+    let mut start = message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned();
+    start.push_str(" ..");
+    Cow::Owned(start)
 }
 
 impl From<DataFusionError> for Error {
@@ -160,6 +175,15 @@ mod tests {
         let storage = tagmill_storage::Error::Closed;
         let error = DataFusionError::External(Box::new(storage)).context("while scanning");
         assert!(matches!(Error::from(error), Error::Storage(tagmill_storage::Error::Closed)));
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let long = "é".repeat(MESSAGE_BYTES_MAX);
+        let shown = Error::Sql(long.clone()).to_string();
+        assert_eq!(shown, "é".repeat(MESSAGE_BYTES_MAX / 2) + " ..");
+        assert!(Error::Internal("x".to_owned() + &long).to_string().len() < 5 << 10);
+        assert_eq!(Error::Limit("short".to_owned()).to_string(), "short");
     }
 
     #[test]

@@ -140,6 +140,14 @@ struct Limits {
 }
 
 impl Prepared {
+    /// Columns of its answer.
+    pub fn schema(&self) -> SchemaRef {
+        match &self.0 {
+            Stage::Answered(batch) => batch.schema(),
+            Stage::Planned(planned) => planned.plan.schema(),
+        }
+    }
+
     /// Whether it will read little, as far as can be told before: it need not wait for those that read much.
     pub fn is_small(&self) -> bool {
         match &self.0 {

@@ -5,15 +5,22 @@
 //! * A statement is planned first. If it will read little it has a place of its own; if much, a few run, a few more wait
 //!   for their turn, and the rest are refused at once: a crowd must not take the memory of all, nor keep a small question
 //!   waiting.
+//! * Where principals are told apart none has more than [`SHARE`] of the places: one that takes its answers slowly leaves
+//!   some to the others.
 
-use std::sync::Arc;
+mod streamed;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tagmill::arrow::datatypes::SchemaRef;
 use tagmill::datafusion::common::ScalarValue;
-use tagmill::{Answer, Asker, Database, Prepared, Session, Settings};
+use tagmill::{Answer, Asker, Database, Described, Prepared, Session, Settings};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+pub(crate) use self::streamed::{Pieces, Serving, streamed};
 use crate::access::{Principal, Role};
 
 /// Long statements that run at once.
@@ -24,6 +31,8 @@ const ADMITTED_MAX: usize = 20;
 const SMALL_MAX: usize = 4;
 /// Statements of all kinds that are planned, wait or run.
 const STATEMENTS_MAX: usize = 256;
+/// What one principal may have of each of these, in fourths.
+const SHARE: usize = 3;
 
 /// What a session of a door begins with, other than a session of the library.
 const SETTINGS: [(&str, &str); 3] = [
@@ -75,10 +84,54 @@ pub(crate) fn session_of(
 pub(crate) struct Admission {
     /// No door lives there: a statement that never pauses keeps nobody else from being heard.
     runtime: Handle,
+    places: Places,
+    /// Those of each principal, by its id: as many as there are tokens.
+    own: Arc<Mutex<HashMap<Arc<str>, Places>>>,
+    /// Statements that rest between two parts of their answer, and see nothing meanwhile.
+    resting: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>,
+}
+
+/// Tells whether a statement that rests was ended. Nobody needs to know once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Resting {
+    statement: u64,
+    ended: oneshot::Receiver<()>,
+    all: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>,
+}
+
+impl Resting {
+    /// Waits until somebody ends it.
+    pub(crate) async fn ended(&mut self) {
+        drop((&mut self.ended).await);
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.statement);
+    }
+}
+
+/// Places of all kinds.
+#[derive(Clone, Debug)]
+struct Places {
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
     small: Arc<Semaphore>,
     all: Arc<Semaphore>,
+}
+
+impl Places {
+    /// So many fourths of those there are.
+    fn new(fourths: usize) -> Self {
+        let places = |count: usize| Arc::new(Semaphore::new(count * fourths / 4));
+        Self {
+            running: places(RUNNING_MAX),
+            admitted: places(ADMITTED_MAX),
+            small: places(SMALL_MAX),
+            all: places(STATEMENTS_MAX),
+        }
+    }
 }
 
 /// A statement's place; free again when it is dropped.
@@ -101,14 +154,26 @@ pub(crate) enum Failure {
 impl Admission {
     /// Places on a runtime that does nothing else.
     pub(crate) fn new(runtime: Handle) -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        Self {
-            runtime,
-            running: places(RUNNING_MAX),
-            admitted: places(ADMITTED_MAX),
-            small: places(SMALL_MAX),
-            all: places(STATEMENTS_MAX),
+        let (own, resting) = Default::default();
+        Self { runtime, places: Places::new(4), own, resting }
+    }
+
+    /// Ends a statement that an asker may see. Whether there is such a one.
+    pub(crate) fn end(&self, database: &Database, statement: u64, asker: &Asker) -> bool {
+        let is_there = database.end(statement, asker);
+        if is_there {
+            // The sender that is dropped tells it.
+            self.resting.lock().unwrap_or_else(PoisonError::into_inner).remove(&statement);
         }
+        is_there
+    }
+
+    /// Notes that nobody asks a statement for rows for now.
+    pub(crate) fn rest(&self, statement: u64) -> Resting {
+        let (sender, ended) = oneshot::channel();
+        let all = Arc::clone(&self.resting);
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(statement, sender);
+        Resting { statement, ended, all }
     }
 
     /// Plans a statement, waits for its turn and begins it.
@@ -117,36 +182,151 @@ impl Admission {
     /// [`Failure`].
     pub(crate) async fn run(
         &self,
+        principal: &Principal,
         session: &mut Session,
         sql: &str,
         values: Vec<ScalarValue>,
     ) -> Result<(Answer, Place), Failure> {
-        let one = Arc::clone(&self.all).try_acquire_owned().map_err(|_| Failure::Full)?;
+        let one = self.one_of_all(principal)?;
         let mut prepared = session.prepare(sql, values).await?;
-        let mut place = self.place_for(&mut prepared).await?;
-        place.held.push(one);
+        let mut place = self.place_for(principal, &mut prepared).await?;
+        place.held.extend(one);
         let _there = self.runtime.enter();
         Ok((prepared.run()?, place))
     }
 
-    async fn place_for(&self, prepared: &mut Prepared) -> Result<Place, Failure> {
+    /// Says what a statement takes and gives.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn describe(
+        &self,
+        principal: &Principal,
+        session: &Session,
+        sql: &str,
+    ) -> Result<Described, Failure> {
+        let _one = self.one_of_all(principal)?;
+        Ok(session.describe(sql).await?)
+    }
+
+    /// Says what a statement gives with its values, whose types may decide that.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn describe_with(
+        &self,
+        principal: &Principal,
+        session: &mut Session,
+        sql: &str,
+        values: Vec<ScalarValue>,
+    ) -> Result<SchemaRef, Failure> {
+        let _one = self.one_of_all(principal)?;
+        Ok(session.prepare(sql, values).await?.schema())
+    }
+
+    async fn place_for(
+        &self,
+        principal: &Principal,
+        prepared: &mut Prepared,
+    ) -> Result<Place, Failure> {
         if prepared.is_small() {
-            let turn = Arc::clone(&self.small).acquire_owned();
-            // The semaphores are never closed.
-            let held = prepared.wait_for(turn).await?.into_iter().collect();
-            return Ok(Place { held });
+            let turn = turn_in(self.both(principal), |places| &places.small);
+            return Ok(Place { held: prepared.wait_for(turn).await? });
         }
-        prepared.wait_for(self.long_place()).await?
+        prepared.wait_for(self.long_place(principal)).await?
     }
 
     /// Waits for the place of a long statement.
     ///
     /// # Errors
     /// [`Failure::Full`].
-    pub(crate) async fn long_place(&self) -> Result<Place, Failure> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned();
-        let admitted = admitted.map_err(|_| Failure::Full)?;
-        let running = Arc::clone(&self.running).acquire_owned().await.ok();
-        Ok(Place { held: [Some(admitted), running].into_iter().flatten().collect() })
+    pub(crate) async fn long_place(&self, principal: &Principal) -> Result<Place, Failure> {
+        let both = self.both(principal);
+        let mut held = one_in(&both, |places| &places.admitted)?;
+        held.extend(turn_in(both, |places| &places.running).await);
+        Ok(Place { held })
+    }
+
+    fn one_of_all(&self, principal: &Principal) -> Result<Vec<OwnedSemaphorePermit>, Failure> {
+        one_in(&self.both(principal), |places| &places.all)
+    }
+
+    /// A principal's own places, if it is told apart from others, and those of all.
+    fn both(&self, principal: &Principal) -> Vec<Places> {
+        let mut both = Vec::with_capacity(2);
+        if !principal.id.is_empty() {
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = own.entry(Arc::clone(&principal.id)).or_insert_with(|| Places::new(SHARE));
+            both.push(own.clone());
+        }
+        both.push(self.places.clone());
+        both
+    }
+}
+
+/// A place of a kind among one's own and among all, if both are free.
+fn one_in(
+    both: &[Places],
+    kind: fn(&Places) -> &Arc<Semaphore>,
+) -> Result<Vec<OwnedSemaphorePermit>, Failure> {
+    let free = |places: &Places| Arc::clone(kind(places)).try_acquire_owned();
+    both.iter().map(free).collect::<Result<Vec<_>, _>>().map_err(|_| Failure::Full)
+}
+
+/// Waits for a place of a kind. First for one's own: who waits for that keeps none from others.
+async fn turn_in(
+    both: Vec<Places>,
+    kind: fn(&Places) -> &Arc<Semaphore>,
+) -> Vec<OwnedSemaphorePermit> {
+    let mut held = Vec::with_capacity(both.len());
+    for places in both {
+        // The semaphores are never closed.
+        held.extend(Arc::clone(kind(&places)).acquire_owned().await.ok());
+    }
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(id: &str) -> Principal {
+        let mut principal = Principal::anyone();
+        principal.id = Arc::from(id);
+        principal
+    }
+
+    #[tokio::test]
+    async fn no_principal_takes_all_places() {
+        let admission = Admission::new(Handle::current());
+        let (one, other) = (named("a"), named("b"));
+        let mut held = Vec::new();
+        for _ in 0..RUNNING_MAX * SHARE / 4 {
+            held.push(admission.long_place(&one).await.unwrap());
+        }
+        let mut more = Box::pin(admission.long_place(&one));
+        let soon = Duration::from_millis(5);
+        assert!(tokio::time::timeout(soon, &mut more).await.is_err(), "it has its share");
+        let others = admission.long_place(&other).await.unwrap();
+        held.pop();
+        let more = more.await.unwrap();
+        drop((held, others, more));
+        // Of those that wait it has its share too.
+        let admitted = |principal| one_in(&admission.both(principal), |places| &places.admitted);
+        let full: Vec<_> = (0..ADMITTED_MAX * SHARE / 4).map(|_| admitted(&one)).collect();
+        assert!(full.iter().all(Result::is_ok) && admitted(&one).is_err());
+        assert!(admitted(&other).is_ok());
+    }
+
+    #[tokio::test]
+    async fn where_nobody_is_told_apart_all_places_are_everybodys() {
+        let admission = Admission::new(Handle::current());
+        let anyone = Principal::anyone();
+        let mut held = Vec::new();
+        for _ in 0..RUNNING_MAX {
+            held.push(admission.long_place(&anyone).await.unwrap());
+        }
+        let soon = Duration::from_millis(5);
+        assert!(tokio::time::timeout(soon, admission.long_place(&anyone)).await.is_err());
     }
 }

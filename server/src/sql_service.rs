@@ -3,7 +3,6 @@
 //! Statements run on a runtime of their own, so that a heavy one never delays an acknowledgement. Only so many run at once;
 //! a few more wait, the rest are refused.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,16 +18,14 @@ use tagmill_proto::v1::execute_response::Message;
 use tagmill_proto::v1::query_server::Query;
 use tagmill_proto::v1::{EndRequest, EndResponse, ExecuteRequest, ExecuteResponse, Finished};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::access::{Access, Role};
+use crate::access::{Access, Principal, Role};
 use crate::audit::Event;
 use crate::doors::{caller, peer_of};
-use crate::lifecycle::turns_true;
-use crate::queries::{Admission, asker, held, session_of};
+use crate::queries::{Admission, Pieces, Serving, asker, held, session_of, streamed};
 use crate::status::{of_failure, of_query};
 
 /// Bytes of one message of an answer.
@@ -49,7 +46,7 @@ pub(crate) struct QueryService {
     stopping: watch::Receiver<bool>,
 }
 
-type Answers = mpsc::Sender<Result<ExecuteResponse, Status>>;
+type Answers = Pieces<ExecuteResponse>;
 
 impl QueryService {
     pub(crate) fn new(
@@ -76,33 +73,25 @@ impl Query for QueryService {
         if sql.len() > SQL_BYTES_MAX {
             return Err(Status::resource_exhausted("a statement has at most 64 KiB"));
         }
-        let (answers, outbound) = mpsc::channel(AHEAD);
         let session = session_of(&self.database, &principal, "grpc");
-        let session = session.map_err(|error| of_query(&error))?;
+        let mut session = session.map_err(|error| of_query(&error))?;
+        for (name, value) in settings {
+            session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
+        }
+        let (runtime, stopping) = (self.runtime.clone(), self.stopping.clone());
+        let serving = Serving { runtime, held: held(session.settings()), stopping, ahead: AHEAD };
         let admission = self.admission.clone();
-        let mut stopping = self.stopping.clone();
-        self.runtime.spawn(async move {
-            let answering = answer(session, &admission, &sql, settings, &answers);
-            tokio::select! {
-                // Whoever asked has gone: what was started ends here.
-                () = answers.closed() => {}
-                () = turns_true(&mut stopping) => {
-                    let status = Status::unavailable("the server shuts down");
-                    drop(answers.send(Err(status)).await);
-                }
-                answered = answering => if let Err(status) = answered {
-                    drop(answers.send(Err(status)).await);
-                },
-            }
+        let answers = streamed(serving, |answers| async move {
+            answer(&admission, &principal, session, &sql, &answers).await
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn end(&self, request: Request<EndRequest>) -> Result<Response<EndResponse>, Status> {
         let principal =
             caller(&request, Role::Reader).or_else(|_| caller(&request, Role::Operator))?;
         let id = request.get_ref().id;
-        if !self.database.end(id, &asker(&principal, "grpc")) {
+        if !self.admission.end(&self.database, id, &asker(&principal, "grpc")) {
             return Err(Status::not_found(format!("there is no statement {id} of yours")));
         }
         let peer = peer_of(&request);
@@ -114,54 +103,44 @@ impl Query for QueryService {
 }
 
 async fn answer(
-    mut session: Session,
     admission: &Admission,
+    principal: &Principal,
+    mut session: Session,
     sql: &str,
-    settings: HashMap<String, String>,
     answers: &Answers,
 ) -> Result<(), Status> {
     let started = Instant::now();
-    for (name, value) in settings {
-        session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
-    }
-    let ends = tokio::time::Instant::now() + held(session.settings());
-    let late = |_| Status::deadline_exceeded("the answer was not taken in time");
-    let begun = admission.run(&mut session, sql, Vec::new()).await;
+    let begun = admission.run(principal, &mut session, sql, Vec::new()).await;
     let (mut answer, _place) = begun.map_err(|failure| of_failure(&failure))?;
-    let sending = async {
-        for notice in std::mem::take(&mut answer.notices) {
-            send(answers, Message::Notice(notice)).await?;
-        }
-        let mut pieces = Pieces::new(&answer.schema)?;
-        let mut rows = 0;
-        while let Some(batch) = answer.stream.next().await {
-            let batch = batch.map_err(|error| of_query(&tagmill::Error::from(error)))?;
-            rows += batch.num_rows() as u64;
-            for piece in pieces.write(&batch)? {
-                send(answers, Message::Ipc(piece)).await?;
-            }
-        }
-        for piece in pieces.finish()? {
+    for notice in std::mem::take(&mut answer.notices) {
+        send(answers, Message::Notice(notice)).await?;
+    }
+    let mut pieces = Messages::new(&answer.schema)?;
+    let mut rows = 0;
+    while let Some(batch) = answer.stream.next().await {
+        let batch = batch.map_err(|error| of_query(&tagmill::Error::from(error)))?;
+        rows += batch.num_rows() as u64;
+        for piece in pieces.write(&batch)? {
             send(answers, Message::Ipc(piece)).await?;
         }
-        let elapsed_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        send(answers, Message::Finished(Finished { rows, elapsed_ns })).await
-    };
-    tokio::time::timeout_at(ends, sending).await.map_err(late)?
+    }
+    for piece in pieces.finish()? {
+        send(answers, Message::Ipc(piece)).await?;
+    }
+    let elapsed_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    send(answers, Message::Finished(Finished { rows, elapsed_ns })).await
 }
 
 async fn send(answers: &Answers, message: Message) -> Result<(), Status> {
-    let response = ExecuteResponse { message: Some(message) };
-    let gone = |_| Status::cancelled("whoever asked has gone");
-    answers.send(Ok(response)).await.map_err(gone)
+    answers.send(ExecuteResponse { message: Some(message) }).await
 }
 
 /// An Arrow IPC stream, cut into messages.
-struct Pieces {
+struct Messages {
     writer: StreamWriter<Vec<u8>>,
 }
 
-impl Pieces {
+impl Messages {
     fn new(schema: &SchemaRef) -> Result<Self, Status> {
         let writer = StreamWriter::try_new(Vec::new(), schema).map_err(|error| of_arrow(&error))?;
         Ok(Self { writer })

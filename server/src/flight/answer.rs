@@ -8,29 +8,26 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use tagmill::arrow::array::RecordBatch;
+use tagmill::arrow::array::{ArrayRef, RecordBatch};
 use tagmill::arrow::compute::cast;
 use tagmill::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use tagmill::arrow::error::ArrowError;
 use tagmill::arrow::ipc::writer::IpcWriteOptions;
 use tagmill::datafusion::common::ScalarValue;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::oneshot;
 use tonic::Status;
 
+use super::received::Received;
 use super::statements::Statement;
 use super::{DOOR, DoGet, Door, Values};
 use crate::access::Principal;
-use crate::lifecycle::turns_true;
-use crate::queries::{held, session_of};
+use crate::queries::{Pieces, Serving, held, session_of, streamed};
 use crate::status::{of_failure, of_query};
 
 /// Batches handed to the transport ahead of the network.
 const AHEAD: usize = 2;
 /// Parameters of one statement, and rows of them: one.
 const PARAMETERS_MAX: usize = 1_024;
-
-type Batches = mpsc::Sender<Result<RecordBatch, FlightError>>;
 
 /// Runs a statement. Returns when it is planned and has its turn; rows follow as the client takes them.
 pub(super) async fn run(
@@ -41,59 +38,40 @@ pub(super) async fn run(
 ) -> Result<DoGet, Status> {
     let session = session_of(&door.database, principal, DOOR);
     let mut session = session.map_err(|error| of_query(&error))?;
-    let held = held(session.settings());
+    let (runtime, stopping) = (door.queries.clone(), door.stopping.clone());
+    let serving = Serving { runtime, held: held(session.settings()), stopping, ahead: AHEAD };
     let (begun, beginning) = oneshot::channel();
-    let (batches, rows) = mpsc::channel(AHEAD);
     let (door, principal) = (Arc::clone(door), principal.clone());
-    let mut stopping = door.stopping.clone();
-    door.queries.clone().spawn(async move {
-        let answering = async {
-            let Statement { sql, values, .. } = statement;
-            match door.admission.run(&mut session, &sql, values).await {
-                Err(failure) => drop(begun.send(Err(of_failure(&failure)))),
-                Ok((mut answer, _place)) => {
-                    door.statements.runs(&handle, &principal, answer.statement);
-                    let schema = plain_schema(&answer.schema);
-                    if begun.send(Ok(Arc::clone(&schema))).is_ok() {
-                        send(&mut answer, &schema, &batches).await;
-                    }
-                    door.statements.runs(&handle, &principal, None);
-                }
-            }
+    let mut batches = streamed(serving, |batches| async move {
+        let Statement { sql, values, .. } = statement;
+        let running = door.admission.run(&principal, &mut session, &sql, values.to_vec());
+        let (mut answer, _place) = running.await.map_err(|failure| of_failure(&failure))?;
+        door.statements.runs(&handle, &principal, answer.statement);
+        let schema = plain_schema(&answer.schema);
+        let sent = match begun.send(Arc::clone(&schema)) {
+            Ok(()) => send(&mut answer, &schema, &batches).await,
+            Err(_) => Ok(()),
         };
-        tokio::select! {
-            () = answering => {}
-            () = tokio::time::sleep(held) => {
-                let late = Status::deadline_exceeded("the answer was not taken in time");
-                drop(batches.try_send(Err(FlightError::Tonic(Box::new(late)))));
-            }
-            // Whoever asked has gone.
-            () = batches.closed() => {}
-            () = turns_true(&mut stopping) => {
-                let ends = Status::unavailable("the server shuts down");
-                drop(batches.try_send(Err(FlightError::Tonic(Box::new(ends)))));
-            }
-        }
+        door.statements.runs(&handle, &principal, None);
+        sent
     });
-    let ended = || Status::unavailable("the server shuts down");
-    let schema = beginning.await.unwrap_or_else(|_| Err(ended()))?;
-    Ok(encoded(schema, ReceiverStream::new(rows)))
+    let Ok(schema) = beginning.await else {
+        // It came to its end before it began: why is all there is of it.
+        let why = batches.next().await.and_then(Result::err);
+        return Err(why.unwrap_or_else(|| Status::internal("the answer broke off")));
+    };
+    Ok(encoded(schema, batches.map_err(|status| FlightError::Tonic(Box::new(status)))))
 }
 
-async fn send(answer: &mut tagmill::Answer, schema: &SchemaRef, batches: &Batches) {
-    loop {
-        let next = answer.next().await.map_err(|error| of_query(&error));
-        let next = match next {
-            Ok(None) => return,
-            Ok(Some(batch)) => plain(&batch, schema).map_err(|error| of_arrow(&error)),
-            Err(status) => Err(status),
-        };
-        let is_over = next.is_err();
-        let next = next.map_err(|status| FlightError::Tonic(Box::new(status)));
-        if batches.send(next).await.is_err() || is_over {
-            return;
-        }
+async fn send(
+    answer: &mut tagmill::Answer,
+    schema: &SchemaRef,
+    batches: &Pieces<RecordBatch>,
+) -> Result<(), Status> {
+    while let Some(batch) = answer.next().await.map_err(|error| of_query(&error))? {
+        batches.send(plain(&batch, schema).map_err(|error| of_arrow(&error))?).await?;
     }
+    Ok(())
 }
 
 /// An answer that is there already.
@@ -111,7 +89,8 @@ fn encoded(
     Box::pin(data.map_err(|error| of_flight(&error)))
 }
 
-/// A schema without views and dictionaries, which older clients do not know.
+/// A schema without views and dictionaries, which older clients do not know. Every column may be null: whether one never is
+/// may be known of a plan and not of the statement it was made of, and clients take nothing but the schema they were told.
 pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields().iter().map(plain_field).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
@@ -119,10 +98,7 @@ pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
 
 fn plain_field(field: &FieldRef) -> FieldRef {
     let of = plain_type(field.data_type());
-    if of == *field.data_type() {
-        return Arc::clone(field);
-    }
-    Arc::new(field.as_ref().clone().with_data_type(of))
+    Arc::new(field.as_ref().clone().with_data_type(of).with_nullable(true))
 }
 
 fn plain_type(of: &DataType) -> DataType {
@@ -165,13 +141,9 @@ pub(super) fn schema_bytes(schema: &SchemaRef) -> Result<Bytes, Status> {
 }
 
 /// The values of one row.
-pub(super) async fn parameters_of(
-    rows: impl Stream<Item = Result<RecordBatch, FlightError>>,
-) -> Result<Values, Status> {
-    let mut rows = std::pin::pin!(rows);
+pub(super) async fn parameters_of(mut rows: Received) -> Result<Values, Status> {
     let mut values: Option<Values> = None;
-    while let Some(batch) = rows.next().await {
-        let batch = batch.map_err(|error| of_flight(&error))?;
+    while let Some(batch) = rows.next().await? {
         if batch.num_rows() == 0 {
             continue;
         }
@@ -179,11 +151,14 @@ pub(super) async fn parameters_of(
             let text = format!("give one row of at most {PARAMETERS_MAX} values");
             return Err(Status::invalid_argument(text));
         }
-        let row = batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0));
-        let row = row.collect::<Result<_, _>>();
-        values = Some(row.map_err(|error| Status::invalid_argument(error.to_string()))?);
+        // Compacted: a list would keep the whole message it came in.
+        let value =
+            |column: &ArrayRef| ScalarValue::try_from_array(column, 0).map(ScalarValue::compacted);
+        let row = batch.columns().iter().map(value).collect::<Result<Vec<_>, _>>();
+        let row = row.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        values = Some(row.into());
     }
-    Ok(values.unwrap_or_default())
+    Ok(values.unwrap_or_else(|| Arc::from([])))
 }
 
 pub(super) fn of_flight(error: &FlightError) -> Status {

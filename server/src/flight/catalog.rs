@@ -18,7 +18,7 @@ use super::answer::{of_flight, plain_schema};
 use super::{DOOR, Door};
 use crate::access::Principal;
 use crate::queries::session_of;
-use crate::status::of_query;
+use crate::status::{of_failure, of_query};
 
 /// The one catalog.
 const CATALOG: &str = "tagmill";
@@ -73,13 +73,14 @@ async fn pairs(
 ) -> Result<Vec<(String, String)>, Status> {
     let session = session_of(&door.database, principal, DOOR);
     let mut session = session.map_err(|error| of_query(&error))?;
-    let answering = door.queries.spawn(async move {
-        let answer = session.execute(sql).await?;
-        answer.collect().await
-    });
-    let batches = answering.await.map_err(|error| crate::status::of_join(&error))?;
+    let (admission, principal) = (door.admission.clone(), principal.clone());
+    let answering = async move {
+        let begun = admission.run(&principal, &mut session, sql, Vec::new()).await;
+        let (answer, _place) = begun.map_err(|failure| of_failure(&failure))?;
+        answer.collect().await.map_err(|error| of_query(&error))
+    };
     let mut pairs = Vec::new();
-    for batch in batches.map_err(|error| of_query(&error))? {
+    for batch in door.there(answering).await? {
         let text = |at: usize| cast(batch.column(at), &DataType::Utf8);
         let wrong = |error| Status::internal(format!("the catalog cannot be read: {error}"));
         let (firsts, seconds) = (text(0).map_err(wrong)?, text(1).map_err(wrong)?);

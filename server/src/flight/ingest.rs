@@ -3,53 +3,44 @@
 //! # Contract
 //! * Columns: `tag` (text), `ts` (a timestamp, or whole nanoseconds since 1970), `value` (a number, truth value or text), and
 //!   perhaps `quality` (an OPC UA status code; Good without it). Any other column is refused, so that none is lost.
-//! * Samples are written as they come, batch by batch; those of batches before an error stay written, and sending all of
+//! * Samples are written as they come, piece by piece; those of pieces before an error stay written, and sending all of
 //!   them again changes nothing.
 //! * What is counted in the answer is on disk. The first samples that are rejected end the load with an error that names
 //!   them.
+//! * A piece takes at most [`PIECE_BYTES`] of memory and one sample more, however few bytes it was sent in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_flight::FlightData;
-use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::error::FlightError;
 use arrow_flight::sql::server::PeekableFlightDataStream;
 use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption};
-use futures::{Stream, StreamExt, TryStreamExt};
-use tagmill::arrow::array::{Array, AsArray, RecordBatch};
+use tagmill::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use tagmill::arrow::compute::cast;
 use tagmill::arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int64Type, TimeUnit, UInt32Type,
 };
-use tagmill_storage::{Batch, Engine, Qualities, Quality, TagColumn, Values};
+use tagmill_storage::limits::TEXT_VALUE_BYTES_MAX;
+use tagmill_storage::{Batch, Engine, Qualities, Quality, TagColumn, Values, check_name};
 use tonic::Status;
 
 use super::Door;
-use super::answer::of_flight;
+use super::received::Received;
+use super::texts::Texts;
 use crate::access::{Access, Principal};
 use crate::ingest::named::{resolve, value_type};
 use crate::status::{of_join, of_storage};
 
 /// The one relation that takes samples.
 const TABLE: &str = "samples";
-/// Samples of one write.
+/// Samples of one step, for which memory is asked once.
 const SAMPLES_MAX: usize = 65_536;
-/// Bytes that a sample takes on its way, for the memory of all.
-const SAMPLE_BYTES: usize = 64;
-
-/// Batches of a stream.
-pub(super) fn batches(
-    stream: PeekableFlightDataStream,
-) -> impl Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static {
-    let data = stream.map_err(|status| FlightError::Tonic(Box::new(status)));
-    let data = data.try_filter(|data: &FlightData| {
-        // A client may say what it wants before it says anything else.
-        let has_more = !data.data_header.is_empty();
-        async move { has_more }
-    });
-    FlightRecordBatchStream::new_from_flight_data(data)
-}
+/// Memory of what is written at once.
+const PIECE_BYTES: usize = 8 << 20;
+/// Memory of one sample besides its text, and of one tag's samples besides those and its name.
+const SAMPLE_BYTES: usize = 96;
+const COLUMN_BYTES: usize = 336;
+/// Bytes of a client's words that an error repeats.
+const TOLD_BYTES: usize = 256;
 
 /// Loads samples. Returns how many are on disk.
 pub(super) async fn ingest(
@@ -59,21 +50,22 @@ pub(super) async fn ingest(
     stream: PeekableFlightDataStream,
 ) -> Result<i64, Status> {
     check_target(command)?;
-    let mut batches = std::pin::pin!(batches(stream));
+    let mut received = Received::new(stream);
     let mut loaded = 0_u64;
-    while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(|error| of_flight(&error))?;
+    while let Some(batch) = received.next().await? {
         for start in (0..batch.num_rows()).step_by(SAMPLES_MAX) {
-            let rows = SAMPLES_MAX.min(batch.num_rows() - start);
-            let piece = batch.slice(start, rows);
-            let grant = door.ingest.admit(rows * SAMPLE_BYTES, rows as u64).await?;
+            let count = SAMPLES_MAX.min(batch.num_rows() - start);
+            let rows = Rows::of(&batch.slice(start, count));
+            let rows = rows.map_err(|why| after(loaded, &Status::invalid_argument(why)))?;
+            let grant = door.ingest.admit(rows.piece_bytes_max(), count as u64).await?;
             let (door, principal) = (Arc::clone(door), principal.clone());
             let written = tokio::task::spawn_blocking(move || {
                 let _held_while_it_waits = grant;
-                write(door.database.engine(), door.ingest.access(), &principal, &piece)
+                write_all(door.database.engine(), door.ingest.access(), &principal, &rows)
             });
-            let written = written.await.map_err(|error| of_join(&error))?;
-            loaded += written.map_err(|status| after(loaded, &status))?;
+            let (count, written) = written.await.map_err(|error| of_join(&error))?;
+            loaded += count;
+            written.map_err(|status| after(loaded, &status))?;
         }
     }
     Ok(i64::try_from(loaded).unwrap_or(i64::MAX))
@@ -114,14 +106,35 @@ struct Column {
     qualities: Vec<Quality>,
 }
 
-/// Writes one batch. Blocks until it is on disk.
+/// Writes all rows, in pieces. Gives how many are on disk, and what kept the others from it. Blocks.
+fn write_all(
+    engine: &Engine,
+    access: &Access,
+    principal: &Principal,
+    rows: &Rows,
+) -> (u64, Result<(), Status>) {
+    let (mut loaded, mut from) = (0, 0);
+    while from < rows.count {
+        let piece = rows.piece(from, PIECE_BYTES).map_err(Status::invalid_argument);
+        let written = piece.and_then(|(columns, next)| {
+            from = next;
+            write(engine, access, principal, columns)
+        });
+        match written {
+            Ok(count) => loaded += count,
+            Err(status) => return (loaded, Err(status)),
+        }
+    }
+    (loaded, Ok(()))
+}
+
+/// Writes one piece. Blocks until it is on disk.
 fn write(
     engine: &Engine,
     access: &Access,
     principal: &Principal,
-    batch: &RecordBatch,
+    columns: BTreeMap<String, Column>,
 ) -> Result<u64, Status> {
-    let columns = columns_of(batch).map_err(Status::invalid_argument)?;
     let mut names = Vec::with_capacity(columns.len());
     let mut wanted = Batch::default();
     for (name, Column { times, values, qualities }) in columns {
@@ -130,9 +143,6 @@ fn write(
         let qualities = Qualities::Each(qualities);
         wanted.columns.push(TagColumn { tag, times, values, qualities });
         names.push(name);
-    }
-    if wanted.columns.is_empty() {
-        return Ok(0);
     }
     let appended = engine.append(wanted).map_err(|error| of_storage(&error))?;
     if let Some(reject) = appended.rejects.first() {
@@ -145,88 +155,239 @@ fn write(
     Ok(appended.accepted)
 }
 
-/// The samples of a batch by tag. Pure.
-fn columns_of(batch: &RecordBatch) -> Result<BTreeMap<String, Column>, String> {
-    const KNOWN: [&str; 4] = ["tag", "ts", "value", "quality"];
-    let schema = batch.schema();
-    if let Some(other) =
-        schema.fields().iter().find(|field| !KNOWN.contains(&field.name().as_str()))
-    {
-        let name = other.name();
-        return Err(format!("there is no column {name:?}: it takes tag, ts, value and quality"));
-    }
-    let column = |name: &str| batch.column_by_name(name);
-    let needed = |name: &str| column(name).ok_or_else(|| format!("the column {name:?} is missing"));
-    let as_type = |name: &str, of: &DataType| {
-        let array = needed(name)?;
-        let cast = cast(array, of);
-        let cast = cast.map_err(|error| format!("the column {name:?}: {error}"))?;
-        if cast.null_count() > array.null_count() {
-            return Err(format!("the column {name:?} has values that are no {of}"));
+/// Rows of a batch, their numbers in the types of the engine, their texts as they were sent.
+struct Rows {
+    count: usize,
+    tags: Texts,
+    times: ArrayRef,
+    values: Given,
+    qualities: Option<ArrayRef>,
+}
+
+/// Values of rows.
+enum Given {
+    Texts(Texts),
+    Numbers(ArrayRef),
+}
+
+impl Rows {
+    /// Reads the columns of a batch.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn of(batch: &RecordBatch) -> Result<Self, String> {
+        const KNOWN: [&str; 4] = ["tag", "ts", "value", "quality"];
+        let schema = batch.schema();
+        let is_known = |name: &str| KNOWN.contains(&name);
+        if let Some(other) = schema.fields().iter().find(|field| !is_known(field.name())) {
+            let name = told(other.name());
+            return Err(format!(
+                "there is no column {name:?}: it takes tag, ts, value and quality"
+            ));
         }
-        Ok(cast)
-    };
-    let tags = as_type("tag", &DataType::Utf8)?;
-    let ns = DataType::Timestamp(TimeUnit::Nanosecond, Some(Arc::from("UTC")));
-    let times = match needed("ts")?.data_type() {
-        DataType::Timestamp(..) => cast(&as_type("ts", &ns)?, &DataType::Int64),
-        of if of.is_integer() => cast(&as_type("ts", &DataType::Int64)?, &DataType::Int64),
+        let column = |name: &str| batch.column_by_name(name);
+        let needed =
+            |name: &str| column(name).ok_or_else(|| format!("the column {name:?} is missing"));
+        let tags = needed("tag")?;
+        let tags = Texts::of(tags)
+            .ok_or_else(|| format!("the column \"tag\" is no text but {}", tags.data_type()))?;
+        let times = times_of(needed("ts")?)?;
+        let qualities = column("quality").map(|qualities| match qualities.data_type() {
+            of if of.is_numeric() || of.is_null() => {
+                as_type("quality", qualities, &DataType::UInt32)
+            }
+            of => Err(format!("the column \"quality\" is no status code but {of}")),
+        });
+        let values = values_of(needed("value")?)?;
+        Ok(Self { count: batch.num_rows(), tags, times, values, qualities: qualities.transpose()? })
+    }
+
+    /// The most memory that one piece of these rows may take.
+    fn piece_bytes_max(&self) -> usize {
+        let mut bytes = 0;
+        for row in 0..self.count {
+            bytes += self.sample_bytes(row) + self.name_bytes(row);
+            if bytes >= PIECE_BYTES {
+                return PIECE_BYTES + TEXT_VALUE_BYTES_MAX;
+            }
+        }
+        bytes
+    }
+
+    /// Memory of a row's sample.
+    fn sample_bytes(&self, row: usize) -> usize {
+        let text = match &self.values {
+            Given::Texts(texts) => texts.get(row),
+            Given::Numbers(_) => None,
+        };
+        SAMPLE_BYTES + text.map_or(0, str::len)
+    }
+
+    /// Memory of a row's tag.
+    fn name_bytes(&self, row: usize) -> usize {
+        COLUMN_BYTES + self.tags.get(row).map_or(0, str::len)
+    }
+
+    /// Samples by tag from a row on, until they take so many bytes, and the row that comes after them.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    fn piece(
+        &self,
+        from: usize,
+        bytes_max: usize,
+    ) -> Result<(BTreeMap<String, Column>, usize), String> {
+        let times = self.times.as_primitive::<Int64Type>();
+        let qualities = self.qualities.as_ref().map(AsArray::as_primitive::<UInt32Type>);
+        let mut columns: BTreeMap<String, Column> = BTreeMap::new();
+        let (mut row, mut bytes) = (from, 0);
+        while row < self.count && bytes < bytes_max {
+            let null = || format!("row {row}: tag, ts and value must not be null");
+            let name = self.tags.get(row).filter(|_| times.is_valid(row)).ok_or_else(null)?;
+            if !columns.contains_key(name) {
+                check_name(name).map_err(|why| format!("{:?}: {why}", told(name)))?;
+                bytes += self.name_bytes(row);
+                let values = self.values.empty();
+                let column = Column { times: Vec::new(), values, qualities: Vec::new() };
+                columns.insert(name.to_owned(), column);
+            }
+            let column = columns.get_mut(name).ok_or_else(null)?;
+            self.values.push(&mut column.values, row).ok_or_else(null)??;
+            column.times.push(times.value(row));
+            let code = qualities.filter(|codes| codes.is_valid(row)).map(|codes| codes.value(row));
+            column.qualities.push(code.map_or(Quality::GOOD, Quality));
+            bytes += self.sample_bytes(row);
+            row += 1;
+        }
+        Ok((columns, row))
+    }
+}
+
+impl Given {
+    fn empty(&self) -> Values {
+        match self {
+            Self::Texts(_) => Values::Text(Vec::new()),
+            Self::Numbers(numbers) => match numbers.data_type() {
+                DataType::Boolean => Values::Bool(Vec::new()),
+                DataType::Float32 => Values::F32(Vec::new()),
+                DataType::Int64 => Values::I64(Vec::new()),
+                _ => Values::F64(Vec::new()),
+            },
+        }
+    }
+
+    /// Adds the value of a row; nothing if it is null.
+    fn push(&self, values: &mut Values, row: usize) -> Option<Result<(), String>> {
+        let array = match self {
+            Self::Texts(texts) => {
+                let text = texts.get(row)?;
+                if text.len() > TEXT_VALUE_BYTES_MAX {
+                    return Some(Err(format!("row {row}: a text has at most 64 KiB")));
+                }
+                if let Values::Text(values) = values {
+                    values.push(Arc::from(text));
+                }
+                return Some(Ok(()));
+            }
+            Self::Numbers(numbers) if numbers.is_null(row) => return None,
+            Self::Numbers(numbers) => numbers,
+        };
+        match values {
+            Values::F64(values) => values.push(array.as_primitive::<Float64Type>().value(row)),
+            Values::F32(values) => values.push(array.as_primitive::<Float32Type>().value(row)),
+            Values::I64(values) => values.push(array.as_primitive::<Int64Type>().value(row)),
+            Values::Bool(values) => values.push(array.as_boolean().value(row)),
+            Values::Text(_) | Values::State(_) => {}
+        }
+        Some(Ok(()))
+    }
+}
+
+/// A column in another type, in which every one of its values is.
+fn as_type(name: &str, array: &ArrayRef, of: &DataType) -> Result<ArrayRef, String> {
+    let cast = cast(array, of).map_err(|error| format!("the column {name:?}: {error}"))?;
+    if cast.null_count() > array.logical_null_count() {
+        return Err(format!("the column {name:?} has values that are no {of}"));
+    }
+    Ok(cast)
+}
+
+fn times_of(array: &ArrayRef) -> Result<ArrayRef, String> {
+    let times = match array.data_type() {
+        DataType::Timestamp(..) => {
+            let ns = DataType::Timestamp(TimeUnit::Nanosecond, Some(Arc::from("UTC")));
+            as_type("ts", array, &ns)?
+        }
+        of if of.is_integer() => Arc::clone(array),
         of => return Err(format!("the column \"ts\" is no timestamp but {of}")),
     };
-    let times = times.map_err(|error| format!("the column \"ts\": {error}"))?;
-    let qualities = match column("quality") {
-        None => None,
-        Some(_) => Some(as_type("quality", &DataType::UInt32)?),
-    };
-    let value_of = needed("value")?;
-    let wide = match value_of.data_type() {
-        DataType::Boolean | DataType::Float64 | DataType::Float32 => value_of.data_type().clone(),
+    as_type("ts", &times, &DataType::Int64)
+}
+
+fn values_of(array: &ArrayRef) -> Result<Given, String> {
+    if let Some(texts) = Texts::of(array) {
+        return Ok(Given::Texts(texts));
+    }
+    let wide = match array.data_type() {
+        DataType::Boolean | DataType::Float64 | DataType::Float32 => array.data_type().clone(),
         of if of.is_integer() => DataType::Int64,
-        of if of.is_string() => DataType::Utf8,
         of => {
             return Err(format!("the column \"value\" is no number, truth value or text but {of}"));
         }
     };
-    let values = as_type("value", &wide)?;
-    let (tags, times) = (tags.as_string::<i32>(), times.as_primitive::<Int64Type>());
-    let qualities = qualities.as_ref().map(AsArray::as_primitive::<UInt32Type>);
-    let mut columns: BTreeMap<String, Column> = BTreeMap::new();
-    for row in 0..batch.num_rows() {
-        if tags.is_null(row) || times.is_null(row) || values.is_null(row) {
-            return Err(format!("row {row}: tag, ts and value must not be null"));
-        }
-        let name = tags.value(row);
-        if !columns.contains_key(name) {
-            let values = empty(&wide);
-            let column = Column { times: Vec::new(), values, qualities: Vec::new() };
-            columns.insert(name.to_owned(), column);
-        }
-        let Some(column) = columns.get_mut(name) else { continue };
-        column.times.push(times.value(row));
-        let code = qualities.filter(|codes| codes.is_valid(row)).map(|codes| codes.value(row));
-        column.qualities.push(code.map_or(Quality::GOOD, Quality));
-        push(&mut column.values, values.as_ref(), row);
-    }
-    Ok(columns)
+    as_type("value", array, &wide).map(Given::Numbers)
 }
 
-const fn empty(of: &DataType) -> Values {
-    match of {
-        DataType::Boolean => Values::Bool(Vec::new()),
-        DataType::Float32 => Values::F32(Vec::new()),
-        DataType::Int64 => Values::I64(Vec::new()),
-        DataType::Utf8 => Values::Text(Vec::new()),
-        _ => Values::F64(Vec::new()),
-    }
+/// The beginning of a client's words.
+fn told(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TOLD_BYTES)]
 }
 
-fn push(values: &mut Values, array: &dyn Array, row: usize) {
-    match values {
-        Values::F64(values) => values.push(array.as_primitive::<Float64Type>().value(row)),
-        Values::F32(values) => values.push(array.as_primitive::<Float32Type>().value(row)),
-        Values::I64(values) => values.push(array.as_primitive::<Int64Type>().value(row)),
-        Values::Bool(values) => values.push(array.as_boolean().value(row)),
-        Values::Text(values) => values.push(Arc::from(array.as_string::<i32>().value(row))),
-        Values::State(_) => {}
+#[cfg(test)]
+mod tests {
+    use tagmill::arrow::array::{DictionaryArray, Int64Array, StringArray, UInt16Array};
+
+    use super::*;
+
+    fn rows(tags: ArrayRef, values: ArrayRef) -> Result<Rows, String> {
+        let times: ArrayRef = Arc::new(Int64Array::from_iter_values(0..tags.len() as i64));
+        let columns = [("tag", tags), ("ts", times), ("value", values)];
+        Rows::of(&RecordBatch::try_from_iter(columns).unwrap())
+    }
+
+    fn same_many_times(text: &str, times: usize) -> ArrayRef {
+        let values: ArrayRef = Arc::new(StringArray::from(vec![text]));
+        Arc::new(DictionaryArray::new(UInt16Array::from(vec![0; times]), values))
+    }
+
+    #[test]
+    fn a_text_that_is_shown_often_is_written_in_pieces() {
+        let text = "x".repeat(32 << 10);
+        let rows = rows(same_many_times("a/b", 2_000), same_many_times(&text, 2_000)).unwrap();
+        assert_eq!(rows.piece_bytes_max(), PIECE_BYTES + TEXT_VALUE_BYTES_MAX);
+        let (mut from, mut pieces) = (0, 0);
+        while from < rows.count {
+            let (columns, next) = rows.piece(from, PIECE_BYTES).unwrap();
+            let column = &columns["a/b"];
+            assert_eq!((column.times.len(), column.values.len()), (next - from, next - from));
+            assert_eq!(column.times.first(), Some(&(from as i64)));
+            assert!((next - from) * text.len() <= PIECE_BYTES + text.len(), "{from} to {next}");
+            (from, pieces) = (next, pieces + 1);
+        }
+        assert_eq!((from, pieces), (2_000, 8));
+    }
+
+    #[test]
+    fn what_no_tag_can_hold_is_refused_before_it_is_copied() {
+        let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let long = rows(same_many_times(&"n".repeat(513), 1), Arc::clone(&one)).unwrap();
+        assert!(long.piece(0, PIECE_BYTES).is_err_and(|why| why.len() < 400));
+        let text = "x".repeat(TEXT_VALUE_BYTES_MAX + 1);
+        let long = rows(same_many_times("a", 1), same_many_times(&text, 1)).unwrap();
+        assert!(long.piece(0, PIECE_BYTES).is_err());
+        assert!(rows(Arc::clone(&one), one).is_err(), "a tag that is no text");
+        let null: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>]));
+        let null = rows(same_many_times("a", 1), null).unwrap();
+        assert!(null.piece(0, PIECE_BYTES).is_err());
     }
 }

@@ -8,13 +8,15 @@
 //! * `ingest` into `samples` appends: what its answer counts is on disk.
 //!
 //! # Reading order
-//! [`statements`] (what a client has prepared, and how running ones are ended), [`answer`], [`catalog`],
-//! [`ingest`](mod@ingest).
+//! [`statements`] (what a client has prepared, and how running ones are ended), [`answer`], [`catalog`], [`received`] (what
+//! clients send, checked before it is read), [`texts`], [`ingest`](mod@ingest).
 
 mod answer;
 mod catalog;
 mod ingest;
+mod received;
 mod statements;
+mod texts;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ use tagmill::arrow::datatypes::SchemaRef;
 use tagmill::datafusion::common::ScalarValue;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -50,8 +53,9 @@ use crate::access::{Principal, Role};
 use crate::doors::caller;
 use crate::ingest::Ingest;
 use crate::queries::{Admission, asker, session_of};
-use crate::status::of_query;
+use crate::status::{of_failure, of_join, of_query};
 
+use self::received::Received;
 use self::statements::{Statement, Statements};
 
 /// How this door is named where statements are shown.
@@ -92,9 +96,25 @@ impl Door {
     /// Ends the statement of a flight info, if it runs.
     fn cancel(&self, info: &FlightInfo, principal: &Principal) -> CancelStatus {
         let number = self.statements.running(info, principal);
-        match number.map(|number| self.database.end(number, &asker(principal, DOOR))) {
+        let end = |number| self.admission.end(&self.database, number, &asker(principal, DOOR));
+        match number.map(end) {
             Some(true) => CancelStatus::Cancelled,
             _ => CancelStatus::NotCancellable,
+        }
+    }
+
+    /// Does something on the runtime of statements, where planning belongs, for as long as whoever asked is there.
+    async fn there<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<T, Status> {
+        // A set ends what is in it when it is dropped.
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(work, &self.queries);
+        match tasks.join_next().await {
+            Some(Ok(done)) => done,
+            Some(Err(error)) => Err(of_join(&error)),
+            None => Err(Status::internal("a task of the server is lost")),
         }
     }
 
@@ -106,13 +126,35 @@ impl Door {
     ) -> Result<(SchemaRef, SchemaRef), Status> {
         let session = session_of(&self.database, principal, DOOR);
         let session = session.map_err(|error| of_query(&error))?;
-        let sql = sql.to_owned();
-        // Planning belongs to the runtime of statements.
-        let described = self.queries.spawn(async move { session.describe(&sql).await });
-        let described = described.await.map_err(|error| crate::status::of_join(&error))?;
-        let described = described.map_err(|error| of_query(&error))?;
+        let (sql, principal) = (sql.to_owned(), principal.clone());
+        let admission = self.admission.clone();
+        let describing = async move {
+            let described = admission.describe(&principal, &session, &sql).await;
+            described.map_err(|failure| of_failure(&failure))
+        };
+        let described = self.there(describing).await?;
         let parameters = answer::parameters_schema(&described.parameters);
         Ok((answer::plain_schema(&described.schema), parameters))
+    }
+
+    /// Types of the answer to a statement that was prepared. Values that were given for it may decide them.
+    async fn described_with(
+        &self,
+        principal: &Principal,
+        statement: &Statement,
+    ) -> Result<SchemaRef, Status> {
+        if statement.values.is_empty() {
+            return Ok(self.described(principal, &statement.sql).await?.0);
+        }
+        let session = session_of(&self.database, principal, DOOR);
+        let mut session = session.map_err(|error| of_query(&error))?;
+        let (sql, values) = (Arc::clone(&statement.sql), statement.values.to_vec());
+        let (admission, principal) = (self.admission.clone(), principal.clone());
+        let describing = async move {
+            let described = admission.describe_with(&principal, &mut session, &sql, values).await;
+            described.map_err(|failure| of_failure(&failure))
+        };
+        Ok(answer::plain_schema(&self.there(describing).await?))
     }
 }
 
@@ -188,8 +230,8 @@ impl FlightSqlService for Flight {
     ) -> Result<Response<FlightInfo>, Status> {
         let principal = caller(&request, Role::Reader)?;
         refuse_transaction(query.transaction_id.as_ref())?;
-        let (schema, _) = self.0.described(&principal, &query.query).await?;
-        let statement = Statement::new(&principal, query.query);
+        let (schema, parameters) = self.0.described(&principal, &query.query).await?;
+        let statement = Statement::new(&principal, query.query, parameters.fields().len());
         let handle = self.0.statements.keep(statement)?;
         let ticket = TicketStatementQuery { statement_handle: handle };
         info_of(request.into_inner(), &schema, ticket.as_any().encode_to_vec())
@@ -214,7 +256,7 @@ impl FlightSqlService for Flight {
         let principal = caller(&request, Role::Reader)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let (schema, parameters) = self.0.described(&principal, &query.query).await?;
-        let statement = Statement::new(&principal, query.query);
+        let statement = Statement::new(&principal, query.query, parameters.fields().len());
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: self.0.statements.keep(statement)?,
             dataset_schema: answer::schema_bytes(&schema)?,
@@ -239,7 +281,7 @@ impl FlightSqlService for Flight {
     ) -> Result<Response<FlightInfo>, Status> {
         let principal = caller(&request, Role::Reader)?;
         let statement = self.0.statements.get(&query.prepared_statement_handle, &principal)?;
-        let (schema, _) = self.0.described(&principal, &statement.sql).await?;
+        let schema = self.0.described_with(&principal, &statement).await?;
         info_of_command(request, &query, &schema)
     }
 
@@ -251,8 +293,7 @@ impl FlightSqlService for Flight {
         let principal = caller(&request, Role::Reader)?;
         let handle = query.prepared_statement_handle;
         self.0.statements.get(&handle, &principal)?;
-        let rows = ingest::batches(request.into_inner());
-        let values = answer::parameters_of(rows).await?;
+        let values = answer::parameters_of(Received::new(request.into_inner())).await?;
         self.0.statements.bind(&handle, &principal, values)?;
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) })
     }
@@ -514,4 +555,4 @@ fn refuse_transaction(id: Option<&Bytes>) -> Result<(), Status> {
 }
 
 /// Values of `$1`, `$2` ..
-pub(crate) type Values = Vec<ScalarValue>;
+pub(crate) type Values = Arc<[ScalarValue]>;

@@ -7,12 +7,16 @@
 //! # What it does not know
 //! HTTP, sessions, SQL.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Read as _};
 
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+/// Bytes that a byte of gzip becomes at most.
+const GZIP_FACTOR_MAX: usize = 1_032;
 
 /// Why a body is not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -28,26 +32,32 @@ pub(super) enum Packed {
     Unknown(String),
 }
 
+/// The most bytes that a packed body may come to, if it is never longer than some.
+pub(super) fn unpacked_bytes_max(body: &[u8], bytes_max: usize) -> usize {
+    body.len().saturating_mul(GZIP_FACTOR_MAX).min(bytes_max)
+}
+
 /// A body without its packing.
 ///
 /// # Errors
 /// Why it cannot be had.
-pub(super) fn unpacked(
+pub(super) fn unpacked<'a>(
     packing: Option<&str>,
-    body: &[u8],
+    body: &'a [u8],
     bytes_max: usize,
-) -> Result<Vec<u8>, Packed> {
+) -> Result<Cow<'a, [u8]>, Packed> {
     match packing {
         None | Some("identity") if body.len() > bytes_max => Err(Packed::TooLong(bytes_max)),
-        None | Some("identity") => Ok(body.to_vec()),
+        None | Some("identity") => Ok(Cow::Borrowed(body)),
         Some("gzip") => {
-            let mut text = Vec::new();
+            // All at once: a text that grows is there twice for a moment.
+            let mut text = Vec::with_capacity(unpacked_bytes_max(body, bytes_max + 1));
             let mut packed = MultiGzDecoder::new(body).take(bytes_max as u64 + 1);
             packed.read_to_end(&mut text).map_err(Packed::Damaged)?;
             if text.len() > bytes_max {
                 return Err(Packed::TooLong(bytes_max));
             }
-            Ok(text)
+            Ok(Cow::Owned(text))
         }
         Some(other) => Err(Packed::Unknown(other.to_owned())),
     }
@@ -138,6 +148,11 @@ impl Parameter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
 
     #[test]
@@ -176,9 +191,20 @@ mod tests {
 
     #[test]
     fn a_body_is_never_longer_than_asked_for() {
-        assert_eq!(unpacked(None, b"abc", 3).unwrap(), b"abc");
+        assert_eq!(&*unpacked(None, b"abc", 3).unwrap(), b"abc");
         assert!(matches!(unpacked(Some("identity"), b"abcd", 3), Err(Packed::TooLong(3))));
         assert!(matches!(unpacked(Some("gzip"), b"abcd", 3), Err(Packed::Damaged(_))));
         assert!(matches!(unpacked(Some("br"), b"", 3), Err(Packed::Unknown(_))));
+    }
+
+    #[test]
+    fn nothing_unpacks_to_more_than_is_foreseen() {
+        for length in [0, 1, 100, 1 << 20] {
+            let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+            packed.write_all(&vec![0; length]).unwrap();
+            let body = packed.finish().unwrap();
+            assert_eq!(unpacked(Some("gzip"), &body, 2 << 20).unwrap().len(), length);
+            assert!((length..=2 << 20).contains(&unpacked_bytes_max(&body, 2 << 20)));
+        }
     }
 }

@@ -330,7 +330,7 @@ fn told_by(read: &Lines) -> Told {
             Values::Text(values) => values.iter().map(|v| Value::Text(v.to_string())).collect(),
             other => panic!("lines hold no {other:?}"),
         };
-        let place = told.entry((tag.clone(), kind(&values[0]))).or_default();
+        let place = told.entry((tag.to_string(), kind(&values[0]))).or_default();
         for ((time, value), line) in times.iter().zip(values).zip(lines) {
             place.push((*time, value, *line));
         }
@@ -364,7 +364,7 @@ fn packed(body: &[u8]) {
         (less, more) => panic!("{less:?}, with more room {more:?}"),
     }
     let plain = unpacked(None, body, BYTES_MAX);
-    assert_eq!(plain.ok(), Some(body.to_vec()).filter(|body| body.len() <= BYTES_MAX));
+    assert_eq!(plain.ok().as_deref(), Some(body).filter(|body| body.len() <= BYTES_MAX));
 }
 
 /// The first bytes say how often the rest is repeated, where a second part of the packed body begins, and where it is cut.

@@ -1,9 +1,9 @@
 //! HTTP: SQL as JSON, CSV or Arrow; Influx line protocol in; health and figures for those who watch.
 //!
 //! # Contract
-//! * Who calls is asked before anything is read but the head of a request; `/health` and `/ready` answer anybody, and say
-//!   nothing but whether.
-//! * Bodies are bounded, packed and unpacked alike. An answer is streamed: nothing gathers it.
+//! * Who calls, and whether they may, is asked before anything is read but the head of a request; `/health` and `/ready`
+//!   answer anybody, and say nothing but whether.
+//! * Bodies are bounded, packed and unpacked alike, and come within [`BODY`]. An answer is streamed: nothing gathers it.
 //! * What is written is on disk when the answer comes.
 //!
 //! # Reading order
@@ -23,7 +23,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -51,6 +52,8 @@ use self::lines::Template;
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
 /// How long the head of a request may take, and a connection be silent.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long the body of a request may take.
+const BODY: Duration = Duration::from_secs(30);
 /// Longest body of a statement.
 const SQL_BYTES_MAX: usize = 256 << 10;
 /// How long requests may take to end at shutdown.
@@ -142,6 +145,16 @@ async fn serve_one(connection: Connection, router: Router, mut stopping: watch::
     if let Err(error) = served {
         tracing::debug!(%peer, "an HTTP connection ended: {error}");
     }
+}
+
+/// The body of a request, as long as its route allows.
+async fn body_of(request: axum::extract::Request) -> Result<Bytes, Refusal> {
+    let read = tokio::time::timeout(BODY, Bytes::from_request(request, &())).await;
+    let late = |_| {
+        let text = format!("the body did not come within {} s", BODY.as_secs());
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
+    };
+    read.map_err(late)?.map_err(|why| Refusal::new(why.status(), why.body_text()))
 }
 
 fn router(door: Arc<Door>) -> Router {

@@ -10,24 +10,25 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{JsonArray, Writer as JsonWriter, WriterBuilder as JsonBuilder};
 use axum::Extension;
-use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use tagmill::datafusion::common::ScalarValue;
 use tagmill::limits::PARAMETERS_MAX;
 use tagmill::{Answer, Error};
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::oneshot;
+use tonic::Status;
 
 use super::body::{Asked, Parameter};
 use super::caller::require;
-use super::{Door, Refusal, Shared};
+use super::{Door, Refusal, Shared, body_of};
 use crate::access::{Principal, Role};
 use crate::globs::glob_to_like;
-use crate::lifecycle::turns_true;
-use crate::queries::{Failure, held, session_of};
+use crate::queries::{Failure, Pieces, Serving, held, session_of, streamed};
+use crate::status;
 
 /// Pieces of an answer handed to the transport ahead of the network.
 const AHEAD: usize = 4;
@@ -77,22 +78,22 @@ impl Form {
 /// Writes rows as they come, into memory that is taken away piece by piece.
 enum Writer {
     Json(JsonWriter<Vec<u8>, JsonArray>),
-    Csv(Pieces, Box<CsvWriter<Pieces>>),
+    Csv(Written, Box<CsvWriter<Written>>),
     Arrow(Box<StreamWriter<Vec<u8>>>),
 }
 
 /// Bytes that a writer keeps to itself, and we take.
 #[derive(Clone, Debug, Default)]
-struct Pieces(Arc<std::sync::Mutex<Vec<u8>>>);
+struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
 
-impl Pieces {
+impl Written {
     fn take(&self) -> Vec<u8> {
         let mut bytes = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::mem::take(&mut bytes)
     }
 }
 
-impl std::io::Write for Pieces {
+impl std::io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.extend_from_slice(bytes);
@@ -111,7 +112,7 @@ impl Writer {
                 Self::Json(JsonBuilder::new().with_explicit_nulls(true).build(Vec::new()))
             }
             Form::Csv => {
-                let pieces = Pieces::default();
+                let pieces = Written::default();
                 let mut writer = CsvBuilder::new().with_header(true).build(pieces.clone());
                 writer.write(&RecordBatch::new_empty(Arc::clone(schema)))?;
                 Self::Csv(pieces, Box::new(writer))
@@ -161,11 +162,12 @@ impl Writer {
 pub(super) async fn answer(
     State(door): Shared,
     Extension(principal): Extension<Principal>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
-    let form = Form::of(&headers)?;
+    let form = Form::of(request.headers())?;
+    let headers = request.headers().clone();
+    let body = body_of(request).await?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let asked = if kind.is_some_and(|kind| kind.starts_with("application/json")) {
         Asked::of_json(&body, PARAMETERS_MAX)
@@ -216,37 +218,37 @@ async fn run(
     for (name, value) in settings {
         session.settings_mut().set(&name, &value).map_err(|error| of_query(&error))?;
     }
+    let (runtime, stopping) = (door.queries.clone(), door.stopping.clone());
+    let serving = Serving { runtime, held: held(session.settings()), stopping, ahead: AHEAD };
     let (begun, beginning) = oneshot::channel();
-    let (pieces, body) = mpsc::channel(AHEAD);
-    let mut stopping = door.stopping.clone();
-    let held = held(session.settings());
-    let admission = door.admission.clone();
-    door.queries.spawn(async move {
-        let answering = async {
-            let started = admission.run(&mut session, &sql, values).await;
-            let started = started.map_err(|failure| of_failure(&failure));
-            match started.and_then(|(answer, place)| Ok((writer_of(form, &answer)?, answer, place)))
-            {
-                Err(refusal) => drop(begun.send(Err(refusal))),
-                Ok((writer, answer, _place)) => {
-                    if begun.send(Ok(answer.notices.clone())).is_ok() {
-                        stream(answer, writer, &pieces).await;
-                    }
+    let (admission, principal) = (door.admission.clone(), principal.clone());
+    let mut body = streamed(serving, move |pieces| async move {
+        let started = admission.run(&principal, &mut session, &sql, values).await;
+        let started = started.map_err(|failure| of_failure(&failure));
+        match started.and_then(|(answer, place)| Ok((writer_of(form, &answer)?, answer, place))) {
+            Ok((writer, answer, _place)) => {
+                if begun.send(Ok(answer.notices.clone())).is_ok() {
+                    stream(answer, writer, &pieces).await?;
                 }
             }
-        };
-        tokio::select! {
-            () = answering => {}
-            // It is not taken in time.
-            () = tokio::time::sleep(held) => {}
-            // Whoever asked has gone.
-            () = pieces.closed() => {}
-            () = turns_true(&mut stopping) => {}
+            Err(refusal) => drop(begun.send(Err(refusal))),
         }
+        Ok(())
     });
-    let ended = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server shuts down");
-    let notices = beginning.await.unwrap_or_else(|_| Err(ended()))?;
-    let body = Body::from_stream(ReceiverStream::new(body));
+    let Ok(begun) = beginning.await else {
+        // It came to its end before it began: why is all there is of it.
+        let why = body.next().await.and_then(Result::err);
+        let why = why.as_ref().map_or("the answer broke off", Status::message);
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    let notices = begun?;
+    // An error ends the body without its end, so that no client takes it for whole.
+    let body = body.map_err(|status| {
+        let text = status.message();
+        tracing::info!("an answer by HTTP broke off: {text}");
+        std::io::Error::other(text.to_owned())
+    });
+    let body = Body::from_stream(body);
     let mut response = ([(header::CONTENT_TYPE, form.media_type())], body).into_response();
     for notice in notices {
         let text: String =
@@ -263,27 +265,20 @@ fn writer_of(form: Form, answer: &Answer) -> Result<Writer, Refusal> {
     writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-/// Sends rows. An error ends the body without its end, so that no client takes it for whole.
+/// Sends rows.
 async fn stream(
     mut answer: Answer,
     mut writer: Writer,
-    pieces: &mpsc::Sender<Result<Vec<u8>, std::io::Error>>,
-) {
-    let written = async {
-        while let Some(batch) = answer.next().await.map_err(|error| error.to_string())? {
-            let piece = writer.batch(&batch).map_err(|error| error.to_string())?;
-            if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
-                return Ok(());
-            }
+    pieces: &Pieces<Vec<u8>>,
+) -> Result<(), Status> {
+    let unwritten = |error: ArrowError| Status::internal(error.to_string());
+    while let Some(batch) = answer.next().await.map_err(|error| status::of_query(&error))? {
+        let piece = writer.batch(&batch).map_err(unwritten)?;
+        if !piece.is_empty() {
+            pieces.send(piece).await?;
         }
-        let last = writer.finish().map_err(|error| error.to_string())?;
-        drop(pieces.send(Ok(last)).await);
-        Ok::<(), String>(())
-    };
-    if let Err(text) = written.await {
-        tracing::info!("an answer by HTTP broke off: {text}");
-        drop(pieces.send(Err(std::io::Error::other(text))).await);
     }
+    pieces.send(writer.finish().map_err(unwritten)?).await
 }
 
 /// Why a statement does not run.

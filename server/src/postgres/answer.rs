@@ -16,11 +16,12 @@ use pgwire::error::{PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::DataRow;
 use pgwire::messages::response::CommandComplete;
+use tagmill::Answer;
+use tagmill::arrow::array::RecordBatch;
 use tagmill::arrow::error::ArrowError;
 use tagmill::datafusion::common::ScalarValue;
-use tagmill::{Answer, Error};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Connection;
 use super::errors::{error, fatal, notice, of_failure, of_query};
@@ -83,7 +84,8 @@ pub(super) async fn begin(
             (state.session.clone(), state.variables.wants_notices())
         };
         // Planning and waiting take room that every caller would have to hold.
-        let running = Box::pin(admission.run(&mut session, sql, values));
+        let principal = &connection.principal;
+        let running = Box::pin(admission.run(principal, &mut session, sql, values));
         let (answer, place) = running.await.map_err(of_failure)?;
         let zone = Arc::from(session.settings().time_zone().name());
         let ends = Instant::now() + held(session.settings());
@@ -125,35 +127,55 @@ impl Rows {
         Ok(Self { fields, answer, zone, lost, ends })
     }
 
-    /// The rows as messages.
+    /// The rows as messages, each made when it is asked for.
     pub(super) fn into_stream(self) -> Pin<Box<dyn Stream<Item = PgWireResult<DataRow>> + Send>> {
-        let Self { fields, answer, zone, lost, ends } = self;
-        let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
-        let rows = answer.stream.map(move |batch| {
-            let batch = batch.map_err(|failure| of_query(&Error::from(failure)));
-            let batch =
-                batch.and_then(|batch| on_the_wire(&batch, &zone).map_err(|e| of_arrow(&e)));
-            let batch = batch.and_then(|batch| in_its_time(ends).map(|()| batch));
-            let rows: Vec<PgWireResult<DataRow>> = match batch {
-                Err(failure) => vec![Err(failure)],
-                Ok((batch, has_lost)) => {
-                    lost.note(has_lost);
-                    let encode = |row| encode_row(&mut encoder, &batch, row, &fields);
-                    (0..batch.num_rows()).map(encode).collect()
-                }
-            };
-            stream::iter(rows)
-        });
-        Box::pin(rows.flatten())
+        let encoder = DataRowEncoder::new(Arc::clone(&self.fields));
+        let encoding = Encoding { rows: self, encoder, batch: None, at: 0 };
+        Box::pin(stream::try_unfold(encoding, |mut encoding| async move {
+            let row = encoding.next().await?;
+            Ok(row.map(|row| (row, encoding)))
+        }))
+    }
+}
+
+/// Rows, one batch of them at hand.
+struct Encoding {
+    rows: Rows,
+    encoder: DataRowEncoder,
+    batch: Option<RecordBatch>,
+    /// The next row of it.
+    at: usize,
+}
+
+impl Encoding {
+    async fn next(&mut self) -> PgWireResult<Option<DataRow>> {
+        loop {
+            if let Some(batch) = self.batch.as_ref().filter(|batch| self.at < batch.num_rows()) {
+                let row = encode_row(&mut self.encoder, batch, self.at, &self.rows.fields)?;
+                self.at += 1;
+                return Ok(Some(row));
+            }
+            // What was sent is free before more comes.
+            self.batch = None;
+            let more = self.rows.answer.next().await.map_err(|failure| of_query(&failure))?;
+            let Some(more) = more else { return Ok(None) };
+            in_its_time(self.rows.ends)?;
+            let on_the_wire = on_the_wire(&more, &self.rows.zone);
+            let (batch, has_lost) = on_the_wire.map_err(|e| of_arrow(&e))?;
+            self.rows.lost.note(has_lost);
+            (self.batch, self.at) = (Some(batch), 0);
+        }
     }
 }
 
 /// Fails if an answer should have been taken by now.
 pub(super) fn in_its_time(ends: Instant) -> PgWireResult<()> {
-    if Instant::now() < ends {
-        return Ok(());
-    }
-    Err(error("57014", "the answer was not taken within the time of its statement"))
+    if Instant::now() < ends { Ok(()) } else { Err(not_taken()) }
+}
+
+/// An answer was not taken by the time it had to be.
+pub(super) fn not_taken() -> PgWireError {
+    error("57014", "the answer was not taken within the time of its statement")
 }
 
 /// A client may give a format for each column, one for all, or none.
@@ -185,17 +207,30 @@ where
     Ok(())
 }
 
+/// As [`send`], for what must be taken by a time, however steadily the client takes it.
+pub(super) async fn send_by<C: Client>(
+    client: &mut C,
+    message: PgWireBackendMessage,
+    ends: Instant,
+) -> PgWireResult<()>
+where
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    timeout_at(ends, send(client, message)).await.unwrap_or_else(|_| Err(not_taken()))
+}
+
 /// Waits for a client to take something, but not for ever.
 pub(super) async fn in_time<T>(taking: impl Future<Output = T>) -> PgWireResult<T> {
     let stalled = || fatal("57014", format!("the client took nothing for {} s", STALL.as_secs()));
     timeout(STALL, taking).await.map_err(|_| stalled())
 }
 
-/// Sends up to so many rows, all of them if that is 0. Gives how many, and whether there may be more.
+/// Sends up to so many rows, all of them if that is 0, until a time. Gives how many, and whether there may be more.
 pub(super) async fn send_rows<C: Client>(
     client: &mut C,
     rows: &mut (impl Stream<Item = PgWireResult<DataRow>> + Unpin),
     max_rows: usize,
+    ends: Instant,
     cancelled: &mut watch::Receiver<()>,
 ) -> PgWireResult<(usize, bool)>
 where
@@ -209,7 +244,7 @@ where
             row = rows.next() => row,
         };
         let Some(row) = row else { return Ok((count, false)) };
-        send(client, PgWireBackendMessage::DataRow(row?)).await?;
+        send_by(client, PgWireBackendMessage::DataRow(row?), ends).await?;
         count += 1;
     }
     Ok((count, true))

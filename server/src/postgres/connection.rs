@@ -1,6 +1,6 @@
 //! What is kept of a connection: who it is, its session, and how a running statement is cancelled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgwire::api::ClientInfo;
@@ -8,15 +8,24 @@ use pgwire::error::PgWireResult;
 use pgwire::messages::startup::SecretKey;
 use tagmill::{Session, Settings};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::answer::Lost;
 use super::errors::{error, fatal};
 use super::variables::Variables;
 use crate::access::Principal;
 
-/// Portals of one connection, and the bytes of the values bound to them.
+/// Prepared statements of one connection, and the bytes of their texts, types and names.
+const PREPARED_MAX: usize = 1_000;
+const PREPARED_BYTES_MAX: usize = 16 << 20;
+/// Portals of one connection, and the bytes of the values bound to them and of their names.
 const PORTALS_MAX: usize = 64;
 const PORTAL_BYTES_MAX: usize = 16 << 20;
+/// Portals of one connection that have given a part of their answer and hold the rest.
+const SUSPENDED_MAX: usize = 4;
+/// Bytes of the name of a prepared statement or portal.
+const NAME_BYTES_MAX: usize = 255;
 
 /// One connection, after its login.
 #[derive(Debug)]
@@ -38,37 +47,115 @@ pub(super) struct State {
     pub(super) at_begin: Option<Box<(Settings, Variables)>>,
     /// What COMMIT sets back: what was set with SET LOCAL, and its value before.
     pub(super) local: Vec<(String, String)>,
-    /// Names of prepared statements.
-    pub(super) prepared: HashSet<String>,
+    pub(super) prepared: Names,
     pub(super) portals: Portals,
     /// What RESET goes back to: as it was after the login.
     initial: Box<(Settings, Variables)>,
 }
 
+/// Prepared statements that a connection holds, by their names.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    each: HashMap<String, usize>,
+    bytes: usize,
+}
+
+impl Names {
+    /// Adds one of so many bytes; one of its name goes.
+    pub(super) fn add(&mut self, name: &str, bytes: usize) -> PgWireResult<()> {
+        check_name(name)?;
+        let bytes = name.len() + bytes;
+        let before = self.each.get(name).copied();
+        let count = self.each.len() + usize::from(before.is_none());
+        let sum = self.bytes - before.unwrap_or(0) + bytes;
+        if count > PREPARED_MAX || sum > PREPARED_BYTES_MAX {
+            let text = format!(
+                "a connection has at most {PREPARED_MAX} prepared statements with 16 MiB of text"
+            );
+            return Err(error("53000", text));
+        }
+        self.bytes = sum;
+        self.each.insert(name.to_owned(), bytes);
+        Ok(())
+    }
+
+    /// Forgets one. Whether it was there.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let bytes = self.each.remove(name);
+        self.bytes -= bytes.unwrap_or(0);
+        bytes.is_some()
+    }
+
+    /// Forgets all, and gives their names.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = String> {
+        self.bytes = 0;
+        self.each.drain().map(|(name, _)| name)
+    }
+}
+
+/// Fails if a name is too long to be kept.
+pub(super) fn check_name(name: &str) -> PgWireResult<()> {
+    if name.len() > NAME_BYTES_MAX {
+        let text = format!("a statement or portal has a name of at most {NAME_BYTES_MAX} bytes");
+        return Err(error("42622", text));
+    }
+    Ok(())
+}
+
 /// Portals that a connection holds.
 #[derive(Debug, Default)]
 pub(super) struct Portals {
-    each: HashMap<String, (usize, Lost)>,
+    each: HashMap<String, Held>,
     bytes: usize,
+}
+
+/// What is known of a portal.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    begun: Option<Begun>,
+    watched: Option<Watched>,
+}
+
+/// What is known of an answer that has begun.
+#[derive(Clone, Debug)]
+pub(super) struct Begun {
+    pub(super) lost: Lost,
+    /// When it must have been taken.
+    pub(super) ends: Instant,
+    /// Its number, if it has one.
+    pub(super) statement: Option<u64>,
+}
+
+/// Who ends an answer that is not asked for its next part in time. It goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watched(pub(super) AbortHandle);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Portals {
     /// Adds one that holds so many bytes of values; one of its name goes.
     pub(super) fn add(&mut self, name: &str, bytes: usize) -> PgWireResult<()> {
+        check_name(name)?;
         self.remove(name);
+        let bytes = name.len() + bytes;
         if self.each.len() >= PORTALS_MAX || self.bytes + bytes > PORTAL_BYTES_MAX {
             let text =
                 format!("a connection has at most {PORTALS_MAX} portals with 16 MiB of values");
             return Err(error("53000", text));
         }
         self.bytes += bytes;
-        self.each.insert(name.to_owned(), (bytes, Lost::default()));
+        self.each.insert(name.to_owned(), Held { bytes, ..Held::default() });
         Ok(())
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        if let Some((bytes, _)) = self.each.remove(name) {
-            self.bytes -= bytes;
+        if let Some(held) = self.each.remove(name) {
+            self.bytes -= held.bytes;
         }
     }
 
@@ -78,15 +165,31 @@ impl Portals {
         self.each.drain().map(|(name, _)| name).collect()
     }
 
-    /// Notes what an answer that began loses.
-    pub(super) fn begun(&mut self, name: &str, lost: Lost) {
+    /// Notes that an answer has begun.
+    pub(super) fn begin(&mut self, name: &str, begun: Begun) {
         if let Some(portal) = self.each.get_mut(name) {
-            portal.1 = lost;
+            portal.begun = Some(begun);
         }
     }
 
-    pub(super) fn lost(&self, name: &str) -> Lost {
-        self.each.get(name).map(|(_, lost)| lost.clone()).unwrap_or_default()
+    /// What is known of the answer of a portal. Nobody needs to watch it while it goes on.
+    pub(super) fn go_on(&mut self, name: &str) -> Option<Begun> {
+        let portal = self.each.get_mut(name)?;
+        portal.watched = None;
+        portal.begun.clone()
+    }
+
+    /// Notes that an answer rests, and who watches it, unless too many do.
+    pub(super) fn suspend(&mut self, name: &str, watched: Watched) -> PgWireResult<()> {
+        let suspended = self.each.values().filter(|portal| portal.watched.is_some()).count();
+        if suspended >= SUSPENDED_MAX {
+            let text = format!("a connection has at most {SUSPENDED_MAX} answers taken in parts");
+            return Err(error("53000", text));
+        }
+        if let Some(portal) = self.each.get_mut(name) {
+            portal.watched = Some(watched);
+        }
+        Ok(())
     }
 }
 
@@ -162,7 +265,7 @@ impl Connection {
         let (cancel, _) = watch::channel(());
         let listed = cancels.list(key, cancel.clone());
         let initial = Box::new((session.settings().clone(), variables.clone()));
-        let (at_begin, local, prepared) = (None, Vec::new(), HashSet::new());
+        let (at_begin, local, prepared) = (None, Vec::new(), Names::default());
         let portals = Portals::default();
         let state = State { session, variables, at_begin, local, prepared, portals, initial };
         Self { principal, state: tokio::sync::Mutex::new(state), cancel, _listed: listed }
@@ -219,5 +322,48 @@ impl Drop for Listed {
     fn drop(&mut self) {
         let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_prepared_is_bounded_by_its_bytes() {
+        let mut names = Names::default();
+        names.add("", PREPARED_BYTES_MAX / 2).unwrap();
+        names.add("", PREPARED_BYTES_MAX).unwrap();
+        assert!(names.add("a", 0).is_err(), "the name alone is too much");
+        names.add("", 0).unwrap();
+        for number in 1..PREPARED_MAX {
+            names.add(&number.to_string(), 10).unwrap();
+        }
+        assert!(names.add("one more", 0).is_err());
+        assert!(names.remove("1") && !names.remove("1"));
+        assert!(names.add(&"n".repeat(NAME_BYTES_MAX + 1), 0).is_err());
+        names.add(&"n".repeat(NAME_BYTES_MAX), 0).unwrap();
+        assert_eq!((names.drain().count(), names.bytes), (PREPARED_MAX, 0));
+    }
+
+    #[tokio::test]
+    async fn portals_are_bounded_and_few_of_them_rest() {
+        let mut portals = Portals::default();
+        let watched = || Watched(tokio::spawn(std::future::pending::<()>()).abort_handle());
+        for number in 0..PORTALS_MAX {
+            portals.add(&number.to_string(), 0).unwrap();
+        }
+        assert!(portals.add("one more", 0).is_err() && portals.add("0", 0).is_ok());
+        for name in ["0", "1", "2", "3"] {
+            portals.suspend(name, watched()).unwrap();
+        }
+        assert!(portals.suspend("4", watched()).is_err());
+        portals.go_on("0");
+        portals.suspend("4", watched()).unwrap();
+        portals.remove("1");
+        portals.suspend("5", watched()).unwrap();
+        assert_eq!((portals.clear().len(), portals.bytes), (PORTALS_MAX - 1, 0));
+        assert!(portals.add("a", PORTAL_BYTES_MAX).is_err(), "the name counts");
+        assert!(portals.add(&"n".repeat(NAME_BYTES_MAX + 1), 0).is_err());
     }
 }

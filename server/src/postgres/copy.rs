@@ -12,7 +12,7 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
 
 use super::Runner;
-use super::answer::{Client, Rows, begin, complete, in_its_time, of_arrow, send};
+use super::answer::{Client, Rows, begin, complete, in_its_time, of_arrow, send, send_by};
 use super::connection::Connection;
 use super::errors::{error, of_query};
 use super::values::{encode_row, on_the_wire};
@@ -61,7 +61,7 @@ impl Runner {
             lost.note(has_lost);
             for row in 0..batch.num_rows() {
                 let data = encode_row(&mut encoder, &batch, row, &fields)?;
-                send(client, PgWireBackendMessage::CopyData(data)).await?;
+                send_by(client, PgWireBackendMessage::CopyData(data), ends).await?;
             }
             is_first &= batch.num_rows() == 0;
             count += batch.num_rows();

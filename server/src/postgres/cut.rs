@@ -54,9 +54,41 @@ pub(super) fn decoded<S>(
     catch_unwind(AssertUnwindSafe(|| codec.decode(message))).unwrap_or(Ok(None))
 }
 
+/// Whether the first answer to a login is as long as it says: the name of a method, with a zero at its end, and as many bytes
+/// as are announced, or -1 for none. The library that reads it takes that for granted.
+pub(super) fn is_first_answer(body: &[u8]) -> bool {
+    let Some(end) = body.iter().position(|byte| *byte == 0) else { return false };
+    let mut rest = &body[end + 1..];
+    if rest.len() < LENGTH_BYTES {
+        return false;
+    }
+    let length = rest.get_i32();
+    length == -1 || usize::try_from(length).is_ok_and(|length| length <= rest.len())
+}
+
 #[cfg(test)]
 mod tests {
+    use pgwire::messages::startup::PasswordMessageFamily;
+
     use super::*;
+
+    #[test]
+    fn a_first_answer_that_passes_is_read() {
+        let whole = b"SCRAM-SHA-256\0\0\0\0\x03n,,";
+        for length in 0..=whole.len() {
+            assert_eq!(is_first_answer(&whole[..length]), length == whole.len(), "{length}");
+        }
+        for passes in [&whole[..], b"\0\0\0\0\0", b"x\0\xFF\xFF\xFF\xFF", b"x\0\0\0\0\x01ab"] {
+            assert!(is_first_answer(passes), "{passes:?}");
+            let message = PasswordMessageFamily::Raw(BytesMut::from(passes));
+            assert!(message.into_sasl_initial_response().is_ok());
+        }
+        for wrong in
+            [&b"x\0\x7F\xFF\xFF\xFFab"[..], b"x\0\xFF\xFF\xFF\xFE", b"\x01\x02\x03\x04\x05"]
+        {
+            assert!(!is_first_answer(wrong), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_message_is_cut_when_all_of_it_is_there() {

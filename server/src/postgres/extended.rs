@@ -22,18 +22,21 @@ use pgwire::messages::extendedquery::{
 use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 use tagmill::Described;
 use tagmill::arrow::datatypes::Schema;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Runner;
-use super::answer::{Client, Lost, Rows, begin, check_format, complete, in_time, send, send_rows};
-use super::connection::{Connection, connection_of};
+use super::answer::{
+    Client, Rows, begin, check_format, complete, in_time, not_taken, send, send_rows,
+};
+use super::connection::{Begun, Connection, Watched, check_name, connection_of};
 use super::errors::{error, of_denied, of_failure, of_query};
 use super::values::{bound, fields_of, parameter_types};
 use super::words::{Word, word_of};
-use crate::queries::Place;
+use super::{Door, Runner};
+use crate::queries::{Place, STALL};
 
-/// Prepared statements of one connection.
-const PREPARED_MAX: usize = 1_000;
+/// Bytes that a parameter or a column takes besides its name, where a statement is kept.
+const TYPE_BYTES: usize = 128;
 
 /// A statement that was parsed.
 #[derive(Clone, Debug)]
@@ -45,13 +48,15 @@ pub(super) struct Prepared {
 
 /// Says what a statement takes and gives.
 #[derive(Debug)]
-pub(super) struct Describer;
+pub(super) struct Describer {
+    pub(super) door: Arc<Door>,
+}
 
-/// What one execution holds.
+/// What one execution holds, if it is a query's.
 #[derive(Debug, Default)]
 struct Working {
     place: Option<Place>,
-    lost: Lost,
+    begun: Option<Begun>,
 }
 
 impl Runner {
@@ -76,9 +81,11 @@ impl Runner {
                 let (answer, place, shown) =
                     begin(admission, connection, cancelled, sql, values).await?;
                 let format = &portal.result_column_format;
+                let statement = answer.statement;
                 let rows = Rows::begin(client, answer, format, shown).await?;
                 check_described(&rows.fields, &fields_of(&described.schema, format)?)?;
-                let working = Working { place: Some(place), lost: rows.lost.clone() };
+                let begun = Begun { lost: rows.lost.clone(), ends: rows.ends, statement };
+                let working = Working { place: Some(place), begun: Some(begun) };
                 let fields = Arc::clone(&rows.fields);
                 Ok(Some((QueryResponse::new(fields, rows.into_stream()), working)))
             }
@@ -93,6 +100,63 @@ impl Runner {
             }
             other => self.act(client, connection, other.clone()).await.map(|()| None),
         }
+    }
+}
+
+impl Runner {
+    /// Waits for a place to go on with an answer, as long as it has time.
+    async fn go_on(
+        &self,
+        connection: &Connection,
+        begun: Option<Begun>,
+        cancelled: &mut watch::Receiver<()>,
+    ) -> PgWireResult<Working> {
+        let Some(begun) = begun else { return Ok(Working::default()) };
+        let turn = self.door.admission.long_place(&connection.principal);
+        let place = tokio::select! {
+            turn = timeout_at(begun.ends, turn) => match turn {
+                Ok(turn) => turn.map_err(of_failure)?,
+                Err(_) => return Err(not_taken()),
+            },
+            _ = cancelled.changed() => return Err(PgWireError::QueryCanceled),
+        };
+        Ok(Working { place: Some(place), begun: Some(begun) })
+    }
+
+    /// Watches an answer that rests: it has no place, and nobody asks it whether it is over. When its time is over, or
+    /// somebody ends it, all it holds is let go, and whoever asks for its next part hears why.
+    fn watch(&self, portal: &Arc<Mutex<PortalExecutionState>>, begun: Begun) -> Watched {
+        let portal = Arc::downgrade(portal);
+        let resting = begun.statement.map(|statement| self.door.admission.rest(statement));
+        let watching = tokio::spawn(async move {
+            let ended = async {
+                match resting {
+                    Some(mut resting) => resting.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let why = tokio::select! {
+                () = ended => of_query(&tagmill::Error::Cancelled),
+                () = sleep_until(begun.ends) => not_taken(),
+            };
+            let Some(portal) = portal.upgrade() else { return };
+            let mut state = portal.lock().await;
+            if let PortalExecutionState::Suspended(response) = &mut *state {
+                let (fields, why) = (response.row_schema(), stream::iter([Err(why)]));
+                *state = PortalExecutionState::Suspended(QueryResponse::new(fields, why));
+            }
+        });
+        Watched(watching.abort_handle())
+    }
+}
+
+impl Prepared {
+    /// Bytes that it takes, about.
+    fn bytes(&self) -> usize {
+        let names = self.described.schema.fields().iter().map(|field| field.name().len());
+        let columns: usize = names.map(|name| name + TYPE_BYTES).sum();
+        // What the text asks for may repeat it.
+        2 * self.sql.len() + columns + TYPE_BYTES * self.described.parameters.len()
     }
 }
 
@@ -114,32 +178,36 @@ impl ExtendedQueryHandler for Runner {
     {
         let connection = connection_of(client)?;
         self.door.access.still(&connection.principal).map_err(|denied| of_denied(&denied))?;
-        let name = message.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        {
-            let state = connection.state.lock().await;
-            if state.prepared.len() >= PREPARED_MAX && !state.prepared.contains(&name) {
-                let text = format!("a connection has at most {PREPARED_MAX} prepared statements");
-                return Err(error("53000", text));
-            }
-        }
-        match StoredStatement::parse(client, &message, self.query_parser()).await? {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        check_name(name)?;
+        let parsed = StoredStatement::parse(client, &message, self.query_parser()).await?;
+        let bytes = parsed.as_ref().map_or(0, |statement| {
+            let types = statement.parameter_types.len() + message.type_oids.len();
+            statement.statement.bytes() + TYPE_BYTES * types
+        });
+        connection.state.lock().await.prepared.add(name, bytes)?;
+        match parsed {
             Some(statement) => client.portal_store().put_statement(Arc::new(statement)),
-            None => client.portal_store().put_empty_statement(&name),
+            None => client.portal_store().put_empty_statement(name),
         }
-        connection.state.lock().await.prepared.insert(name);
         send(client, PgWireBackendMessage::ParseComplete(ParseComplete::new())).await
     }
 
-    async fn on_bind<C>(&self, client: &mut C, message: Bind) -> PgWireResult<()>
+    async fn on_bind<C>(&self, client: &mut C, mut message: Bind) -> PgWireResult<()>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore<Statement = Prepared>,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        for value in message.parameters.iter_mut().flatten() {
+            // A part of a message would keep all of its buffer.
+            *value = Bytes::copy_from_slice(value);
+        }
         let name = message.statement_name.as_deref().unwrap_or(DEFAULT_NAME);
         let portal_name = message.portal_name.as_deref().unwrap_or(DEFAULT_NAME);
         let given = message.parameters.len();
+        let connection = connection_of(client)?;
         let wrong = |text: String| Err(error("08P01", text));
         if message.parameter_format_codes.len() > 1 && message.parameter_format_codes.len() != given
         {
@@ -156,15 +224,18 @@ impl ExtendedQueryHandler for Runner {
                 }
                 let portal = Portal::try_new(&message, Arc::clone(&statement))?;
                 check_format(&portal.result_column_format, described.schema.fields().len())?;
-                let bytes = message.parameters.iter().flatten().map(Bytes::len).sum();
-                let connection = connection_of(client)?;
+                let bytes: usize = message.parameters.iter().flatten().map(Bytes::len).sum();
+                let bytes = bytes + given * size_of::<Option<Bytes>>();
                 connection.state.lock().await.portals.add(portal_name, bytes)?;
                 client.portal_store().put_portal(Arc::new(portal));
             }
             Some(Entry::Empty) if given > 0 => {
                 return wrong("an empty statement has no parameters".to_owned());
             }
-            Some(Entry::Empty) => client.portal_store().put_empty_portal(portal_name),
+            Some(Entry::Empty) => {
+                connection.state.lock().await.portals.add(portal_name, 0)?;
+                client.portal_store().put_empty_portal(portal_name);
+            }
             None => return Err(PgWireError::StatementNotFound(name.to_owned())),
         }
         send(client, PgWireBackendMessage::BindComplete(BindComplete::new())).await
@@ -188,39 +259,43 @@ impl ExtendedQueryHandler for Runner {
             None => return Err(PgWireError::PortalNotFound(name.to_owned())),
         };
         let connection = self.may_run(client, &portal.statement.statement.word)?;
-        let state = portal.state();
-        let mut state = state.lock().await;
+        let shared = portal.state();
+        let mut state = shared.lock().await;
         let mut cancelled = connection.cancelled();
-        let place;
-        if matches!(*state, PortalExecutionState::Initial) {
+        let Working { place, begun } = if matches!(*state, PortalExecutionState::Initial) {
             *state = PortalExecutionState::Finished;
             let begun = self.begin_portal(client, &connection, &portal, &mut cancelled).await?;
-            let Some((response, begun)) = begun else { return Ok(()) };
-            place = begun.place;
-            connection.state.lock().await.portals.begun(name, begun.lost);
-            *state = PortalExecutionState::Suspended(response);
-        } else {
-            tokio::select! {
-                turn = self.door.admission.long_place() => {
-                    place = Some(turn.map_err(of_failure)?);
-                }
-                _ = cancelled.changed() => return Err(PgWireError::QueryCanceled),
+            let Some((response, working)) = begun else { return Ok(()) };
+            if let Some(begun) = &working.begun {
+                connection.state.lock().await.portals.begin(name, begun.clone());
             }
-        }
+            *state = PortalExecutionState::Suspended(response);
+            working
+        } else {
+            let begun = connection.state.lock().await.portals.go_on(name);
+            self.go_on(&connection, begun, &mut cancelled).await?
+        };
         let PortalExecutionState::Suspended(response) = &mut *state else {
             return complete(client, Tag::new("SELECT").with_rows(0)).await;
         };
         let (word, is_query) =
             (response.command_tag().to_owned(), response.command_tag() != "SHOW");
-        let sent = send_rows(client, response.data_rows(), max_rows, &mut cancelled).await;
+        let ends = begun.as_ref().map_or_else(|| Instant::now() + STALL, |begun| begun.ends);
+        let sent = send_rows(client, response.data_rows(), max_rows, ends, &mut cancelled).await;
         if !matches!(sent, Ok((_, true))) {
             *state = PortalExecutionState::Finished;
         }
         let (count, has_more) = sent?;
         drop(place);
-        let lost = connection.state.lock().await.portals.lost(name);
-        lost.tell(client).await?;
+        if let Some(begun) = &begun {
+            begun.lost.tell(client).await?;
+        }
         if has_more {
+            if let Some(begun) = begun {
+                let watched = self.watch(&shared, begun);
+                let suspended = connection.state.lock().await.portals.suspend(name, watched);
+                suspended.inspect_err(|_| *state = PortalExecutionState::Finished)?;
+            }
             let suspended = PortalSuspended::new();
             return send(client, PgWireBackendMessage::PortalSuspended(suspended)).await;
         }
@@ -316,8 +391,11 @@ impl QueryParser for Describer {
                 let connection = connection_of(client)?;
                 let session = connection.state.lock().await.session.clone();
                 let mut cancelled = connection.cancelled();
+                let admission = &self.door.admission;
                 tokio::select! {
-                    described = session.describe(sql) => described.map_err(|e| of_query(&e))?,
+                    described = admission.describe(&connection.principal, &session, sql) => {
+                        described.map_err(of_failure)?
+                    }
                     _ = cancelled.changed() => return Err(PgWireError::QueryCanceled),
                 }
             }

@@ -4,7 +4,7 @@
 //! # Contract
 //! * Panics when a claim breaks. Messages are the same however the network breaks them up; each is as long as it says;
 //!   nobody waits for more bytes than are allowed; what was read is written and read again to the same. An array that
-//!   passes takes memory in proportion to its bytes.
+//!   passes takes memory in proportion to its bytes. A first answer to a login that passes is read.
 //! * Panics of the library that reads messages are caught as in the server, and are no findings.
 //! * Needs nothing but the bytes.
 
@@ -13,11 +13,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::{BufMut as _, BytesMut};
 use pgwire::api::{ClientInfo as _, DefaultClient, PgWireConnectionState};
 use pgwire::messages::PgWireFrontendMessage;
+use pgwire::messages::startup::PasswordMessageFamily;
 use pgwire::tokio::server::PgWireMessageServerCodec;
 use postgres_types::{FromSql, ToSql as _, Type};
 
 use super::arrays::check_array;
-use super::cut::{Uncut, cut, decoded};
+use super::cut::{Uncut, cut, decoded, is_first_answer};
 use crate::fuzzing::{Choices, may_panic};
 
 /// Letters that begin messages, and one that does not.
@@ -45,6 +46,10 @@ pub(super) fn messages(data: &[u8]) {
 /// The next bytes say how long messages may be, and in which pieces they come.
 fn any_bytes(is_first: bool, data: &[u8]) {
     let [limit, piece, rest @ ..] = data else { return };
+    if is_first_answer(rest) {
+        let answer = PasswordMessageFamily::Raw(BytesMut::from(rest));
+        answer.into_sasl_initial_response().expect("it is as long as it says");
+    }
     let (bytes_max, piece) = (16 * (1 + usize::from(*limit)), 1 + usize::from(*piece));
     let (whole, end) = cut_all(rest, is_first, bytes_max, rest.len());
     assert_eq!(cut_all(rest, is_first, bytes_max, piece), (whole.clone(), end), "in pieces");

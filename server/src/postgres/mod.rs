@@ -97,7 +97,8 @@ struct Runner {
 
 impl Runner {
     fn new(door: Arc<Door>) -> Self {
-        Self { door, describer: Arc::new(Describer) }
+        let describer = Arc::new(Describer { door: Arc::clone(&door) });
+        Self { door, describer }
     }
 
     /// Who asks, if it is still let in and the statement may run now.

@@ -42,12 +42,12 @@ impl Runner {
                 let (answer, _place, shown) =
                     begin(admission, &connection, &mut cancelled, sql, Vec::new()).await?;
                 let rows = Rows::begin(client, answer, &Format::UnifiedText, shown).await?;
-                let lost = rows.lost.clone();
+                let (lost, ends) = (rows.lost.clone(), rows.ends);
                 let fields = rows.fields.iter().map(Into::into).collect();
                 let described = RowDescription::new(fields);
                 send(client, PgWireBackendMessage::RowDescription(described)).await?;
                 let mut rows = rows.into_stream();
-                let (count, _) = send_rows(client, &mut rows, 0, &mut cancelled).await?;
+                let (count, _) = send_rows(client, &mut rows, 0, ends, &mut cancelled).await?;
                 lost.tell(client).await?;
                 complete(client, Tag::new("SELECT").with_rows(count)).await
             }

@@ -22,6 +22,7 @@ use tokio::sync::Mutex;
 
 use super::Door;
 use super::connection::Connection;
+use super::cut::is_first_answer;
 use super::dialect;
 use super::errors::{fatal, of_query};
 use super::variables::Variables;
@@ -77,6 +78,11 @@ impl Startup {
         let mut step = self.step.lock().await;
         match std::mem::replace(&mut *step, Step::Done) {
             Step::First => {
+                if let PasswordMessageFamily::Raw(body) = &message
+                    && !is_first_answer(body)
+                {
+                    return Err(fatal("08P01", "the answer to the login cannot be read"));
+                }
                 let first = message.into_sasl_initial_response()?;
                 if first.auth_method != SCRAM {
                     return Err(PgWireError::UnsupportedSASLAuthMethod(first.auth_method));

@@ -97,7 +97,7 @@ fn of_lines(
     for column in read.columns {
         for (at, time_ns) in column.times.into_iter().enumerate() {
             let value = column.values.get(at).ok_or("its value is missing")?;
-            let (tag, said, quality) = (column.tag.clone(), Said::Value(value), Quality::GOOD);
+            let (tag, said, quality) = (column.tag.to_string(), Said::Value(value), Quality::GOOD);
             samples.push(Sample { tag, time_ns, said, quality });
         }
     }
