@@ -10,8 +10,9 @@
 //! How samples are read, and what the batches hold: a record is a batch as [`BatchBuilder`] has encoded it.
 //!
 //! # Reading order
-//! `frames` (bytes of a file; pure), `disk` (calls to the system), `folder`, `log` (records in files), `known` (tags), `position` (of a server), `store`
-//! (all of it, and room), `rate` (pure), `drain` (one server). The formats are in `docs/format/forward-queue.md`.
+//! `frames` (bytes of a file; pure), `disk` (calls to the system), `folder`, `log` (records in files), `known` (tags),
+//! `position` (of a server), `store` (all of it, and room), `rate` (pure), `drain` (one server). The formats are in
+//! `docs/format/forward-queue.md`.
 
 mod checksum;
 mod disk;
