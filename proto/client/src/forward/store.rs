@@ -241,8 +241,8 @@ impl Store {
         if self.is_closing.load(Ordering::SeqCst) {
             return Err(Error::Closed);
         }
-        let acked = self.least_acked();
-        if let Some((oldest, is_tail)) = self.log.front()
+        let (front, acked) = (self.log.front(), self.least_acked());
+        if let Some((oldest, is_tail)) = front
             && (oldest.last <= acked || self.when_full == Full::DropOldest)
         {
             if !is_tail {
@@ -259,7 +259,8 @@ impl Store {
         if self.when_full != Full::Block || !may_wait {
             return Err(self.full(lack));
         }
-        self.wait_for_servers(lack, acked);
+        let next = front.map(|(oldest, _)| oldest.last).filter(|last| *last > acked);
+        self.wait_for_servers(lack, next);
         Ok(())
     }
 
@@ -295,8 +296,8 @@ impl Store {
         acked.min().unwrap_or_default()
     }
 
-    /// Waits until the server that is furthest behind has moved, or the queue closes; for room on the disk not for long.
-    fn wait_for_servers(&self, lack: Lack, acked: u64) {
+    /// Waits until every server has this record, or the queue closes; for room on the disk not for long.
+    fn wait_for_servers(&self, lack: Lack, record: Option<u64>) {
         if lack == Lack::Disk && !self.is_disk_full.swap(true, Ordering::SeqCst) {
             let oldest = self.log.oldest();
             self.note(format!(
@@ -304,8 +305,10 @@ impl Store {
             ));
         }
         let (_, moved) = &self.room;
-        let is_same =
-            |(): &mut ()| self.least_acked() <= acked && !self.is_closing.load(Ordering::SeqCst);
+        let is_same = |(): &mut ()| {
+            let is_lacked = record.is_none_or(|record| self.least_acked() < record);
+            is_lacked && !self.is_closing.load(Ordering::SeqCst)
+        };
         let guard = self.lock_room();
         if lack == Lack::Disk {
             drop(moved.wait_timeout_while(guard, DISK_AGAIN, is_same));
