@@ -66,18 +66,21 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         why: String,
+        /// What kind of error it is to the system.
+        kind: std::io::ErrorKind,
     },
     /// The queue on disk is full of records that some server lacks.
     #[error(
-        "the queue in {} has used up its {capacity_bytes} bytes, and some server lacks every record in it: wait, give it \
-         more room, or no longer forward to that server",
-        .path.display()
+        "the queue in {} has used up {}, and some server lacks every record in it: wait, give it more room, or no longer \
+         forward to that server",
+        .path.display(),
+        Room(*.capacity_bytes)
     )]
     Full {
         /// Its folder.
         path: PathBuf,
-        /// What it may take.
-        capacity_bytes: u64,
+        /// What it may take; none: the disk has no more.
+        capacity_bytes: Option<u64>,
     },
     /// Some server still lacks records; they stay in the queue.
     #[error("not everything is delivered: {0}")]
@@ -106,11 +109,29 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether it needs nothing but room on the disk of a queue.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind;
+        let Self::Queue { kind, .. } = self else { return false };
+        matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    }
 }
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
         Self::Server { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+struct Room(Option<u64>);
+
+impl std::fmt::Display for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "its {bytes} bytes"),
+            None => f.write_str("the room on its disk"),
+        }
     }
 }
 

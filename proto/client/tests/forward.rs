@@ -6,7 +6,7 @@ mod fake;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake::{Disk, Fake};
 use tagmill_client::{
@@ -352,6 +352,7 @@ async fn what_a_restored_server_lacks_and_nobody_has_is_counted() {
     let fake = Fake::start(1).await;
     let options = ForwardOptions { capacity_bytes: 64 << 10, ..options(&[&fake]) };
     let (forwarder, _) = open(folder.path(), &options).await;
+    let empty = fake.disk();
     append(&forwarder, 0..10).await;
     forwarder.flush(PATIENCE).await.unwrap();
     let backup = fake.disk();
@@ -374,6 +375,68 @@ async fn what_a_restored_server_lacks_and_nobody_has_is_counted() {
     append(&forwarder, 2_010..2_020).await;
     forwarder.flush(PATIENCE).await.unwrap();
     assert_eq!(fake.disk().values.len(), kept.len() + 10);
+    // An empty one in its place knows nothing of the epoch: everything that it does not get is counted.
+    fake.restore(empty, 3);
+    until("what is kept", || fake.disk().values.last() == Some(&2_019)).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let lost = usize::try_from(forwarder.status().servers[0].lost_records).unwrap();
+    assert!(lost > 100);
+    let kept = all(i64::try_from(lost).unwrap()..2_020);
+    assert_eq!(fake.disk().values, kept);
+    assert_eq!(fake.offences(), Vec::<String>::new());
+}
+
+/// Flips a bit of a record in the one file of batches.
+fn damage(folder: &Path, record: u64) {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let path = files
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "batches"))
+        .unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let mut at = 64;
+    for _ in 1..record {
+        let payload_bytes: [u8; 4] = bytes[at + 8..at + 12].try_into().unwrap();
+        let length = 40 + usize::try_from(u32::from_le_bytes(payload_bytes)).unwrap();
+        at += length.next_multiple_of(8);
+    }
+    bytes[at + 41] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A server that comes back as it was before the epoch: nobody knows what it has of the one before, so it gets all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_restored_to_before_an_epoch_gets_all_that_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(1).await;
+    let options = options(&[&fake]);
+    let empty = fake.disk();
+    let (forwarder, _) = open(folder.path(), &options).await;
+    append(&forwarder, 0..20).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let backup = fake.disk();
+    fake.set_away(true);
+    append(&forwarder, 20..100).await;
+    forwarder.close().await.unwrap();
+    damage(folder.path(), 50);
+    fake.set_away(false);
+    let (forwarder, _) = open(folder.path(), &options).await;
+    forwarder.flush(PATIENCE).await.unwrap();
+    let sound: Vec<i64> = (0..49).chain(50..100).collect();
+    assert_eq!(fake.disk().values, sound);
+    let server = forwarder.status().servers.remove(0);
+    assert_eq!((server.epoch, server.lost_records), (2, 1));
+    for (incarnation, before) in [(2, backup), (3, empty)] {
+        let had = before.values.clone();
+        fake.restore(before, incarnation);
+        until("what it lacks", || fake.disk().values.last() == Some(&99)).await;
+        forwarder.flush(PATIENCE).await.unwrap();
+        let want: Vec<i64> = had.into_iter().chain(sound.clone()).collect();
+        assert_eq!(fake.disk().values, want, "what it may have it gets again");
+        assert_eq!(forwarder.status().servers[0].lost_records, 1);
+        let notices = forwarder.take_notices().join("\n");
+        assert!(notices.contains("knows nothing of epoch"), "{notices}");
+    }
     assert_eq!(fake.offences(), Vec::<String>::new());
 }
 
@@ -524,11 +587,16 @@ async fn a_batch_that_is_never_taken_holds_nothing_up_and_is_told() {
 async fn a_rate_delays_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(1).await;
+    fake.set_away(true);
     let options = ForwardOptions { rate: Some(200), ..options(&[&fake]) };
     let (forwarder, _) = open(folder.path(), &options).await;
-    append(&forwarder, 0..300).await;
+    append(&forwarder, 0..400).await;
+    let started = Instant::now();
+    fake.set_away(false);
     forwarder.flush(PATIENCE).await.unwrap();
-    assert_eq!(fake.disk().values, all(0..300));
+    // What one second brings goes at once, the rest takes another.
+    assert!(started.elapsed() > Duration::from_millis(900), "{:?}", started.elapsed());
+    assert_eq!(fake.disk().values, all(0..400));
 }
 
 #[tokio::test]

@@ -5,8 +5,11 @@
 //!   and what is sent again is recognised.
 //! * Where the mark is behind what was acknowledged (the database was restored), sending goes back to it while the queue
 //!   holds the records.
+//! * Where a restored server knows nothing of the epoch, it gets all that is kept in a new one: what it has from before cannot
+//!   be known.
 //! * Where the next record is gone, a new epoch begins at the first that is there; what is between is counted as lost. It is
 //!   on disk before the server hears of it.
+//! * A full disk ends no delivery that can go on: what is delivered makes room.
 //!
 //! # What it does not know
 //! How batches travel (`session`), how they are stored (`store`).
@@ -129,6 +132,19 @@ impl Drain {
         Ok(())
     }
 
+    /// As `write`; where the disk is full, with the next save. Who dies before finds what was there: no position, and the
+    /// server gets again what is kept; or one from before a restore, which is heard of again.
+    fn write_if_room(&self, place: &Place) -> Result<()> {
+        match self.write(place) {
+            Err(error) if error.is_disk_full() => {
+                self.saved.store(u64::MAX, Ordering::SeqCst);
+                self.store.note(format!("{error}: delivery to {} goes on without it", self.server));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
     /// Begins an epoch behind `base`, and has the connection made again in it.
     fn begin_epoch(&self, shared: &Shared, place: &mut Place, base: u64, lost: u64) -> End {
         place.tried += 1;
@@ -139,7 +155,7 @@ impl Drain {
         };
         place.position = Position { epoch, base, acked: base, lost: old.lost + lost, ..old };
         if let Err(error) = self.write(place) {
-            place.position = old;
+            (place.position, place.tried) = (old, place.tried - 1);
             return End::Broken(error);
         }
         let mut state = shared.lock();
@@ -156,13 +172,17 @@ impl Drain {
         }
         let base = self.store.log.oldest() - 1;
         let lost = base.saturating_sub(place.position.acked);
-        let Position { epoch, .. } = place.position;
-        place.position =
-            Position { epoch, base, acked: base, incarnation: welcome.incarnation, lost };
-        self.write(place).map_err(End::Broken)?;
+        let before = place.position;
+        let Welcome { incarnation, .. } = *welcome;
+        place.position = Position { base, acked: base, incarnation, lost, ..before };
+        if let Err(error) = self.write_if_room(place) {
+            place.position = before;
+            return Err(End::Broken(error));
+        }
         place.is_settled = true;
         if place.has_past {
             let (server, gateway, next) = (&self.server, &self.gateway, base + 1);
+            let epoch = before.epoch;
             self.store.note(format!(
                 "{server} knows gateway {gateway} from before, and there is no position for it here: it gets every record \
                  from {next} on in epoch {epoch}, also those that it may have"
@@ -176,14 +196,63 @@ impl Drain {
 
     /// Goes on at the server's mark, or begins an epoch.
     fn resume(&self, shared: &Shared, place: &mut Place, welcome: &Welcome) -> Result<(), End> {
-        let Position { base, incarnation, .. } = place.position;
-        let is_other = incarnation != welcome.incarnation;
-        let sent = shared.lock().queue.sent_seq();
-        let server = &self.server;
+        let before = place.position;
+        let is_other = before.incarnation != welcome.incarnation;
         if is_other {
+            let server = &self.server;
             self.store.note(format!("{server} is another database now, restored or replaced"));
             place.position.incarnation = welcome.incarnation;
         }
+        let resumed = match self.start_over(shared, place, is_other && welcome.mark == 0) {
+            Some(end) => Err(end),
+            None => self.go_on(shared, place, welcome, is_other),
+        };
+        if matches!(resumed, Err(End::Broken(_))) {
+            // The next welcome is weighed against what was known before this one.
+            place.position = before;
+        }
+        resumed
+    }
+
+    /// A database that knows nothing of this epoch may be from before it: what it has of the epochs before then, nobody can
+    /// say. It gets all of them that is kept, in a new one. What is not kept counts as lost, and so do gaps that are met
+    /// again.
+    fn start_over(&self, shared: &Shared, place: &mut Place, is_blank: bool) -> Option<End> {
+        let Position { epoch, base, .. } = place.position;
+        if !is_blank || epoch == 1 || base == 0 {
+            return None;
+        }
+        // From here on nothing is removed that it lacks; then it is looked for.
+        self.store.set_acked(self.index, self.store.log.oldest() - 1);
+        let oldest = self.store.log.oldest();
+        let gone = base.min(oldest - 1);
+        place.position.lost = gone;
+        let server = &self.server;
+        let rest = if oldest <= base {
+            format!(
+                "it gets every record from {oldest} on, also those that it may have, in a new epoch"
+            )
+        } else {
+            format!("it gets every record from {} on", base + 1)
+        };
+        self.store.note(format!(
+            "{server} knows nothing of epoch {epoch}, and what it has from before is not known: {rest}; up to {gone} before \
+             are lost"
+        ));
+        (oldest <= base).then(|| self.begin_epoch(shared, place, oldest - 1, 0))
+    }
+
+    /// Goes on at the server's mark, or begins an epoch behind what is missing there or here.
+    fn go_on(
+        &self,
+        shared: &Shared,
+        place: &mut Place,
+        welcome: &Welcome,
+        is_other: bool,
+    ) -> Result<(), End> {
+        let Position { base, .. } = place.position;
+        let sent = shared.lock().queue.sent_seq();
+        let server = &self.server;
         if welcome.mark > sent {
             if !place.is_first && !is_other {
                 let detail = "the server has batches that were not sent from here".into();
@@ -231,7 +300,7 @@ impl Drain {
         }
         place.position.acked = next - 1;
         if is_other || next <= was_acked {
-            self.write(place).map_err(End::Broken)?;
+            self.write_if_room(place).map_err(End::Broken)?;
         }
         Ok(())
     }

@@ -6,13 +6,14 @@
 //! * After [`Folder::release`] nothing here writes any more, also not from a thread that was on its way.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::FlockOperation;
 
+use super::disk::{Disk, DiskFile, Mode, System, read_up_to};
 use crate::error::{Error, Result};
 
 const LOCK_FILE: &str = "LOCK";
@@ -21,6 +22,7 @@ const LOCK_FILE: &str = "LOCK";
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     lock: RwLock<Option<File>>,
 }
 
@@ -30,33 +32,48 @@ pub(super) struct Held<'a>(
     #[expect(dead_code, reason = "it is held")] RwLockReadGuard<'a, Option<File>>,
 );
 
+/// Why there is no new file.
+#[derive(Debug)]
+pub(super) struct Unmade {
+    pub(super) error: Error,
+    /// Whether one may be there all the same, now or after a loss of power.
+    pub(super) may_be_there: bool,
+}
+
 impl Folder {
     /// Opens the folder, making it if there is none.
     ///
     /// # Errors
     /// [`Error::Queue`]: another program has it, or the system refuses.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let failed = |op, error: &dyn std::fmt::Display| failure(op, path, error);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| failed("make the queue's folder", &error))?;
-        let file = options()
+        Self::open_on(Arc::new(System), path)
+    }
+
+    /// Opens the folder for files on this disk. The folder itself and its lock are always the system's.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub(super) fn open_on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self> {
+        let failed = |op, error: &io::Error| io_failure(op, path, error);
+        make_folder(&*disk, path).map_err(|error| failed("make the queue's folder", &error))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(path.join(LOCK_FILE))
             .map_err(|error| failed("open the queue's lock", &error))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let why = "another program has this queue open: give each its own folder";
-                return Err(failed("open the queue", &why));
+                return Err(failure("open the queue", path, &why));
             }
-            Err(error) => return Err(failed("lock the queue", &error)),
+            Err(error) => return Err(failed("lock the queue", &error.into())),
         }
-        let folder = Self { path: path.to_owned(), lock: RwLock::new(Some(file)) };
-        folder.sync()?;
+        let folder = Self { path: path.to_owned(), disk, lock: RwLock::new(Some(file)) };
+        folder.sync().map_err(|error| failed("sync", &error))?;
         Ok(folder)
     }
 
@@ -83,12 +100,8 @@ impl Folder {
     /// # Errors
     /// [`Error::Queue`].
     pub(super) fn names(&self) -> Result<Vec<String>> {
-        let failed = |error: &io::Error| failure("list", &self.path, error);
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(|error| failed(&error))? {
-            // A name that is no UTF-8 is none of ours.
-            names.extend(entry.map_err(|error| failed(&error))?.file_name().into_string().ok());
-        }
+        let names = self.disk.names(&self.path);
+        let mut names = names.map_err(|error| io_failure("list", &self.path, &error))?;
         names.sort();
         Ok(names)
     }
@@ -96,31 +109,41 @@ impl Folder {
     /// Makes a new file that holds `bytes`; durable when it returns.
     ///
     /// # Errors
-    /// [`Error::Queue`]; then there is no such file, or one that was cut.
-    pub(super) fn create(&self, name: &str, bytes: &[u8]) -> Result<File> {
+    /// [`Error::Queue`]; then there is no such file, or its maker cannot tell.
+    pub(super) fn create(&self, name: &str, bytes: &[u8]) -> Result<Box<dyn DiskFile>, Unmade> {
         let path = self.path.join(name);
-        let make = || {
-            let mut file = options().create_new(true).open(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            Ok(file)
-        };
-        let file = make().map_err(|error: io::Error| {
-            // Best effort: what matters is why it could not be made.
-            std::fs::remove_file(&path).ok();
-            failure("make", &path, &error)
-        })?;
-        self.sync()?;
-        Ok(file)
+        let failed = |error: &io::Error| io_failure("make", &path, error);
+        let file = self.disk.open(&path, Mode::New);
+        let file = file.map_err(|e| Unmade { error: failed(&e), may_be_there: false })?;
+        let made = file.write_at(bytes, 0).and_then(|()| file.sync()).and_then(|()| self.sync());
+        let Err(error) = made else { return Ok(file) };
+        let error = failed(&error);
+        let is_removed = self.disk.remove(&path).is_ok();
+        // A full disk is no damage. After any other error nobody knows what a loss of power leaves of it.
+        let may_be_there = !(is_removed && error.is_disk_full());
+        Err(Unmade { error, may_be_there })
     }
 
     /// Opens a file to read and write.
     ///
     /// # Errors
     /// [`Error::Queue`].
-    pub(super) fn open_file(&self, name: &str) -> Result<File> {
+    pub(super) fn open_file(&self, name: &str) -> Result<Box<dyn DiskFile>> {
         let path = self.path.join(name);
-        options().open(&path).map_err(|error| failure("open", &path, &error))
+        self.disk.open(&path, Mode::Write).map_err(|error| io_failure("open", &path, &error))
+    }
+
+    /// Opens a file to read it; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Queue`].
+    pub(super) fn open_to_read(&self, name: &str) -> Result<Option<Box<dyn DiskFile>>> {
+        let path = self.path.join(name);
+        match self.disk.open(&path, Mode::Read) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_failure("open", &path, &error)),
+        }
     }
 
     /// Puts `bytes` in the place of a file, as a whole or not at all; durable when it returns.
@@ -130,13 +153,13 @@ impl Folder {
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (path, draft) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let swap = || {
-            let mut file = options().create(true).truncate(true).open(&draft)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &path)
+            let file = self.disk.open(&draft, Mode::Anew)?;
+            file.write_at(bytes, 0)?;
+            file.sync()?;
+            self.disk.rename(&draft, &path)?;
+            self.sync()
         };
-        swap().map_err(|error| failure("replace", &path, &error))?;
-        self.sync()
+        swap().map_err(|error| io_failure("replace", &path, &error))
     }
 
     /// Reads a whole file; `None` if there is none.
@@ -144,12 +167,10 @@ impl Folder {
     /// # Errors
     /// [`Error::Queue`].
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failure("read", &path, &error)),
-        }
+        let Some(file) = self.open_to_read(name)? else { return Ok(None) };
+        let length = file.length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        let bytes = length.and_then(|length| read_up_to(&*file, 0, length));
+        bytes.map(Some).map_err(|error| io_failure("read", &self.path.join(name), &error))
     }
 
     /// Removes a file. It may come back after a loss of power, so nothing may depend on its being gone.
@@ -158,9 +179,9 @@ impl Folder {
     /// [`Error::Queue`].
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         let path = self.path.join(name);
-        match std::fs::remove_file(&path) {
+        match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failure("remove", &path, &error))
+                Err(io_failure("remove", &path, &error))
             }
             _ => Ok(()),
         }
@@ -172,25 +193,57 @@ impl Folder {
     /// [`Error::Queue`].
     pub(super) fn rename(&self, name: &str, new_name: &str) -> Result<()> {
         let (path, new) = (self.path.join(name), self.path.join(new_name));
-        std::fs::rename(&path, new).map_err(|error| failure("rename", &path, &error))
+        self.disk.rename(&path, &new).map_err(|error| io_failure("rename", &path, &error))
     }
 
     /// Makes durable which files there are.
-    fn sync(&self) -> Result<()> {
-        let synced = File::open(&self.path).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| failure("sync", &self.path, &error))
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync_folder(&self.path)
+    }
+}
+
+/// Makes a folder and those above it, each durable before the next: a queue is not gone with the name of its folder.
+fn make_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut there = path;
+    while !there.as_os_str().is_empty() && !there.exists() {
+        missing.push(there);
+        there = there.parent().unwrap_or(Path::new(""));
+    }
+    // Whoever made the last that is there may have died before it was durable. If it is a mount, nothing need be done.
+    disk.sync_folder(&above(there)).ok();
+    for folder in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        match disk.sync_folder(&above(folder)) {
+            // Some may make a folder where they may not look: then they cannot sync it.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The folder that a path lies in.
+fn above(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
     }
 }
 
 /// What cannot be done with which file.
 pub(super) fn failure(op: &'static str, path: &Path, why: &dyn std::fmt::Display) -> Error {
-    Error::Queue { op, path: path.to_owned(), why: why.to_string() }
+    let kind = io::ErrorKind::Other;
+    Error::Queue { op, path: path.to_owned(), why: why.to_string(), kind }
 }
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
+/// What the system does not do with which file.
+pub(super) fn io_failure(op: &'static str, path: &Path, error: &io::Error) -> Error {
+    Error::Queue { op, path: path.to_owned(), why: error.to_string(), kind: error.kind() }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! # Contract
 //! * What [`Log::append`] has stored is there after any crash, in its order; what it has not reported is there as a
 //!   beginning of what was asked, or not at all.
+//! * What opening finds is durable, before anybody learns of it.
 //! * Opening looks at the newest file alone: its torn end is cut off. Damage in older files is found when they are read.
+//! * More than one write can tear is not cut off: it stays as it is, and its numbers are not given again.
 //! * Damage costs the records it is in. They are named in [`Log::take_damage`], and reading goes on behind them.
 //! * After a failed sync nobody knows what is on disk: the log takes nothing more until it is opened again.
 //!
@@ -11,15 +13,14 @@
 //! What a record means, who has read it, and when it may go.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::folder::{Folder, failure};
+use super::disk::{DiskFile, read_up_to};
+use super::folder::{Folder, failure, io_failure};
 use super::frames::{
-    self, FRAME_BYTES, HEADER_BYTES, Header, Hole, Kind, NUMBER_MAX, Name, NewFrame, frame,
+    self, FRAME_BYTES, HEADER_BYTES, Header, Hole, Kind, NUMBER_MAX, Name, NewFrame, Survey, frame,
     frame_len, header, next_frame, survey, whole_frame,
 };
 use super::random;
@@ -27,6 +28,8 @@ use crate::error::{Error, Result};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 << 10;
+/// More bytes at the end of a file than one write can tear: a group of batches and the longest batch.
+const TORN_BYTES_MAX: usize = 8 << 20;
 /// Damaged places that are remembered; more are only logged.
 const DAMAGE_KEPT: usize = 100;
 
@@ -92,7 +95,7 @@ struct Index {
 #[derive(Debug, Default)]
 struct Tail {
     /// None: the next append begins a file.
-    file: Option<File>,
+    file: Option<Box<dyn DiskFile>>,
     /// Why nothing more is taken.
     poison: Option<Error>,
 }
@@ -112,7 +115,7 @@ pub(super) struct Log {
 /// A reader's place. The next read is cheap where it goes on after the last one.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
-    open: Option<(Name, File)>,
+    open: Option<(Name, Box<dyn DiskFile>)>,
     /// Where the frame of `next` begins, or one before it.
     at: u64,
     next: u64,
@@ -136,17 +139,76 @@ impl Log {
         let mut names: Vec<Name> =
             names.iter().filter_map(|name| Name::parse(name, kind)).collect();
         names.sort_unstable();
+        // A file was made when all numbers before its own had been given, whatever has become of it.
+        let given = names.last().map_or(0, |name| name.first - 1);
+        let mut names = log.without_empty(names)?;
         let mut aliases = 0;
         while let Some(newest) = names.last() {
             let (segment, known) = log.open_newest(*newest)?;
             aliases = aliases.max(known);
             if let Some(segment) = segment {
-                log.index_of(&names, segment)?;
-                break;
+                let before = names.iter().rev().nth(1).filter(|_| segment.is_empty());
+                let is_covered = match before {
+                    Some(before) => log.last_in(*before)? > segment.last,
+                    None => false,
+                };
+                if !is_covered {
+                    log.index_of(&names, segment)?;
+                    break;
+                }
+                // As those that `without_empty` leaves out.
+                log.tail().file = None;
+                log.folder.remove(&newest.file(kind))?;
             }
             names.pop();
         }
+        if given > log.end() {
+            log.skip_to(given);
+            let begun = log.begin_segment(&mut log.tail());
+            if let Err(error) = begun
+                && !error.is_disk_full()
+            {
+                return Err(error);
+            }
+        }
         Ok((log, aliases))
+    }
+
+    /// Leaves out files without a record, but for the newest. Whoever made one could not make it durable and went on in
+    /// another; after a loss of power it may be there again, and cover records of the one before.
+    fn without_empty(&self, names: Vec<Name>) -> Result<Vec<Name>> {
+        let newest = names.last().copied();
+        let mut kept = Vec::with_capacity(names.len());
+        for name in names {
+            let file_name = name.file(self.kind);
+            let length = self.folder.open_to_read(&file_name)?.map_or(Ok(0), |file| file.length());
+            let path = self.folder.path().join(&file_name);
+            let length = length.map_err(|error| io_failure("look at", &path, &error))?;
+            if Some(name) == newest || length > HEADER_BYTES as u64 {
+                kept.push(name);
+            } else {
+                // Also refuses what a later program wrote.
+                self.last_in(name)?;
+                self.folder.remove(&file_name)?;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The last record in a file; one before its first if there is none.
+    fn last_in(&self, name: Name) -> Result<u64> {
+        let file_name = name.file(self.kind);
+        let bytes = self.folder.read(&file_name)?.unwrap_or_default();
+        match frames::check_header(&bytes, name, self.kind) {
+            Header::TooNew(version) => Err(self.too_new(&file_name, version)),
+            Header::Good | Header::Bad => Ok(survey(&bytes, name).last),
+        }
+    }
+
+    /// Takes a file out of the log, and keeps it for people.
+    fn put_aside(&self, file_name: &str, why: &str) -> Result<()> {
+        self.note(format!("{file_name}: {why}; it is kept as {file_name}.damaged"));
+        self.folder.rename(file_name, &format!("{file_name}.damaged"))
     }
 
     /// Finds the end of the newest file; `None` if there is nothing in it: then it is out of the way.
@@ -158,33 +220,59 @@ impl Log {
             return Err(self.too_new(&file_name, version));
         }
         let survey = survey(&bytes, name);
+        survey.holes.iter().for_each(|hole| self.note_hole(name, *hole));
+        let torn_bytes = bytes.len().saturating_sub(survey.end);
+        if torn_bytes > TORN_BYTES_MAX {
+            let segment = self.left_as_it_is(name, &bytes, &survey);
+            return Ok((Some(segment), survey.aliases));
+        }
         let is_empty = survey.last < name.first;
-        if checked == Header::Bad && is_empty {
-            if bytes.len() > HEADER_BYTES {
-                self.note(format!(
-                    "{file_name}: nothing in it can be read; it is kept as {file_name}.damaged"
-                ));
-                self.folder.rename(&file_name, &format!("{file_name}.damaged"))?;
-            } else {
-                // The process died while it made the file: nothing was stored in it.
-                self.folder.remove(&file_name)?;
-            }
+        if is_empty && bytes.len() > HEADER_BYTES {
+            self.put_aside(&file_name, "nothing in it can be read")?;
             return Ok((None, survey.aliases));
         }
-        survey.holes.iter().for_each(|hole| self.note_hole(name, *hole));
+        if is_empty && checked == Header::Bad {
+            // The process died while it made the file: nothing was stored in it.
+            self.folder.remove(&file_name)?;
+            return Ok((None, survey.aliases));
+        }
+        let path = self.folder.path().join(&file_name);
+        let file = self.folder.open_file(&file_name)?;
+        if torn_bytes > 0 && checked == Header::Good {
+            let last = survey.last;
+            self.note(format!(
+                "{file_name}: the last {torn_bytes} bytes, behind record {last}, are no whole record, as when a process \
+                 dies while it writes: cut off"
+            ));
+            let cut = file.set_length(survey.end as u64);
+            cut.map_err(|error| io_failure("cut the torn end of", &path, &error))?;
+        }
+        // Whoever wrote the end may have died before it was durable. It is read from here on, so it must not go any more.
+        file.sync().map_err(|error| io_failure("sync", &path, &error))?;
         if checked == Header::Bad {
             self.note(format!("{file_name}: its header is damaged; its records are not"));
         } else {
-            let file = self.folder.open_file(&file_name)?;
-            if survey.end < bytes.len() {
-                let path = self.folder.path().join(&file_name);
-                let cut = file.set_len(survey.end as u64).and_then(|()| file.sync_all());
-                cut.map_err(|error| failure("cut the torn end of", &path, &error))?;
-            }
             self.tail = Mutex::new(Tail { file: Some(file), poison: None });
         }
         let segment = Segment { name, last: survey.last, bytes: survey.end as u64 };
         Ok((Some(segment), survey.aliases))
+    }
+
+    /// A file whose end is damaged, not torn: nothing in it changes, and nothing is appended to it. Numbers that may have
+    /// been given in what cannot be read count as given.
+    fn left_as_it_is(&self, name: Name, bytes: &[u8], survey: &Survey) -> Segment {
+        let file_name = name.file(self.kind);
+        let (last, lost_bytes) = (survey.last, bytes.len() - survey.end);
+        let copy = format!("{file_name}.damaged");
+        let has_copy = matches!(self.folder.open_to_read(&copy), Ok(Some(_)))
+            || self.folder.create(&copy, bytes).is_ok();
+        let kept = if has_copy { "a copy is kept as" } else { "there was no room for a copy," };
+        self.note(format!(
+            "{file_name}: the last {lost_bytes} bytes, behind record {last}, cannot be read, and are more than a crash \
+             leaves: their records are lost; {kept} {copy}"
+        ));
+        let most = (lost_bytes / FRAME_BYTES) as u64;
+        Segment { name, last: (last + most).min(NUMBER_MAX), bytes: bytes.len() as u64 }
     }
 
     fn index_of(&self, names: &[Name], newest: Segment) -> Result<()> {
@@ -192,13 +280,11 @@ impl Log {
         for pair in names.windows(2) {
             let file_name = pair[0].file(self.kind);
             let path = self.folder.path().join(&file_name);
-            let failed = |error: &std::io::Error| failure("look at", &path, error);
+            let failed = |error: &std::io::Error| io_failure("look at", &path, error);
             let file = self.folder.open_file(&file_name)?;
-            let bytes = file.metadata().map_err(|error| failed(&error))?.len();
-            let mut head = [0; HEADER_BYTES];
-            let length = usize::try_from(bytes).unwrap_or(HEADER_BYTES).min(HEADER_BYTES);
-            file.read_exact_at(&mut head[..length], 0).map_err(|error| failed(&error))?;
-            match frames::check_header(&head[..length], pair[0], self.kind) {
+            let bytes = file.length().map_err(|error| failed(&error))?;
+            let head = read_up_to(&*file, 0, HEADER_BYTES).map_err(|error| failed(&error))?;
+            match frames::check_header(&head, pair[0], self.kind) {
                 Header::TooNew(version) => return Err(self.too_new(&file_name, version)),
                 Header::Bad => self.note(format!("{file_name}: its header is damaged")),
                 Header::Good => {}
@@ -289,15 +375,15 @@ impl Log {
         }
         let Tail { file: Some(file), poison } = &mut *tail else { return Err(Error::Closed) };
         let path = self.folder.path().join(segment.name.file(self.kind));
-        if let Err(error) = file.write_all_at(&out, segment.bytes) {
-            let failed = failure("write to", &path, &error);
+        if let Err(error) = file.write_at(&out, segment.bytes) {
+            let failed = io_failure("write to", &path, &error);
             // A full disk is no damage: what was written of it goes, and the next append finds the end where it was.
-            if file.set_len(segment.bytes).is_err() {
+            if file.set_length(segment.bytes).is_err() {
                 *poison = Some(failed.clone());
             }
             return Err(failed);
         }
-        if let Err(error) = file.sync_data() {
+        if let Err(error) = file.sync() {
             let why =
                 format!("{error}; what it holds is not known: close the queue and open it again");
             let failed = failure("sync", &path, &why);
@@ -324,10 +410,20 @@ impl Log {
     }
 
     fn begin_segment(&self, tail: &mut Tail) -> Result<Segment> {
+        if let Some(poison) = &tail.poison {
+            return Err(poison.clone());
+        }
         let end = self.end();
         let name = Name { first: end + 1, identity: random::identity() };
         let head = header(name, self.kind);
-        tail.file = Some(self.folder.create(&name.file(self.kind), &head)?);
+        let made = self.folder.create(&name.file(self.kind), &head);
+        tail.file = Some(made.map_err(|unmade| {
+            if unmade.may_be_there {
+                // Another file that begins at the same record would stand beside it.
+                tail.poison = Some(unmade.error.clone());
+            }
+            unmade.error
+        })?);
         let segment = Segment { name, last: end, bytes: head.len() as u64 };
         self.index().segments.push_back(segment);
         Ok(segment)
@@ -344,20 +440,20 @@ impl Log {
         if is_new { Ok(()) } else { self.begin_segment(&mut tail).map(|_| ()) }
     }
 
-    /// Removes the oldest file, unless appends go to it.
+    /// Takes a file out of the log if it is the oldest and appends do not go to it. Its bytes stay until it is removed.
+    pub(super) fn pop_front(&self, segment: &Segment) -> bool {
+        let mut index = self.index();
+        let is_front = index.segments.len() > 1 && index.segments.front() == Some(segment);
+        is_front && index.segments.pop_front().is_some()
+    }
+
+    /// Removes a file that was taken out of the log.
     ///
     /// # Errors
-    /// [`Error::Queue`].
-    pub(super) fn remove_front(&self) -> Result<()> {
+    /// [`Error::Queue`]; then it is there again when the log is opened.
+    pub(super) fn remove(&self, segment: &Segment) -> Result<()> {
         let _held = self.folder.held()?;
-        let segment = {
-            let mut index = self.index();
-            if index.segments.len() < 2 {
-                return Ok(());
-            }
-            index.segments.pop_front()
-        };
-        segment.map_or(Ok(()), |segment| self.folder.remove(&segment.name.file(self.kind)))
+        self.folder.remove(&segment.name.file(self.kind))
     }
 
     /// Reads from a record on: at least one, and about as many bytes as are asked for.
@@ -377,22 +473,21 @@ impl Log {
                 None => return Ok(Found::Gap(index.end + 1)),
             }
         };
-        let path = self.folder.path().join(segment.name.file(self.kind));
+        let file_name = segment.name.file(self.kind);
         if cursor.open.as_ref().is_none_or(|(name, _)| *name != segment.name) || cursor.next > from
         {
-            match File::open(&path) {
-                Ok(file) => cursor.open = Some((segment.name, file)),
-                // It was removed a moment ago.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Ok(Found::Gap(segment.last + 1));
-                }
-                Err(error) => return Err(failure("open", &path, &error)),
-            }
+            // Without one it was removed a moment ago.
+            let Some(file) = self.folder.open_to_read(&file_name)? else {
+                return Ok(Found::Gap(segment.last + 1));
+            };
+            cursor.open = Some((segment.name, file));
             (cursor.at, cursor.next) = (HEADER_BYTES as u64, segment.name.first);
         }
         let Some((_, file)) = &cursor.open else { return Ok(Found::Gap(segment.last + 1)) };
-        let place = Place { file, segment, at: cursor.at };
-        let taken = place.read(from, most_bytes).map_err(|error| failure("read", &path, &error))?;
+        let place = Place { file: &**file, segment, at: cursor.at };
+        let failed =
+            |e: std::io::Error| io_failure("read", &self.folder.path().join(file_name), &e);
+        let taken = place.read(from, most_bytes).map_err(failed)?;
         cursor.at = taken.at;
         cursor.next = taken.records.last().map_or(cursor.next, |record| record.number + 1);
         if !taken.records.is_empty() {
@@ -429,7 +524,7 @@ impl Log {
 
 /// Where in a file to read on.
 struct Place<'a> {
-    file: &'a File,
+    file: &'a dyn DiskFile,
     segment: Segment,
     at: u64,
 }
@@ -499,19 +594,8 @@ impl Place<'_> {
     }
 
     fn bytes(&self, at: u64, length: usize) -> std::io::Result<Bytes> {
-        let mut bytes = vec![0; length];
-        let mut filled = 0;
-        while filled < length {
-            match self.file.read_at(&mut bytes[filled..], at + filled as u64) {
-                // Somebody cut the file.
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.truncate(filled);
-        Ok(bytes.into())
+        // Fewer if somebody cut the file.
+        read_up_to(self.file, at, length).map(Bytes::from)
     }
 
     /// The next good frame behind damage: where it begins, and its record if there is one.

@@ -10,10 +10,12 @@
 //! How samples are read, and what the batches hold: a record is a batch as [`BatchBuilder`] has encoded it.
 //!
 //! # Reading order
-//! `frames` (bytes of a file; pure), `folder`, `log` (records in files), `known` (tags), `position` (of a server), `store`
-//! (all of it, and room), `rate` (pure), `drain` (one server). The formats are in `docs/format/forward-queue.md`.
+//! `frames` (bytes of a file; pure), `disk` (calls to the system), `folder`, `log` (records in files), `known` (tags),
+//! `position` (of a server), `store` (all of it, and room), `rate` (pure), `drain` (one server). The formats are in
+//! `docs/format/forward-queue.md`.
 
 mod checksum;
+mod disk;
 mod drain;
 mod folder;
 mod frames;
@@ -27,8 +29,14 @@ mod options;
 mod position;
 mod random;
 mod rate;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod sim_tests;
 mod status;
 mod store;
+#[cfg(test)]
+mod store_tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -102,19 +110,8 @@ impl Forwarder {
             .map(|(index, (to, position))| Lane::begin(&store, &options, index, to, position))
             .collect();
         let (jobs, waiting) = mpsc::channel(JOBS);
-        let drains: Vec<_> = lanes.iter().map(|lane| Arc::clone(&lane.drain)).collect();
-        let of_writer = Arc::clone(&store);
-        let write = move || {
-            let save = || {
-                for drain in &drains {
-                    // What is not saved the server's mark will say.
-                    if let Err(error) = drain.save() {
-                        tracing::warn!("{error}");
-                    }
-                }
-            };
-            of_writer.write(waiting, &save);
-        };
+        let (save, of_writer) = (saving(&lanes), Arc::clone(&store));
+        let write = move || of_writer.write(waiting, &save);
         let writer = std::thread::Builder::new().name("tagmill-forward".into()).spawn(write);
         let writer =
             writer.map_err(|error| failure("start a thread for", store.folder.path(), &error))?;
@@ -126,7 +123,7 @@ impl Forwarder {
     /// its alias, over restarts too. No server is asked: what one refuses is told by [`Forwarder::summaries`].
     ///
     /// # Errors
-    /// [`Error::Queue`]; then none was defined.
+    /// [`Error::Queue`], [`Error::Full`] if the disk has no room; then none was defined.
     pub async fn define(&self, tags: &[TagDef]) -> Result<Vec<u32>> {
         let tags = tags.to_vec();
         self.defined(move |known| known.define(&tags)).await
@@ -146,7 +143,7 @@ impl Forwarder {
     /// Defines a list of tags that are read together, for [`BatchBuilder::scan`]; it is in the queue when it returns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an alias that was not defined, [`Error::Queue`].
+    /// [`Error::Invalid`] for an alias that was not defined, [`Error::Queue`], [`Error::Full`] if the disk has no room.
     pub async fn define_set(&self, aliases: &[u32]) -> Result<TagSet> {
         let aliases = aliases.to_vec();
         self.defined(move |known| known.define_set(&aliases)).await
@@ -154,11 +151,11 @@ impl Forwarder {
 
     async fn defined<T: Send + 'static>(
         &self,
-        define: impl FnOnce(&mut Known) -> Result<(T, News)> + Send + 'static,
+        define: impl Fn(&mut Known) -> Result<(T, News)> + Send + 'static,
     ) -> Result<T> {
-        let store = Arc::clone(&self.store);
+        let (save, store) = (saving(&self.lanes), Arc::clone(&self.store));
         let lanes: Vec<_> = self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect();
-        let defining = tokio::task::spawn_blocking(move || {
+        let once = move || {
             // Held until all servers have it, so that all hear definitions in one order.
             let mut known = lock(&store);
             let (given, news) = define(&mut known)?;
@@ -166,8 +163,10 @@ impl Forwarder {
             for shared in &lanes {
                 tell(shared, &news);
             }
-            Ok(given)
-        });
+            Ok::<_, Error>(given)
+        };
+        let store = Arc::clone(&self.store);
+        let defining = tokio::task::spawn_blocking(move || store.with_room(&save, once));
         defining.await.map_err(|_| Error::Closed)?
     }
 
@@ -176,7 +175,7 @@ impl Forwarder {
     /// If the call is dropped before it returns, the batch may or may not be stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; [`Error::Full`] with [`Full::Refuse`]; [`Error::Queue`] if the disk refuses.
+    /// [`Error::TooLarge`]; [`Error::Full`] unless it may wait; [`Error::Queue`] if the disk refuses.
     pub async fn append(&self, batch: BatchBuilder) -> Result<Ticket> {
         let samples = u32::try_from(batch.samples()).unwrap_or(u32::MAX);
         let payload = batch.into_body();
@@ -347,6 +346,19 @@ impl Lane {
             tokio::spawn(feed(Arc::clone(&drain), Arc::clone(&shared), options.rate)),
         ];
         Self { name: to.name.clone(), drain, shared, tasks }
+    }
+}
+
+/// Brings to disk how far the servers have come.
+fn saving(lanes: &[Lane]) -> impl Fn() + Send + use<> {
+    let drains: Vec<_> = lanes.iter().map(|lane| Arc::clone(&lane.drain)).collect();
+    move || {
+        for drain in &drains {
+            // What is not saved the server's mark will say.
+            if let Err(error) = drain.save() {
+                tracing::warn!("{error}");
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) fn identity() -> u64 {
 
 /// Repeatable numbers.
 #[cfg(test)]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random {
     state: u64,
     seed: u64,
@@ -28,6 +28,11 @@ impl Random {
     /// Says at a failure which seed it was.
     pub(crate) fn case(&self) -> Case {
         Case(self.seed)
+    }
+
+    /// Others, that are repeated with these.
+    pub(crate) fn fork(&mut self) -> Self {
+        Self { state: self.next(), seed: self.seed }
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -2,23 +2,27 @@
 //!
 //! # Contract
 //! * Appends are answered when their records are durable. What waits is written together, with one sync.
-//! * Room comes first from files whose records every server has; then the policy of [`Full`] decides.
+//! * Room comes first from files whose records every server has; then the policy of [`Full`] decides. A disk without room
+//!   is a full queue, however little of its capacity is used.
 //! * A record is removed in front of a server that lacks it by [`Full::DropOldest`] alone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::folder::Folder;
 use super::frames::{HEADER_BYTES, frame_len};
 use super::known::Known;
-use super::log::{Content, Log};
+use super::log::{Content, Log, Segment};
 use super::options::{ForwardOptions, Full};
 use crate::error::{Error, Result};
 
 /// Bytes that are written together.
 const GROUP_BYTES: u64 = 4 << 20;
+/// How long until a full disk is tried again: who else fills it does not tell.
+const DISK_AGAIN: Duration = Duration::from_secs(1);
 /// Remarks that are kept for people.
 const NOTICES_KEPT: usize = 100;
 
@@ -27,6 +31,15 @@ const NOTICES_KEPT: usize = 100;
 pub(super) struct Job {
     pub(super) content: Content,
     pub(super) done: oneshot::Sender<Result<u64>>,
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// What the queue may take.
+    Capacity,
+    /// What the disk has.
+    Disk,
 }
 
 /// The queue on disk.
@@ -44,8 +57,10 @@ pub(super) struct Store {
     /// The greatest alias that batches may hold.
     aliases: AtomicU64,
     is_closing: AtomicBool,
-    /// Wakes an append that waits for room. The lock holds nothing: what is waited for is in the atomics.
+    /// Wakes an append that waits for room. The lock is held where `acked` changes and where a file goes because of it.
     room: (Mutex<()>, Condvar),
+    /// Whether an append was told of that waits for room on the disk.
+    is_disk_full: AtomicBool,
     notices: Mutex<Vec<String>>,
 }
 
@@ -68,6 +83,7 @@ impl Store {
             aliases: AtomicU64::new(u64::from(known.last_alias())),
             is_closing: AtomicBool::new(false),
             room: (Mutex::new(()), Condvar::new()),
+            is_disk_full: AtomicBool::new(false),
             notices: Mutex::default(),
             known: Mutex::new(known),
             log,
@@ -76,10 +92,12 @@ impl Store {
 
     /// A server has come this far, or went back.
     pub(super) fn set_acked(&self, server: usize, record: u64) {
-        if let Some(acked) = self.acked.get(server)
-            && acked.swap(record, Ordering::SeqCst) < record
-        {
-            self.wake();
+        let Some(acked) = self.acked.get(server) else { return };
+        let held = self.lock_room();
+        let before = acked.swap(record, Ordering::SeqCst);
+        drop(held);
+        if before < record {
+            self.room.1.notify_all();
         }
     }
 
@@ -88,10 +106,8 @@ impl Store {
         self.acked.get(server).map_or(0, |acked| acked.load(Ordering::SeqCst))
     }
 
-    fn wake(&self) {
-        // Taken so that no waiter is between its look and its sleep.
-        drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
-        self.room.1.notify_all();
+    fn lock_room(&self) -> MutexGuard<'_, ()> {
+        self.room.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An alias was given that batches may hold from now on.
@@ -102,7 +118,9 @@ impl Store {
     /// Appends that wait for room end.
     pub(super) fn close(&self) {
         self.is_closing.store(true, Ordering::SeqCst);
-        self.wake();
+        // Taken so that no waiter is between its look and its sleep.
+        drop(self.lock_room());
+        self.room.1.notify_all();
     }
 
     /// Keeps a remark for people.
@@ -160,21 +178,21 @@ impl Store {
                 bytes += more;
                 group.push(job);
             }
-            self.commit(group);
+            self.commit(group, before_removal);
             if next.is_none() {
                 next = jobs.blocking_recv();
             }
         }
     }
 
-    fn commit(&self, group: Vec<Job>) {
+    fn commit(&self, group: Vec<Job>, before_removal: &dyn Fn()) {
         if group.is_empty() {
             return;
         }
         let (contents, done): (Vec<_>, Vec<_>) =
             group.into_iter().map(|job| (job.content, job.done)).unzip();
         let aliases = u32::try_from(self.aliases.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
-        match self.log.append(&contents, aliases) {
+        match self.with_room(before_removal, || self.log.append(&contents, aliases)) {
             Ok(last) => {
                 self.appended.send_replace(last);
                 let first = last + 1 - contents.len() as u64;
@@ -186,43 +204,91 @@ impl Store {
         }
     }
 
-    /// Removes files until this many bytes fit. Each turn removes one, closes one, or waits for a server.
+    /// Does what needs room on the disk. While there is none the queue gives way, as if it were full.
+    ///
+    /// # Errors
+    /// What the work says but that the disk is full; [`Error::Full`], [`Error::Closed`].
+    pub(super) fn with_room<T>(
+        &self,
+        before_removal: &dyn Fn(),
+        mut work: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            match work() {
+                Err(error) if error.is_disk_full() => {
+                    self.give_way(Lack::Disk, true, before_removal)?;
+                }
+                done => {
+                    self.is_disk_full.store(false, Ordering::SeqCst);
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// Gives way until this many bytes fit.
     fn make_room(&self, bytes: u64, may_wait: bool, before_removal: &dyn Fn()) -> Result<()> {
         // A new file has a header.
         let needed = bytes + HEADER_BYTES as u64;
         while self.log.bytes() + needed > self.capacity_bytes {
-            if self.is_closing.load(Ordering::SeqCst) {
-                return Err(Error::Closed);
-            }
-            let Some((oldest, is_tail)) = self.log.front() else { return Ok(()) };
-            let acked = self.least_acked();
-            let is_delivered = oldest.last <= acked;
-            if is_delivered || self.when_full == Full::DropOldest {
-                if is_tail && !oldest.is_empty() {
-                    self.log.seal()?;
-                    continue;
-                }
-                if is_tail {
-                    return Err(self.full());
-                }
-                if is_delivered {
-                    before_removal();
-                } else {
-                    let last = oldest.last;
-                    self.note(format!("the queue is full: records up to {last} were dropped"));
-                }
-                self.log.remove_front()?;
-            } else if self.when_full == Full::Block && may_wait {
-                self.wait_for_servers(acked);
-            } else {
-                return Err(self.full());
-            }
+            self.give_way(Lack::Capacity, may_wait, before_removal)?;
         }
         Ok(())
     }
 
-    fn full(&self) -> Error {
-        Error::Full { path: self.folder.path().to_owned(), capacity_bytes: self.capacity_bytes }
+    /// Removes a file, closes one, or waits for a server.
+    fn give_way(&self, mut lack: Lack, may_wait: bool, before_removal: &dyn Fn()) -> Result<()> {
+        if self.is_closing.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        let (front, acked) = (self.log.front(), self.least_acked());
+        if let Some((oldest, is_tail)) = front
+            && (oldest.last <= acked || self.when_full == Full::DropOldest)
+        {
+            if !is_tail {
+                return self.remove(&oldest, before_removal);
+            }
+            if !oldest.is_empty() {
+                match self.log.seal() {
+                    // Without another file this one has to stay: it knows which numbers were given.
+                    Err(error) if error.is_disk_full() => lack = Lack::Disk,
+                    sealed => return sealed,
+                }
+            }
+        }
+        if self.when_full != Full::Block || !may_wait {
+            return Err(self.full(lack));
+        }
+        let next = front.map(|(oldest, _)| oldest.last).filter(|last| *last > acked);
+        self.wait_for_servers(lack, next);
+        Ok(())
+    }
+
+    /// Removes the oldest file, if that is still right when the positions are saved.
+    fn remove(&self, oldest: &Segment, before_removal: &dyn Fn()) -> Result<()> {
+        if oldest.last <= self.least_acked() {
+            before_removal();
+        }
+        let is_delivered = {
+            // A server that was restored meanwhile needs it again. From here on it finds it gone, and counts that.
+            let _held = self.lock_room();
+            let is_delivered = oldest.last <= self.least_acked();
+            let may_go = is_delivered || self.when_full == Full::DropOldest;
+            if !may_go || !self.log.pop_front(oldest) {
+                return Ok(());
+            }
+            is_delivered
+        };
+        if !is_delivered {
+            let last = oldest.last;
+            self.note(format!("the queue is full: records up to {last} were dropped"));
+        }
+        self.log.remove(oldest)
+    }
+
+    fn full(&self, lack: Lack) -> Error {
+        let capacity_bytes = (lack == Lack::Capacity).then_some(self.capacity_bytes);
+        Error::Full { path: self.folder.path().to_owned(), capacity_bytes }
     }
 
     fn least_acked(&self) -> u64 {
@@ -230,12 +296,24 @@ impl Store {
         acked.min().unwrap_or_default()
     }
 
-    /// Waits until the server that is furthest behind has moved, or the queue closes.
-    fn wait_for_servers(&self, acked: u64) {
-        let (lock, moved) = &self.room;
-        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same =
-            |(): &mut ()| self.least_acked() <= acked && !self.is_closing.load(Ordering::SeqCst);
-        drop(moved.wait_while(guard, is_same).unwrap_or_else(PoisonError::into_inner));
+    /// Waits until every server has this record, or the queue closes; for room on the disk not for long.
+    fn wait_for_servers(&self, lack: Lack, record: Option<u64>) {
+        if lack == Lack::Disk && !self.is_disk_full.swap(true, Ordering::SeqCst) {
+            let oldest = self.log.oldest();
+            self.note(format!(
+                "there is no room on the disk, and records from {oldest} on are needed: what comes waits"
+            ));
+        }
+        let (_, moved) = &self.room;
+        let is_same = |(): &mut ()| {
+            let is_lacked = record.is_none_or(|record| self.least_acked() < record);
+            is_lacked && !self.is_closing.load(Ordering::SeqCst)
+        };
+        let guard = self.lock_room();
+        if lack == Lack::Disk {
+            drop(moved.wait_timeout_while(guard, DISK_AGAIN, is_same));
+        } else {
+            drop(moved.wait_while(guard, is_same).unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }

@@ -4,19 +4,19 @@
 //! delivered then whatever happens to this program or to a server. A line that cannot be read is told and left out. It ends
 //! when everything is delivered after the end of the input, or at once when it is told to.
 //!
-//! Reading order: [`samples`] (a line; pure), [`pending`] (a batch), this file (input, queue, what is told).
+//! Reading order: [`samples`] (a line; pure), [`pending`] (a batch), [`types`] (of tags that servers know), this file
+//! (input, queue, what is told).
 
 mod pending;
 mod samples;
+mod types;
 
-use std::collections::HashMap;
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagmill_client::{Destination, ForwardOptions, Forwarder, Full};
-use tagmill_storage::ValueType;
+use tagmill_client::{Destination, ForwardOptions, Forwarder, Full, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -54,6 +54,8 @@ const LINES_AHEAD: usize = 4_096;
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// How long a sample may wait for others.
 const STORE_WITHIN: Duration = Duration::from_millis(500);
+/// How long a server may take to tell the types of its tags. Nothing is read before.
+const TYPES_WITHIN: Duration = Duration::from_secs(5);
 /// How often to say how it goes.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How often to look whether everything is delivered.
@@ -174,19 +176,6 @@ impl Args {
             },
         })
     }
-
-    /// The types of tags on the first server that answers. Without one they follow from the values.
-    fn known_types(&self) -> HashMap<String, ValueType> {
-        for (_, address) in &self.to {
-            let types = self.target(address).open_remote().and_then(|remote| remote.tag_types());
-            match types {
-                Ok(types) => return types,
-                Err(failure) => tell(format_args!("{address}: {failure}")),
-            }
-        }
-        tell(format_args!("no server answers yet: what comes waits in {}", self.queue.display()));
-        HashMap::new()
-    }
 }
 
 /// Runs the command.
@@ -195,7 +184,11 @@ impl Args {
 /// If the queue cannot be opened, a line or sample was left out, or a server has ended for good.
 pub fn run(args: &Args) -> Result<()> {
     let (options, reader) = (args.options()?, args.reader()?);
-    let types = args.known_types();
+    let servers = args.to.iter().map(|(_, address)| (address.clone(), args.target(address)));
+    let known = types::of_servers(servers.collect(), TYPES_WITHIN);
+    for line in known.remarks.iter().flat_map(|remark| remark.lines()) {
+        tell(format_args!("{}", printable(line)));
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let opened = Forwarder::open(&args.queue, options).await;
@@ -204,7 +197,7 @@ pub fn run(args: &Args) -> Result<()> {
         let work = Work {
             forwarder: Arc::new(forwarder),
             reader,
-            tags: Tags::new(types),
+            tags: Tags::new(known.types),
             pending: Pending::default(),
             tally: Tally::default(),
             told: String::new(),
@@ -390,30 +383,28 @@ impl Work {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let failed = |error: tagmill_client::Error| Failure::new(error.to_string());
-        let new = self.tags.undefined();
-        if !new.is_empty() {
-            let aliases = self.forwarder.define(&new).await.map_err(failed)?;
-            self.tags.set_aliases(&aliases);
-        }
-        let batch = self.pending.batch(&self.tags).map_err(failed)?;
         let pending = std::mem::take(&mut self.pending);
         let samples = pending.samples() as u64;
         let (first, last) = pending.lines();
+        let mut tags = std::mem::take(&mut self.tags);
         let mut stop = self.stop.clone();
         let forwarder = Arc::clone(&self.forwarder);
-        let storing = forwarder.append(batch);
-        tokio::pin!(storing);
-        let stored = loop {
-            // Never given up half way but at the very end: a batch that may be stored would be stored again.
-            tokio::select! {
-                stored = &mut storing => break Some(stored),
-                () = turns_true(&mut stop) => {
-                    break tokio::time::timeout(STOP_WITHIN, storing).await.ok();
+        let stored = {
+            let storing = put(&forwarder, &mut tags, &pending);
+            tokio::pin!(storing);
+            loop {
+                // Never given up half way but at the very end: a batch that may be stored would be stored again.
+                tokio::select! {
+                    stored = &mut storing => break Some(stored),
+                    () = turns_true(&mut stop) => {
+                        break tokio::time::timeout(STOP_WITHIN, storing).await.ok();
+                    }
+                    () = tokio::time::sleep(TELL_EVERY) => self.report(),
                 }
-                () = tokio::time::sleep(TELL_EVERY) => self.report(),
             }
         };
+        self.tags = tags;
+        let failed = |error: tagmill_client::Error| Failure::new(error.to_string());
         match stored {
             Some(Ok(_)) => self.tally.stored_samples += samples,
             Some(Err(error @ tagmill_client::Error::Full { .. })) => {
@@ -540,6 +531,19 @@ impl Tally {
             some.map(|(count, what)| format!("{} {what}", grouped(*count))).collect();
         if texts.is_empty() { Ok(()) } else { Err(Failure::new(texts.join(", "))) }
     }
+}
+
+/// Brings samples into the queue, and before them the tags that are new.
+async fn put(
+    forwarder: &Forwarder,
+    tags: &mut Tags,
+    pending: &Pending,
+) -> tagmill_client::Result<Ticket> {
+    let new = tags.undefined();
+    if !new.is_empty() {
+        tags.set_aliases(&forwarder.define(&new).await?);
+    }
+    forwarder.append(pending.batch(tags)?).await
 }
 
 /// Records that servers never get.

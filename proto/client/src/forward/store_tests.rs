@@ -1,0 +1,176 @@
+//! The store on a disk that is full, and where a server moves back while room is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tagmill_proto::v1::Welcome;
+use tokio::sync::{mpsc, oneshot};
+
+use super::drain::Drain;
+use super::folder::Folder;
+use super::frames::Kind;
+use super::known::Known;
+use super::log::{Content, Log};
+use super::options::{Destination, ForwardOptions, Full};
+use super::position::{self, Position, Stored};
+use super::random::Random;
+use super::sim::SimDisk;
+use super::store::{Job, Store};
+use crate::error::{Error, Result};
+use crate::session::Course as _;
+use crate::state::Shared;
+
+const CAPACITY_BYTES: u64 = 256 << 10;
+
+fn options(when_full: Full) -> ForwardOptions {
+    let to = vec![Destination::new("s")];
+    ForwardOptions { capacity_bytes: CAPACITY_BYTES, when_full, ..ForwardOptions::new("g", to) }
+}
+
+/// A store for one server, on a disk in memory.
+fn store(when_full: Full) -> (Arc<Store>, SimDisk) {
+    let disk = SimDisk::new(Random::seeded());
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = Folder::open_on(Arc::new(disk.clone()), scratch.path()).map(Arc::new).unwrap();
+    let options = options(when_full);
+    let (log, aliases) =
+        Log::open(Arc::clone(&folder), Kind::Batches, options.segment_bytes()).unwrap();
+    let known = Known::open(Arc::clone(&folder), aliases).unwrap();
+    (Arc::new(Store::new(log, known, folder, &options)), disk)
+}
+
+/// Its writer.
+struct Writer {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    fn start(store: &Arc<Store>, before_removal: impl Fn() + Send + 'static) -> Self {
+        let (jobs, waiting) = mpsc::channel(8);
+        let store = Arc::clone(store);
+        let thread = std::thread::spawn(move || store.write(waiting, &before_removal));
+        Self { jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    fn begin(&self) -> oneshot::Receiver<Result<u64>> {
+        let (done, stored) = oneshot::channel();
+        let content = Content { samples: 1, payload: Bytes::from(vec![3; 1_000]) };
+        self.jobs.as_ref().unwrap().blocking_send(Job { content, done }).unwrap();
+        stored
+    }
+
+    fn append(&self) -> Result<u64> {
+        self.begin().blocking_recv().unwrap()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_delivered_records_make_room() {
+    for when_full in [Full::Block, Full::Refuse, Full::DropOldest] {
+        let (store, disk) = store(when_full);
+        // A fifth of what the queue may take.
+        disk.set_capacity(50 << 10);
+        let writer = Writer::start(&store, || {});
+        for number in 1..=500 {
+            assert_eq!(writer.append().unwrap(), number, "{when_full:?}");
+            store.set_acked(0, number);
+        }
+        assert!(store.log.oldest() > 400 && disk.used_bytes() <= 50 << 10);
+        assert_eq!(store.take_notices(), Vec::<String>::new(), "{when_full:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_without_delivered_records_is_a_full_queue() {
+    let (store, disk) = store(Full::Refuse);
+    disk.set_capacity(50 << 10);
+    let writer = Writer::start(&store, || {});
+    let mut stored = 0;
+    let refused = loop {
+        match writer.append() {
+            Ok(number) => stored = number,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Full { capacity_bytes: None, .. }), "{refused}");
+    assert!(refused.to_string().contains("used up the room on its disk"), "{refused}");
+    assert!(stored > 30 && store.log.oldest() == 1);
+    store.set_acked(0, stored);
+    assert_eq!(writer.append().unwrap(), stored + 1);
+    drop(writer);
+
+    let (store, disk) = self::store(Full::DropOldest);
+    disk.set_capacity(50 << 10);
+    let writer = Writer::start(&store, || {});
+    for number in 1..=200 {
+        assert_eq!(writer.append().unwrap(), number);
+    }
+    assert!(store.take_notices().join("\n").contains("were dropped"));
+    drop(writer);
+
+    let (store, disk) = self::store(Full::Block);
+    disk.set_capacity(50 << 10);
+    let writer = Writer::start(&store, || {});
+    let mut last = 0;
+    let waiting = 'full: loop {
+        let mut stored = writer.begin();
+        loop {
+            if let Ok(done) = stored.try_recv() {
+                last = done.unwrap();
+                break;
+            }
+            if store.take_notices().join("\n").contains("no room on the disk") {
+                break 'full stored;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    assert_eq!(last, stored);
+    // Whoever else filled the disk went away: that is found without a sign.
+    disk.set_capacity(1 << 20);
+    assert_eq!(waiting.blocking_recv().unwrap().unwrap(), last + 1);
+}
+
+#[test]
+fn what_a_restored_server_needs_is_not_removed_behind_its_back() {
+    let (store, _) = store(Full::Refuse);
+    let restored = Arc::clone(&store);
+    // The server comes back as it was, while its position is saved.
+    let writer = Writer::start(&store, move || restored.set_acked(0, 2));
+    let refused = loop {
+        match writer.append() {
+            Ok(number) => store.set_acked(0, number),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Full { capacity_bytes: Some(_), .. }), "{refused}");
+    assert_eq!(store.log.oldest(), 1);
+}
+
+#[test]
+fn delivery_begins_on_a_full_disk_and_its_position_is_saved_later() {
+    let (store, disk) = store(Full::Block);
+    let drain = Arc::new(Drain::new(Arc::clone(&store), ("g", "s"), 0, None));
+    let link = options(Full::Block).link(&Destination::new("s"), drain.epoch());
+    let shared = Shared::new("s".into(), link, None);
+    drain.prepare(&shared);
+    disk.set_capacity(disk.used_bytes());
+    let welcome = Welcome { incarnation: 5, max_batch_bytes: 1 << 20, ..Welcome::default() };
+    assert!(drain.welcomed(&shared, &welcome).is_ok());
+    assert!(drain.save().is_err() && store.take_notices().join("\n").contains("goes on without"));
+    let load = || position::load(&store.folder, "g", "s").unwrap();
+    assert_eq!(load(), Stored::None);
+    disk.set_capacity(usize::MAX);
+    drain.save().unwrap();
+    let position = Position { epoch: 1, base: 0, acked: 0, incarnation: 5, lost: 0 };
+    assert_eq!(load(), Stored::Position(position));
+}
