@@ -30,7 +30,7 @@ use crate::http::{self, lines::Template};
 use crate::ingest::{Ingest, IngestService};
 use crate::own;
 use crate::postgres;
-use crate::queries::Admission;
+use crate::queries::{Admission, Threads};
 use crate::sql_service::QueryService;
 use crate::tls::{Protocol, Tls, TlsFiles};
 
@@ -189,12 +189,13 @@ impl Server {
         let template = Template::parse(&options.line_template).map_err(Error::Safety)?;
         let gateways = runtime("tagmill-serve")?;
         let queries = runtime("tagmill-query")?;
-        let work = runtime("tagmill-work")?;
+        let (long, small) = (runtime("tagmill-long")?, runtime("tagmill-small")?);
+        let threads = Threads { long: long.handle().clone(), small: small.handle().clone() };
         let (stop, stopping) = watch::channel(false);
         let common = Common {
             access,
             tls: tls.map(Arc::new),
-            admission: Admission::new(work.handle().clone()),
+            admission: Admission::new(threads),
             gateways: gateways.handle().clone(),
             queries: queries.handle().clone(),
             database: database.clone(),
@@ -209,7 +210,7 @@ impl Server {
             access: Arc::clone(&common.access),
             task: None,
             // From here on a drop of the server ends the runtimes without blocking.
-            runtimes: vec![gateways, queries, work],
+            runtimes: vec![gateways, queries, long, small],
         };
         let (listener, address) = bind(&common.gateways, options.listen).await?;
         server.address = address;

@@ -79,11 +79,19 @@ pub(crate) fn session_of(
     Ok(session)
 }
 
+/// The threads that statements run on. No door lives there: a statement that never pauses keeps nobody else from being heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Threads {
+    /// As many long ones as there are processors may keep all threads here.
+    pub(crate) long: Handle,
+    /// Small ones run beside them all the same.
+    pub(crate) small: Handle,
+}
+
 /// Places for statements, and the threads they run on.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
-    /// No door lives there: a statement that never pauses keeps nobody else from being heard.
-    runtime: Handle,
+    threads: Threads,
     places: Places,
     /// Those of each principal, by its id: as many as there are tokens.
     own: Arc<Mutex<HashMap<Arc<str>, Places>>>,
@@ -152,10 +160,10 @@ pub(crate) enum Failure {
 }
 
 impl Admission {
-    /// Places on a runtime that does nothing else.
-    pub(crate) fn new(runtime: Handle) -> Self {
+    /// Places on threads that do nothing else.
+    pub(crate) fn new(threads: Threads) -> Self {
         let (own, resting) = Default::default();
-        Self { runtime, places: Places::new(4), own, resting }
+        Self { threads, places: Places::new(4), own, resting }
     }
 
     /// Ends a statement that an asker may see. Whether there is such a one.
@@ -191,7 +199,8 @@ impl Admission {
         let mut prepared = session.prepare(sql, values).await?;
         let mut place = self.place_for(principal, &mut prepared).await?;
         place.held.extend(one);
-        let _there = self.runtime.enter();
+        let threads = if prepared.is_small() { &self.threads.small } else { &self.threads.long };
+        let _there = threads.enter();
         Ok((prepared.run()?, place))
     }
 
@@ -296,9 +305,13 @@ mod tests {
         principal
     }
 
+    fn here() -> Threads {
+        Threads { long: Handle::current(), small: Handle::current() }
+    }
+
     #[tokio::test]
     async fn no_principal_takes_all_places() {
-        let admission = Admission::new(Handle::current());
+        let admission = Admission::new(here());
         let (one, other) = (named("a"), named("b"));
         let mut held = Vec::new();
         for _ in 0..RUNNING_MAX * SHARE / 4 {
@@ -320,7 +333,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_nobody_is_told_apart_all_places_are_everybodys() {
-        let admission = Admission::new(Handle::current());
+        let admission = Admission::new(here());
         let anyone = Principal::anyone();
         let mut held = Vec::new();
         for _ in 0..RUNNING_MAX {

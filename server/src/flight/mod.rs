@@ -417,7 +417,9 @@ impl FlightSqlService for Flight {
         request: Request<Ticket>,
     ) -> Result<Response<DoGet>, Status> {
         let principal = caller(&request, Role::Reader)?;
-        Ok(Response::new(answer::ready(catalog::tables(&self.0, &principal, query).await?)))
+        Ok(Response::new(answer::ready(
+            Box::pin(catalog::tables(&self.0, &principal, query)).await?,
+        )))
     }
 
     async fn do_get_table_types(

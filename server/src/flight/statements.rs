@@ -14,6 +14,7 @@ use arrow_flight::FlightInfo;
 use arrow_flight::sql::{Any, Command, CommandPreparedStatementQuery, TicketStatementQuery};
 use bytes::Bytes;
 use prost::Message as _;
+use tagmill::datafusion::common::ScalarValue;
 use tonic::Status;
 
 use super::Values;
@@ -214,7 +215,7 @@ impl Statements {
             let text = format!("the statement has {wanted} parameters, given are {given}");
             return Err(Status::invalid_argument(text));
         }
-        let bytes = values.iter().map(|value| value.size()).sum();
+        let bytes = values.iter().map(ScalarValue::size).sum();
         if bytes > VALUES_BYTES_MAX {
             return Err(Status::resource_exhausted("the values of a statement have at most 1 MiB"));
         }
@@ -266,7 +267,6 @@ impl Statements {
 
 #[cfg(test)]
 mod tests {
-    use tagmill::datafusion::common::ScalarValue;
 
     use super::*;
 

@@ -256,6 +256,9 @@ pub(crate) struct Reader<'a> {
     now_ns: i64,
 }
 
+/// The time of a line and its fields, by the names of their tags.
+type Line = (i64, Vec<(String, One)>);
+
 impl<'a> Reader<'a> {
     /// Lines without a timestamp get the time `now_ns`.
     pub(crate) fn new(
@@ -286,8 +289,8 @@ impl<'a> Reader<'a> {
         (piece.lines.count > 0).then_some(piece.lines)
     }
 
-    /// The time of a line and its fields, by the names of their tags; nothing if it is empty or a comment.
-    fn line(&self, text: &str) -> Option<Result<(i64, Vec<(String, One)>), String>> {
+    /// A line; nothing if it is empty or a comment.
+    fn line(&self, text: &str) -> Option<Result<Line, String>> {
         let said = without_comments(text);
         if said.is_empty() {
             return None;
@@ -302,7 +305,7 @@ impl<'a> Reader<'a> {
         Some(line.map_err(|error| error.to_string()).and_then(|line| self.fields(&line)))
     }
 
-    fn fields(&self, line: &ParsedLine<'_>) -> Result<(i64, Vec<(String, One)>), String> {
+    fn fields(&self, line: &ParsedLine<'_>) -> Result<Line, String> {
         let time_ns = match line.timestamp {
             None => self.now_ns,
             Some(time) => time

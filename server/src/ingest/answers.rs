@@ -85,10 +85,10 @@ mod tests {
     use super::*;
     use tagmill_proto::v1::{Ack, Reject};
 
-    fn ack(rejects: usize) -> Item {
+    fn ack(rejects: usize) -> ServerMessage {
         let rejects = vec![Reject::default(); rejects];
         let ack = Ack { rejects, ..Ack::default() };
-        Ok(ServerMessage { message: Some(Message::Ack(ack)) })
+        ServerMessage { message: Some(Message::Ack(ack)) }
     }
 
     #[tokio::test]
@@ -96,18 +96,18 @@ mod tests {
         let (answers, mut heard) = Answers::new();
         let stall = Duration::from_millis(5);
         for _ in 0..AHEAD {
-            answers.send(ack(1)).await.unwrap();
+            answers.send(Ok(ack(1))).await.unwrap();
         }
-        assert_eq!(answers.send_within(ack(1), stall).await, Err(Unheard::Stalled));
+        assert_eq!(answers.send_within(Ok(ack(1)), stall).await, Err(Unheard::Stalled));
         for _ in 0..AHEAD {
             heard.next().await.unwrap().unwrap();
         }
         // One of more bytes than may wait goes alone.
-        answers.send(ack(20_000)).await.unwrap();
-        assert_eq!(answers.send_within(ack(1), stall).await, Err(Unheard::Stalled));
+        answers.send(Ok(ack(20_000))).await.unwrap();
+        assert_eq!(answers.send_within(Ok(ack(1)), stall).await, Err(Unheard::Stalled));
         heard.next().await.unwrap().unwrap();
-        answers.send(ack(1)).await.unwrap();
+        answers.send(Ok(ack(1))).await.unwrap();
         drop(heard);
-        assert_eq!(answers.send(ack(1)).await, Err(Unheard::Gone));
+        assert_eq!(answers.send(Ok(ack(1))).await, Err(Unheard::Gone));
     }
 }

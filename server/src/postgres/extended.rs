@@ -125,9 +125,10 @@ impl Runner {
 
     /// Watches an answer that rests: it has no place, and nobody asks it whether it is over. When its time is over, or
     /// somebody ends it, all it holds is let go, and whoever asks for its next part hears why.
-    fn watch(&self, portal: &Arc<Mutex<PortalExecutionState>>, begun: Begun) -> Watched {
+    fn watch(&self, portal: &Arc<Mutex<PortalExecutionState>>, begun: &Begun) -> Watched {
         let portal = Arc::downgrade(portal);
         let resting = begun.statement.map(|statement| self.door.admission.rest(statement));
+        let ends = begun.ends;
         let watching = tokio::spawn(async move {
             let ended = async {
                 match resting {
@@ -137,7 +138,7 @@ impl Runner {
             };
             let why = tokio::select! {
                 () = ended => of_query(&tagmill::Error::Cancelled),
-                () = sleep_until(begun.ends) => not_taken(),
+                () = sleep_until(ends) => not_taken(),
             };
             let Some(portal) = portal.upgrade() else { return };
             let mut state = portal.lock().await;
@@ -291,7 +292,7 @@ impl ExtendedQueryHandler for Runner {
             begun.lost.tell(client).await?;
         }
         if has_more {
-            if let Some(begun) = begun {
+            if let Some(begun) = &begun {
                 let watched = self.watch(&shared, begun);
                 let suspended = connection.state.lock().await.portals.suspend(name, watched);
                 suspended.inspect_err(|_| *state = PortalExecutionState::Finished)?;

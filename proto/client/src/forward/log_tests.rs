@@ -148,7 +148,7 @@ fn a_log_cut_anywhere_is_the_beginning_of_itself() {
         // What was cut off is told, and nothing else.
         let is_whole = std::fs::metadata(path).is_ok_and(|file| file.len() == length as u64);
         let told = log.take_damage();
-        assert_eq!(gone, vec![], "cut at {length}");
+        assert_eq!(gone, Vec::<u64>::new(), "cut at {length}");
         assert_eq!(
             told.is_empty(),
             is_whole || length <= HEADER_BYTES,
