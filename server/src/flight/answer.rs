@@ -172,3 +172,36 @@ pub(super) fn of_flight(error: &FlightError) -> Status {
 fn of_arrow(error: &ArrowError) -> Status {
     Status::internal(format!("cannot send the answer: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tagmill::arrow::array::{Int64Array, ListArray, StringViewArray, StructArray};
+    use tagmill::arrow::buffer::OffsetBuffer;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_the_schema_that_was_announced() {
+        let schema_of = |may_be_null: bool, of_text: DataType| {
+            let item = Field::new("item", DataType::Int64, may_be_null);
+            let text = Field::new("x", of_text, may_be_null);
+            Schema::new(vec![
+                Field::new_list("a", item, may_be_null),
+                Field::new_struct("b", vec![text], may_be_null),
+            ])
+        };
+        let planned = Arc::new(schema_of(false, DataType::Utf8View));
+        let announced = plain_schema(&Arc::new(schema_of(true, DataType::Utf8View)));
+        assert_eq!(*announced, schema_of(true, DataType::Utf8));
+        assert_eq!(plain_schema(&planned), announced);
+
+        let item = Arc::new(Field::new("item", DataType::Int64, false));
+        let numbers = Arc::new(Int64Array::from(vec![1, 2]));
+        let list = ListArray::new(item, OffsetBuffer::from_lengths([2]), numbers, None);
+        let text: ArrayRef = Arc::new(StringViewArray::from(vec!["a"]));
+        let field = Arc::new(Field::new("x", DataType::Utf8View, false));
+        let named = StructArray::from(vec![(field, text)]);
+        let batch = RecordBatch::try_new(planned, vec![Arc::new(list), Arc::new(named)]).unwrap();
+        assert_eq!(plain(&batch, &announced).unwrap().schema(), announced);
+    }
+}

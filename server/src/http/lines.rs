@@ -256,9 +256,6 @@ pub(crate) struct Reader<'a> {
     now_ns: i64,
 }
 
-/// The time of a line and its fields, by the names of their tags.
-type Line = (i64, Vec<(String, One)>);
-
 impl<'a> Reader<'a> {
     /// Lines without a timestamp get the time `now_ns`.
     pub(crate) fn new(
@@ -276,21 +273,21 @@ impl<'a> Reader<'a> {
         while piece.bytes < bytes_max
             && let Some((number, text)) = self.lines.next()
         {
-            match self.line(text) {
-                None => continue,
-                Some(Ok((time_ns, fields))) => piece.take(number, time_ns, fields),
-                Some(Err(error)) => {
+            let Some(line) = self.line(text) else { continue };
+            piece.lines.count += 1;
+            match line {
+                Ok((time_ns, fields)) => piece.take(number, time_ns, fields),
+                Err(error) => {
                     piece.lines.refused.add(number, || error);
                     piece.bytes += SAMPLE_BYTES;
                 }
             }
-            piece.lines.count += 1;
         }
         (piece.lines.count > 0).then_some(piece.lines)
     }
 
-    /// A line; nothing if it is empty or a comment.
-    fn line(&self, text: &str) -> Option<Result<Line, String>> {
+    /// The time of a line and its fields, by the names of their tags; nothing if it is empty or a comment.
+    fn line(&self, text: &str) -> Option<Result<(i64, Fields), String>> {
         let said = without_comments(text);
         if said.is_empty() {
             return None;
@@ -305,7 +302,7 @@ impl<'a> Reader<'a> {
         Some(line.map_err(|error| error.to_string()).and_then(|line| self.fields(&line)))
     }
 
-    fn fields(&self, line: &ParsedLine<'_>) -> Result<Line, String> {
+    fn fields(&self, line: &ParsedLine<'_>) -> Result<(i64, Fields), String> {
         let time_ns = match line.timestamp {
             None => self.now_ns,
             Some(time) => time
@@ -377,7 +374,7 @@ struct Piece {
 
 impl Piece {
     /// Takes the fields of a line.
-    fn take(&mut self, number: usize, time_ns: i64, fields: Vec<(String, One)>) {
+    fn take(&mut self, number: usize, time_ns: i64, fields: Fields) {
         for (name, value) in fields {
             let kind = kind_of(&value);
             let known = self.places.get(name.as_str()).map_or(0, |places| places[kind]);
@@ -402,6 +399,9 @@ impl Piece {
         place
     }
 }
+
+/// Fields of a line, by the names of their tags.
+type Fields = Vec<(String, One)>;
 
 /// One value of a line.
 enum One {
