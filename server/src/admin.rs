@@ -260,6 +260,11 @@ fn edit_tag(engine: &Engine, caller: &Principal, request: EditTagRequest) -> Res
     let tag = find(snapshot.registry(), &request.name)?;
     // What is set wins over what there is; then what is to be cleared goes.
     let mut edited = attributes(request.set.unwrap_or_default());
+    let set = edited.state_set.as_deref().filter(|set| !set.is_empty());
+    if let Some(set) = set.filter(|set| !caller.reaches(set)) {
+        let why = format!("{set:?} is outside of the scope of token {:?}", caller.name);
+        return Err(Error::Invalid(why));
+    }
     edited.fill_from(&tag.attributes);
     for name in &request.clear {
         clear(&mut edited, name)?;
@@ -370,9 +375,11 @@ fn matches_glob(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tagmill_storage::{TagDefinition, ValueType};
+    use tagmill_proto::v1;
+    use tagmill_storage::{Options, TagDefinition, ValueType};
 
     use super::*;
+    use crate::access::file::{NewToken, Tokens};
 
     #[test]
     fn a_star_stands_for_any_characters() {
@@ -398,7 +405,7 @@ mod tests {
     #[test]
     fn the_audit_log_hears_what_a_delete_concerns_before_its_names() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(dir.path(), tagmill_storage::Options::default()).unwrap();
+        let engine = Engine::open(dir.path(), Options::default()).unwrap();
         let tag = |name| TagDefinition::new(name, ValueType::F64);
         engine.define(&[tag("u/A"), tag("u/B")]).unwrap();
         let tags = vec!["u/*".to_owned()];
@@ -409,6 +416,32 @@ mod tests {
         let request = DeleteRangeRequest { tags: vec!["none".to_owned()], ..request };
         let told = object_of(&engine, &Principal::anyone(), &request);
         assert!(told.ends_with("0 tags: none"), "{told}");
+    }
+
+    #[test]
+    fn an_edit_names_no_states_outside_of_the_scope() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), Options::default()).unwrap();
+        engine.define(&[TagDefinition::new("plant/A", ValueType::State)]).unwrap();
+        let path = dir.path().join("access.toml");
+        let new = NewToken {
+            name: "line".to_owned(),
+            roles: vec![Role::Admin],
+            scope: vec!["plant".to_owned()],
+            certificate: None,
+            new_tags: None,
+            expires: crate::access::now() + 60,
+        };
+        let text = Tokens::create(&path, new).unwrap();
+        let caller = Access::by_tokens(path).unwrap().by_token(&text).unwrap();
+        let edit = |set: &str| {
+            let state_set = Some(set.to_owned());
+            let set = Some(v1::TagAttributes { state_set, ..v1::TagAttributes::default() });
+            let name = "plant/A".to_owned();
+            edit_tag(&engine, &caller, EditTagRequest { name, set, ..EditTagRequest::default() })
+        };
+        assert!(edit("pumps").unwrap_err().to_string().contains("outside of the scope"));
+        edit("plant/pumps").unwrap();
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub const FILE: &str = "audit.jsonl";
 /// The first event of a file that goes on with another; its object is the name of that one.
 pub const CONTINUES: &str = "log.continues";
 
+/// How names of files that were put aside begin; their time follows, so that they sort by it.
+const ASIDE: &str = "audit-";
 /// Bytes of a file; a longer one is put aside under the time of its last event.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// If it cannot be put aside, it goes on for so many bytes until that is tried again.
@@ -342,9 +344,6 @@ impl Writer {
         }
     }
 }
-
-/// How names of files that were put aside begin; their time follows, so that they sort by it.
-const ASIDE: &str = "audit-";
 
 /// Files of the log in a directory that were put aside, oldest first.
 fn files_aside(directory: &Path) -> io::Result<Vec<PathBuf>> {

@@ -28,7 +28,7 @@ use super::definitions::{check_gateway, define_set, take_gateway};
 use super::disconnect::mark_disconnect;
 use super::messages::{Definitions, malformed};
 use super::progress::{Outcome, Progress, Refusal};
-use super::rejects::Rejects;
+use super::rejects::{Rejects, shown};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
 use crate::access::Principal;
@@ -120,7 +120,12 @@ pub(super) async fn run(
     let mut fenced = service.sessions.enter(&stream.gateway, stream.generation);
     let (generation, mark) = (stream.generation, stream.progress().taken());
     service.gateways.connected(&hello, generation, &stream.caller.name, peer, mark);
-    tracing::info!(gateway = hello.gateway, agent = hello.agent, epoch = hello.epoch, "connected");
+    tracing::info!(
+        gateway = hello.gateway,
+        agent = shown(&hello.agent),
+        epoch = hello.epoch,
+        "connected"
+    );
 
     let (events, heard) = mpsc::channel(UNDER_WAY);
     let reading = stream.read(&mut inbound, events, &mut fenced);
