@@ -451,14 +451,16 @@ def failed_logins(plant):
         refused()
     slow = refused()
     check(slow > 2.5, f"the next refusal is heard late: after {slow:.1f} s")
+    asked = time.monotonic()
     status, body = post_http(plant, "/api/v1/sql", b"SELECT 1", None, headers={"Authorization": "Bearer tgm_00000000_x"})
-    check(status == 401 and b"too many failed logins" in body, f"by HTTP: {status} {body}")
+    waited = time.monotonic() - asked
+    check(status == 401 and waited > 2.5, f"by HTTP, after {waited:.1f} s: {status} {body}")
     began = time.monotonic()
     with psycopg.connect(**plant.words("reader")) as connection:
         equal(connection.execute("SELECT 1").fetchone(), (1,), "whoever has a token")
     for door, found in at_each_door(plant, "SELECT 1", "reader").items():
         equal(found, [[1]], f"whoever has a token, by {door}")
-    log = [json.loads(line)["event"] for line in (plant.data / "audit.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (plant.data / "audit.jsonl").read_text().splitlines()]
     check([event for event in log if event["action"] == "login" and event["result"] == "refused"], "refused logins are in the audit log")
     plant.tagmill("audit", "verify", "--data", plant.data)
     return f"the twelfth after {slow:.1f} s; with a token, five doors within {time.monotonic() - began:.1f} s"
