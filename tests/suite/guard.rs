@@ -117,7 +117,7 @@ fn functions_that_grow_with_all_their_arguments_are_refused() {
         "SELECT length(repeat('a', 200000) || repeat('b', 200000))".to_owned(),
         "SELECT length(encode(repeat('a', 200000), 'hex'))".to_owned(),
         // In a condition, where no batch is watched.
-        levels(13, "SELECT tag AS x FROM samples", "SELECT x || x AS x FROM {0}") + " WHERE x <> ''",
+        levels(16, "SELECT tag AS x FROM samples", "SELECT x || x AS x FROM {0}") + " WHERE x <> ''",
         "SELECT generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2026-04-01', INTERVAL '1 nanosecond')"
             .to_owned(),
         "SELECT generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2026-04-01', INTERVAL '1 month -28 days')"

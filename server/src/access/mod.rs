@@ -295,7 +295,7 @@ impl Access {
     }
 
     /// Counts a login that failed, and tells the log. Those beyond the budget of their address are told together.
-    pub fn refuse(&self, user: &str, origin: Origin) -> Denied {
+    fn refuse(&self, user: &str, origin: Origin) -> Denied {
         let Origin { door, peer } = origin;
         let address = peer.map(|peer| peer.ip());
         if address.is_some_and(|address| !self.attempts.may(address)) {

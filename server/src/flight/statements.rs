@@ -267,7 +267,6 @@ impl Statements {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
@@ -326,7 +325,8 @@ mod tests {
         for handle in handles {
             statements.close(&handle, &owner);
         }
-        assert_eq!((statements.lock().all.bytes, statements.lock().of.len()), (0, 0));
+        let kept = statements.lock();
+        assert_eq!((kept.all.bytes, kept.of.len()), (0, 0));
     }
 
     /// The sums are those of the statements that are kept.

@@ -39,8 +39,11 @@ impl Texts {
             Self::Short(texts) => is_there(texts).then(|| texts.value(row)),
             Self::Long(texts) => is_there(texts).then(|| texts.value(row)),
             Self::View(texts) => is_there(texts).then(|| texts.value(row)),
-            Self::Keyed { nulls, .. } if nulls.as_ref().is_some_and(|n| n.is_null(row)) => None,
-            Self::Keyed { keys, of, .. } => of.get(*keys.get(row)?),
+            Self::Keyed { keys, nulls, of } => {
+                let key = *keys.get(row)?;
+                let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+                if is_null { None } else { of.get(key) }
+            }
         }
     }
 }

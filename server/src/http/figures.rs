@@ -21,7 +21,13 @@ pub(super) async fn metrics(
         let text = "figures are of the whole database: a token with a scope does not see them";
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
-    let text = exposition(figures(door.database.engine(), &door.ingest));
+    // It counts all tags.
+    let counting = tokio::task::spawn_blocking(move || {
+        exposition(figures(door.database.engine(), &door.ingest))
+    });
+    let text = counting.await.map_err(|error| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the count stopped: {error}"))
+    })?;
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, text).into_response())
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{Sink, SinkExt as _};
@@ -27,11 +26,9 @@ use super::dialect;
 use super::errors::{fatal, of_query};
 use super::variables::Variables;
 use crate::access::scram::Exchange;
-use crate::access::{Denied, Login, Origin, Principal, Role};
+use crate::access::{Login, Origin, Principal, Role};
 use crate::queries::session_of;
 
-/// How long an address that has failed too often waits for its next refusal.
-const PENALTY: Duration = Duration::from_secs(3);
 const SCRAM: &str = "SCRAM-SHA-256";
 /// Parameters of the startup message that are no variables.
 const NO_VARIABLES: [&str; 4] = ["user", "database", "options", "replication"];
@@ -115,9 +112,7 @@ impl Startup {
     async fn refuse<C: ClientInfo>(&self, client: &C) -> PgWireError {
         let user = client.metadata().get(METADATA_USER).cloned().unwrap_or_default();
         let origin = Origin { door: "postgres", peer: Some(client.socket_addr()) };
-        if self.door.access.refuse(&user, origin) == Denied::Waits {
-            tokio::time::sleep(PENALTY).await;
-        }
+        self.door.access.refused(&user, origin).await;
         PgWireError::InvalidPassword(user)
     }
 
