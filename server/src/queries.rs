@@ -116,7 +116,12 @@ impl Resting {
 
 impl Drop for Resting {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.statement);
+        self.ended.close();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may rest again by now: that one's sender is open.
+        if all.get(&self.statement).is_some_and(oneshot::Sender::is_closed) {
+            all.remove(&self.statement);
+        }
     }
 }
 
@@ -307,6 +312,18 @@ mod tests {
 
     fn here() -> Threads {
         Threads { long: Handle::current(), small: Handle::current() }
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_rests_again_is_not_ended_by_the_end_of_its_first_rest() {
+        let admission = Admission::new(here());
+        let first = admission.rest(7);
+        let mut second = admission.rest(7);
+        drop(first);
+        let soon = Duration::from_millis(5);
+        assert!(tokio::time::timeout(soon, second.ended()).await.is_err());
+        assert!(admission.resting.lock().unwrap().remove(&7).is_some());
+        second.ended().await;
     }
 
     #[tokio::test]

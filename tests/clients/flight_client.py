@@ -187,7 +187,7 @@ def prepared(plant):
         with fails("no column named nothing"):
             cursor.adbc_prepare("SELECT nothing FROM samples")
         equal(connection.cursor().adbc_execute_schema("SELECT ts, value FROM samples"),
-              pyarrow.schema([pyarrow.field("ts", UTC_NS, False), pyarrow.field("value", pyarrow.float64())]), "a schema without rows")
+              pyarrow.schema([pyarrow.field("ts", UTC_NS), pyarrow.field("value", pyarrow.float64())]), "a schema without rows")
 
 
 def named(objects, *path):
