@@ -451,10 +451,14 @@ def failed_logins(plant):
         refused()
     slow = refused()
     check(slow > 2.5, f"the next refusal is heard late: after {slow:.1f} s")
-    asked = time.monotonic()
-    status, body = post_http(plant, "/api/v1/sql", b"SELECT 1", None, headers={"Authorization": "Bearer tgm_00000000_x"})
-    waited = time.monotonic() - asked
-    check(status == 401 and waited > 2.5, f"by HTTP, after {waited:.1f} s: {status} {body}")
+    # Each six seconds one is answered at once: of two that follow each other one waits.
+    waited = []
+    for _ in range(2):
+        asked = time.monotonic()
+        status, body = post_http(plant, "/api/v1/sql", b"SELECT 1", None, headers={"Authorization": "Bearer tgm_00000000_x"})
+        waited.append(time.monotonic() - asked)
+        equal(status, 401, f"by HTTP ({body})")
+    check(max(waited) > 2.5, f"refusals by HTTP are heard late, too: after {waited}")
     began = time.monotonic()
     with psycopg.connect(**plant.words("reader")) as connection:
         equal(connection.execute("SELECT 1").fetchone(), (1,), "whoever has a token")

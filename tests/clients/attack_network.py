@@ -455,9 +455,10 @@ def slow_readers(plant):
         return gone("slow-grpc", raw)
 
     def flight():
-        plain = flight_client.PlainFlight(plant)
+        # Another one: nobody has all the places.
+        plain = flight_client.PlainFlight(plant, "boss")
         info = plain.info("CommandStatementQuery", flight_client.field(1, many.format("slow-flight")))
-        reader = plain.client.do_get(info.endpoints[0].ticket, flight_client.pyarrow.flight.FlightCallOptions(headers=plain_headers(plant)))
+        reader = plain.client.do_get(info.endpoints[0].ticket, flight_client.pyarrow.flight.FlightCallOptions(headers=plain_headers(plant, "boss")))
         return gone("slow-flight", reader)
 
     def gone(mark, *held):
@@ -477,8 +478,8 @@ def slow_readers(plant):
     return settle([Still("PostgreSQL", postgres), Still("HTTP", http), Still("gRPC", grpc_execute), Still("Flight", flight)])
 
 
-def plain_headers(plant):
-    return [(b"authorization", f"Bearer {plant.tokens['reader']}".encode())]
+def plain_headers(plant, user):
+    return [(b"authorization", f"Bearer {plant.tokens[user]}".encode())]
 
 
 NETWORK_CASES = [bombs, large_messages, little_messages, floods, tiny_streams, crowds]
