@@ -10,7 +10,7 @@
 //! * Timestamps leave in microseconds, rounded down; where that loses digits a notice says so, once a statement.
 //!
 //! # Reading order
-//! [`cut`] (one message, pure), [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a
+//! [`cut`](mod@cut) (one message, pure), [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a
 //! statement asks for), [`variables`], [`acts`] (statements that are no queries), [`answer`] (rows on the wire), [`simple`] and [`extended`] (the two
 //! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`arrays`], [`errors`], [`dialect`].
 
