@@ -286,6 +286,7 @@ fn base_state(options: Options) -> Result<SessionState> {
         .with_physical_optimizer_rule(Arc::new(guard::batches::BoundedBatches))
         .build();
     guard::functions::bound(&mut state)?;
+    let mut state = guard::literals::bound(state);
     for function in functions::scalars() {
         state.register_udf(function)?;
     }

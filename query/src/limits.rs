@@ -29,6 +29,8 @@ pub const GROUPING_PARTS_MAX: usize = 1 << 20;
 pub const EXPRESSION_DEPTH_MAX: usize = 400;
 /// Parts of all expressions of a plan, where each stands in place of the column it makes.
 pub const EXPANDED_PARTS_MAX: usize = 100_000;
+/// Types within the type of what a function makes, such as a structure of structures.
+pub const TYPE_PARTS_MAX: usize = 1_024;
 /// Values, or bytes, of one value of a type of fixed size, such as `INT[3][1000]`.
 pub const FIXED_SIZE_MAX: u64 = 4_096;
 /// Stack of the thread that plans: deep statements are refused with a message instead of ending the process.

@@ -7,6 +7,7 @@
 pub mod access;
 mod admin;
 pub mod audit;
+mod authorization;
 pub mod cli;
 mod connections;
 pub mod demo;

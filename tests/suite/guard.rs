@@ -109,7 +109,39 @@ async fn all_refused(database: &Database, statements: &[String]) {
 }
 
 #[test]
+fn types_that_each_level_doubles_are_refused() {
+    let (_directory, database) = open("many_rows");
+    let doubled = |form: &str| {
+        levels(60, "SELECT value AS x FROM samples", &format!("SELECT {form} AS x FROM {{0}}"))
+            .replace("count(*)", "x")
+    };
+    let refused = [
+        doubled("named_struct('a', x, 'b', x)"),
+        doubled("struct(x, x)"),
+        doubled("row(x, x)"),
+        doubled("(x, x)"),
+        doubled("{a: x, b: x}"),
+        doubled("MAP {x: x}"),
+        doubled("map([x], [x])"),
+        doubled("make_map(x, x)"),
+        doubled("arrays_zip([x], [x])"),
+    ];
+    on_runtime(async {
+        all_refused(&database, &refused).await;
+        let wide: String = (0..500).map(|at| format!("value AS c{at}, ")).collect();
+        for sql in [
+            "SELECT {a: {b: [1, 2]}, c: MAP {'d': 3}}, named_struct('t', tag), (tag, value) FROM samples LIMIT 1",
+            &format!("SELECT struct({wide} tag AS t) FROM samples LIMIT 1"),
+            "SELECT cardinality([1, 2] || [3]), [1] <@ [1, 2], overlay('abc' placing 'x' from 2)",
+        ] {
+            assert_eq!(within(&database, "30s", sql).await.unwrap(), 1, "{sql}");
+        }
+    });
+}
+
+#[test]
 fn functions_that_grow_with_all_their_arguments_are_refused() {
+    const SERIES: &str = "generate_series(1, 40000 + CAST(value AS BIGINT) % 1)";
     let (_directory, database) = open("many_rows");
     let refused = [
         "SELECT length(repeat('x', 300000))".to_owned(),
@@ -126,9 +158,10 @@ fn functions_that_grow_with_all_their_arguments_are_refused() {
         "SELECT array_to_string(array_repeat(generate_series(1, 100), 100), repeat('b', 1000))"
             .to_owned(),
         "SELECT regexp_count(repeat('A', 200000), '.*[^A-Z]|[A-Z]')".to_owned(),
-        "SELECT array_has_all(array_concat(generate_series(1, 30000), generate_series(1, 30000)), \
-         generate_series(1, 30000))"
-            .to_owned(),
+        "SELECT overlay(repeat('a', 200000) placing repeat('b', 200000) from 1 for 0)".to_owned(),
+        "SELECT generate_series(1, 30000) || generate_series(1, 30000)".to_owned(),
+        format!("SELECT {SERIES} @> {SERIES} FROM (SELECT value FROM samples LIMIT 1)"),
+        format!("SELECT array_has_all({SERIES}, {SERIES}) FROM (SELECT value FROM samples LIMIT 1)"),
     ];
     on_runtime(all_refused(&database, &refused));
 }

@@ -3,7 +3,8 @@
 //! `repeat('x', 1000000000)` would allocate outside the memory pool, and in one go. The functions stay what they are; one
 //! that would make more than [`CALL_BYTES_MAX`] of a batch, or take more than [`CALL_STEPS_MAX`] steps, is refused. What is
 //! made of constants alone is a constant of the plan, many of which may be there at once: more than [`CONSTANTS_BYTES_MAX`]
-//! is refused. Those that tell of files are taken out.
+//! is refused. A type that nests more than [`TYPE_PARTS_MAX`] others is refused before there is a value of it. Functions that
+//! tell of files are taken out.
 
 use std::sync::Arc;
 
@@ -12,17 +13,19 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
     DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
 };
-use datafusion::common::Result;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature,
+    Signature, StructFieldMapping,
 };
 
 use super::concatenation::CappedConcatenation;
 use super::sizes::Sizes;
 use crate::error::{Error, into_datafusion};
-use crate::limits::{CALL_BYTES_MAX, CALL_STEPS_MAX, CONSTANTS_BYTES_MAX, MATCH_STEPS_MAX};
+use crate::limits::{
+    CALL_BYTES_MAX, CALL_STEPS_MAX, CONSTANTS_BYTES_MAX, MATCH_STEPS_MAX, TYPE_PARTS_MAX,
+};
 
 /// Functions of files, of which there are none here.
 const TAKEN_OUT: [&str; 3] = ["input_file_name", "file_row_index", "with_metadata"];
@@ -62,9 +65,11 @@ pub(super) enum Cost {
     Sought,
     /// Steps: a pattern begins to look at each character, and may look on to the end each time.
     Matched,
+    /// What it is given, as a value of a type that holds the types of all of them.
+    Nested,
 }
 
-const CAPPED: [(&str, Cost); 21] = [
+const CAPPED: [(&str, Cost); 28] = [
     ("repeat", Cost::Repeated),
     ("lpad", Cost::Padded),
     ("rpad", Cost::Padded),
@@ -81,6 +86,13 @@ const CAPPED: [(&str, Cost); 21] = [
     ("translate", Cost::Formatted),
     ("overlay", Cost::Formatted),
     ("concat", Cost::Concatenated),
+    ("array_concat", Cost::Concatenated),
+    ("array_append", Cost::Concatenated),
+    ("array_prepend", Cost::Concatenated),
+    ("struct", Cost::Nested),
+    ("named_struct", Cost::Nested),
+    ("map", Cost::Nested),
+    ("arrays_zip", Cost::Nested),
     ("encode", Cost::Encoded),
     ("array_has_all", Cost::Sought),
     ("array_has_any", Cost::Sought),
@@ -96,12 +108,20 @@ pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
     for name in TAKEN_OUT {
         state.deregister_udf(name)?;
     }
-    for (name, cost) in CAPPED {
-        let Ok(inner) = state.udf(name) else { continue };
-        let capped = ScalarUDF::from(Capped { inner, cost });
-        state.register_udf(Arc::new(capped))?;
+    for (name, _) in CAPPED {
+        let Ok(function) = state.udf(name) else { continue };
+        state.register_udf(capped(function))?;
     }
     state.register_function_rewrite(Arc::new(CappedConcatenation::default()))
+}
+
+/// A function as it may be called.
+pub(super) fn capped(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    let cost = CAPPED.iter().find(|(name, _)| *name == function.name());
+    match cost {
+        Some((_, cost)) => Arc::new(ScalarUDF::from(Capped { inner: function, cost: *cost })),
+        None => function,
+    }
 }
 
 /// A function that says what it may come to.
@@ -125,11 +145,15 @@ impl ScalarUDFImpl for Capped {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
+        let made = self.inner.return_type(types)?;
+        check_parts(self.name(), &made)?;
+        Ok(made)
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        self.inner.return_field_from_args(args)
+        let made = self.inner.return_field_from_args(args)?;
+        check_parts(self.name(), made.data_type())?;
+        Ok(made)
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
@@ -138,6 +162,10 @@ impl ScalarUDFImpl for Capped {
 
     fn short_circuits(&self) -> bool {
         self.inner.short_circuits()
+    }
+
+    fn struct_field_mapping(&self, literals: &[Option<ScalarValue>]) -> Option<StructFieldMapping> {
+        self.inner.struct_field_mapping(literals)
     }
 
     fn documentation(&self) -> Option<&Documentation> {
@@ -150,8 +178,42 @@ impl ScalarUDFImpl for Capped {
     }
 }
 
+/// Refuses a type that names too many others: what compares, hashes or prints it goes through all of them.
+fn check_parts(name: &str, made: &DataType) -> Result<()> {
+    // Types share what they hold: of twenty that double, the last is quickly made, and has a million parts.
+    fn left(of: &DataType, mut most: usize) -> Option<usize> {
+        most = most.checked_sub(1)?;
+        match of {
+            DataType::List(field)
+            | DataType::ListView(field)
+            | DataType::LargeList(field)
+            | DataType::LargeListView(field)
+            | DataType::FixedSizeList(field, _)
+            | DataType::Map(field, _) => left(field.data_type(), most),
+            DataType::Struct(fields) => {
+                fields.iter().try_fold(most, |most, field| left(field.data_type(), most))
+            }
+            DataType::Union(fields, _) => {
+                fields.iter().try_fold(most, |most, (_, field)| left(field.data_type(), most))
+            }
+            DataType::Dictionary(_, of) => left(of, most),
+            DataType::RunEndEncoded(_, field) => left(field.data_type(), most),
+            _ => Some(most),
+        }
+    }
+    match left(made, TYPE_PARTS_MAX) {
+        Some(_) => Ok(()),
+        None => Err(into_datafusion(Error::Limit(format!(
+            "{name} makes a value of more than {TYPE_PARTS_MAX} parts, each within another: put less into it"
+        )))),
+    }
+}
+
 /// Refuses a call that may come to too much.
 pub(super) fn check(name: &str, cost: Cost, args: &[ColumnarValue], rows: usize) -> Result<()> {
+    if cost == Cost::Nested {
+        return Ok(());
+    }
     let is_constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
     // Made once, whatever the rows.
     let rows = if is_constant { 1 } else { rows };
@@ -234,7 +296,7 @@ fn bytes_of(cost: Cost, args: &[ColumnarValue], facts: &[Facts], rows: u64) -> u
             longest.unwrap_or_default().saturating_mul(8).saturating_mul(rows)
         }
         // What these make is small, or counted elsewhere.
-        Cost::Series | Cost::Compared | Cost::Sought | Cost::Matched => 0,
+        Cost::Series | Cost::Compared | Cost::Sought | Cost::Matched | Cost::Nested => 0,
     }
 }
 

@@ -16,6 +16,7 @@ mod concatenation;
 pub(crate) mod expansion;
 pub(crate) mod functions;
 pub(crate) mod interrupt;
+pub(crate) mod literals;
 pub(crate) mod memory;
 pub(crate) mod plan;
 pub(crate) mod sizes;

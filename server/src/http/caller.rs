@@ -7,11 +7,10 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::{Door, Refusal};
 use crate::access::{Denied, Origin, Principal, Role};
+use crate::authorization::token_of;
 use crate::connections::Peer;
 
 /// Lets a request through with its [`Principal`], or not at all.
@@ -51,21 +50,6 @@ fn check_origin(headers: &HeaderMap, peer: SocketAddr) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::FORBIDDEN, text))
 }
 
-/// The token of `Bearer`, of Influx's `Token`, or the password of `Basic`.
-fn token_of(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, rest) = value.split_once(' ')?;
-    let rest = rest.trim();
-    match scheme.to_ascii_lowercase().as_str() {
-        "bearer" | "token" => Some(rest.to_owned()),
-        "basic" => {
-            let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
-            pair.split_once(':').map(|(_, password)| password.to_owned())
-        }
-        _ => None,
-    }
-}
-
 /// Fails unless the caller may do what a role allows.
 pub(super) fn require(principal: &Principal, role: Role) -> Result<(), Refusal> {
     let denied = principal.require(role);
@@ -89,21 +73,5 @@ mod tests {
             assert!(!check(host, Some("http://evil.example")), "{host}");
         }
         assert!(!check("evil.example:7412", None), "a name that leads here");
-    }
-
-    #[test]
-    fn finds_the_token_wherever_clients_put_it() {
-        let of = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            token_of(&headers)
-        };
-        assert_eq!(of("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(of("Token abc ").as_deref(), Some("abc"));
-        assert_eq!(of(&format!("Basic {}", STANDARD.encode("me:abc"))).as_deref(), Some("abc"));
-        for wrong in ["abc", "Basic abc", "Digest x", "Basic ="] {
-            assert_eq!(of(wrong), None, "{wrong}");
-        }
-        assert_eq!(token_of(&HeaderMap::new()), None);
     }
 }

@@ -268,7 +268,10 @@ pub fn misplaced_files(test: &'static str, seeds: &[u64], tally: &Tally) {
             tally.add(1);
             verdict
         };
-        for (index, first) in files.iter().enumerate() {
+        let places: Vec<usize> = (0..files.len()).collect();
+        share(&places, |index| {
+            let _case = Case::new(test, *seed);
+            let first = &files[index];
             for second in &files[index + 1..] {
                 let what = format!("{first} and {second} swapped");
                 let swap = |disk: &SimDisk| {
@@ -283,13 +286,18 @@ pub fn misplaced_files(test: &'static str, seeds: &[u64], tally: &Tally) {
             assert!(verdict != Verdict::Harmless || !is_missed(first), "nobody missed {first}");
             let folder = |disk: &SimDisk| disk.replace_with_folder(first);
             run(&format!("{first} is a folder"), &[first], &[], &folder);
-        }
+        });
         for (path, old) in &golden.stale {
             let what = format!("{path} as it was with {} bytes", old.len());
             run(&what, &[path], &golden.earlier, &|disk| disk.replace(path, old));
         }
         strange_files(&golden, &run);
-        foreign_pieces(&golden, &run);
+        let pieces = foreign_pieces(&golden);
+        share(&pieces, |(path, what, spliced)| {
+            let _case = Case::new(test, *seed);
+            let verdict = run(&what, &[&path], &[], &|disk| disk.replace(&path, &spliced));
+            assert_eq!(verdict, Verdict::Harmless, "{what}");
+        });
     }
 }
 
@@ -297,9 +305,10 @@ pub fn misplaced_files(test: &'static str, seeds: &[u64], tally: &Tally) {
 /// and the deed itself.
 type Run<'a> = dyn Fn(&str, &[&str], &[Model], &dyn Fn(&SimDisk)) -> Verdict + 'a;
 
-/// Pieces of files that are gone, behind the end of those that took their place: what a disk shows where a new file got the
-/// blocks of an old one and was not written yet.
-fn foreign_pieces(golden: &Golden, run: &Run<'_>) {
+/// Files with pieces of others, which are gone, behind their end: what a disk shows where a new file got the blocks of an old
+/// one and was not written yet. Each with its path, what is told of it, and its bytes.
+fn foreign_pieces(golden: &Golden) -> Vec<(String, String, Vec<u8>)> {
+    let mut pieces = Vec::new();
     for (path, _) in golden.files() {
         let kind = if path.starts_with("wal/") { "wal/" } else { "manifest" };
         if !path.starts_with(kind) {
@@ -317,11 +326,11 @@ fn foreign_pieces(golden: &Golden, run: &Run<'_>) {
                 spliced.truncate(bytes.len().max(end + old_used - from));
                 spliced.resize(spliced.len().max(bytes.len()), 0);
                 let what = format!("{path} with {old_path} from byte {from} behind its end");
-                let verdict = run(&what, &[&path], &[], &|disk| disk.replace(&path, &spliced));
-                assert_eq!(verdict, Verdict::Harmless, "{what}");
+                pieces.push((path.clone(), what, spliced));
             }
         }
     }
+    pieces
 }
 
 /// Whether the database cannot do without this file: a checkpoint is computed anew, and of the log only what no segment holds is
