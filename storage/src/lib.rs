@@ -45,7 +45,9 @@ mod verify;
 mod wal;
 
 pub use backup::{BackupReport, RestoreReport, restore, restore_on};
-pub use engine::{Backfill, BackfillReport, Engine, GatewayMark, Pushed, Session, TagEdit};
+pub use engine::{
+    Backfill, BackfillReport, Engine, GatewayMark, Pushed, Session, TagEdit, check_gateway,
+};
 pub use error::{Error, Outcome, Result, SharedIo};
 pub use ids::{SegmentId, Seq};
 pub use maintenance::compact::CompactionReport;

@@ -50,6 +50,12 @@ pub const IMPORT_ID_BYTES_MAX: usize = 256;
 pub const IMPORTS_MAX: usize = 4_096;
 /// Tags of one gateway's tag set.
 pub const TAG_SET_MAX: usize = 1 << 20;
+/// Aliases of one gateway.
+pub const GATEWAY_ALIASES_MAX: usize = 1 << 20;
+/// Tag sets of one gateway.
+pub const GATEWAY_SETS_MAX: usize = 1_024;
+/// Tags of all tag sets of one gateway.
+pub const GATEWAY_SET_TAGS_MAX: usize = 4 << 20;
 
 /// Retention classes of one database.
 pub const RETENTION_CLASSES_MAX: usize = 64;

@@ -142,7 +142,7 @@ fn read_state(
     view.tombstones = Tombstones::new(loaded.state.tombstones.clone());
     let marks = Arc::make_mut(&mut view.gateways);
     for (gateway, epoch, seq) in &loaded.state.marks {
-        marks.restore(Arc::clone(gateway), *epoch, *seq);
+        marks.restore(gateway, *epoch, *seq);
     }
     Ok((view, registry_log))
 }

@@ -43,6 +43,10 @@ pub const NEW_TAGS: u64 = 10_000;
 pub const GATEWAYS_A_DAY: u64 = 1_000;
 /// Idempotency keys that a token may use in a day.
 pub const KEYS_A_DAY: u64 = 100_000;
+/// Aliases and tags of tag sets that a token may define in a day.
+pub const PLACES_A_DAY: u64 = 10_000_000;
+/// Labels of states that a token may add in a day.
+pub const LABELS_A_DAY: u64 = 100_000;
 
 /// What a principal may do.
 #[derive(
@@ -338,6 +342,8 @@ impl Access {
             _ if principal.may(Role::Admin) => None,
             Made::Gateways => Some(GATEWAYS_A_DAY),
             Made::Keys => Some(KEYS_A_DAY),
+            Made::Places => Some(PLACES_A_DAY),
+            Made::Labels => Some(LABELS_A_DAY),
         };
         self.shares.take((&principal.id, made), wanted, most, now())
     }
@@ -495,7 +501,7 @@ mod tests {
         assert_eq!(access.take(&g1, Made::Tags, 3).count(), 2);
         assert_eq!(access.take(&g1, Made::Gateways, 1 << 40).count(), GATEWAYS_A_DAY);
         assert_eq!(access.take(&g1, Made::Keys, 1 << 40).count(), KEYS_A_DAY);
-        for made in [Made::Tags, Made::Gateways, Made::Keys] {
+        for made in [Made::Tags, Made::Gateways, Made::Keys, Made::Places, Made::Labels] {
             assert_eq!(access.take(&Principal::anyone(), made, 1 << 40).count(), 1 << 40);
         }
     }

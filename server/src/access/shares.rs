@@ -1,4 +1,4 @@
-//! What a token may make in a day: tags, gateways, idempotency keys. Each of them is kept for ever, so that whoever makes
+//! What a token may make in a day: tags, names of gateways, idempotency keys and more. Each of them is kept for ever, so that whoever makes
 //! them up without end would fill the memory.
 //!
 //! Contract: a [`Share`] is taken before the work; what was not spent of it when it is dropped is given back. Days are of
@@ -18,6 +18,10 @@ pub enum Made {
     Gateways,
     /// Idempotency keys.
     Keys,
+    /// Aliases, and tags of tag sets.
+    Places,
+    /// Labels of states.
+    Labels,
 }
 
 /// How much each token has made today.

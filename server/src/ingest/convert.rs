@@ -105,6 +105,22 @@ pub(super) struct Known<'a> {
     pub(super) registry: &'a Registry,
     pub(super) aliases: &'a Aliases,
     pub(super) sets: &'a TagSets,
+    /// Whether the registry knows but the tags of a scope: sets may name others.
+    pub(super) is_scoped: bool,
+}
+
+/// No tag's id: the engine refuses what comes for it.
+const NOBODY: TagId = TagId(u32::MAX);
+
+impl Known<'_> {
+    /// A set, without the tags that are not known here.
+    fn seen(&self, tags: &Arc<[TagId]>) -> Arc<[TagId]> {
+        let is_seen = |tag: &TagId| self.registry.get(*tag).is_some();
+        if !self.is_scoped || tags.iter().all(is_seen) {
+            return Arc::clone(tags);
+        }
+        tags.iter().map(|tag| if is_seen(tag) { *tag } else { NOBODY }).collect()
+    }
 }
 
 /// Reads a batch.
@@ -180,7 +196,7 @@ impl Converted {
                 return self.reject(part, 0, raw.cycles, (RejectReason::UnknownTagSet, why));
             }
         };
-        match scan(&raw, tags) {
+        match scan(&raw, &known.seen(tags)) {
             Ok(block) => {
                 self.scans.push(block);
                 self.places.scans.push(part);
@@ -415,7 +431,7 @@ mod tests {
     #[test]
     fn parts_without_a_word_are_counted_before_they_take_memory() {
         let (registry, aliases, sets) = Default::default();
-        let known = Known { registry: &registry, aliases: &aliases, sets: &sets };
+        let known = Known { registry: &registry, aliases: &aliases, sets: &sets, is_scoped: false };
         let empty = |parts: usize| [0x12, 0, 0x1A, 0].repeat(parts / 2);
         let batch = empty(50_000);
         let outline = outline(&batch).unwrap();
@@ -433,5 +449,31 @@ mod tests {
         let outline = outline(&[8, 1, 0x12, 6, 0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).unwrap();
         assert_eq!(outline, Outline { seq: 1, announced: u64::from(u32::MAX), parts: 1 });
         assert!(outline.too_long().unwrap().contains("4294967295 samples"));
+    }
+
+    #[test]
+    fn a_set_that_names_tags_outside_of_the_scope_writes_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = tagmill_storage::Engine::open(dir.path(), Default::default()).unwrap();
+        let define = |name| tagmill_storage::TagDefinition::new(name, ValueType::F64);
+        let ids = engine.define(&[define("plant/a"), define("other/b")]).unwrap();
+        let scope = Arc::new(tagmill_storage::TagScope::new(&["plant"]).unwrap());
+        let within = engine.snapshot().within(&scope);
+        let (aliases, sets) = Default::default();
+        let registry = within.registry();
+        let known = Known { registry, aliases: &aliases, sets: &sets, is_scoped: true };
+        let tags = known.seen(&Arc::from(ids.as_slice()));
+        assert_eq!(tags.as_ref(), [ids[0], NOBODY]);
+        let scan = ScanBlock {
+            tags,
+            times: vec![5],
+            values: vec![1.0, 2.0],
+            missing: Vec::new(),
+            qualities: Qualities::GOOD,
+        };
+        let batch = tagmill_storage::Batch { scans: vec![scan], ..Default::default() };
+        let appended = engine.append(batch).unwrap();
+        assert_eq!((appended.accepted, appended.rejects.len()), (1, 1));
+        assert_eq!(appended.rejects[0].reason, tagmill_storage::RejectReason::UnknownTag);
     }
 }

@@ -10,7 +10,7 @@ use super::messages::{Definitions, definition, tags_of_set};
 use super::named::too_many_new;
 use super::rejects;
 use crate::access::shares::{Made, Share};
-use crate::access::{Access, GATEWAYS_A_DAY, Principal};
+use crate::access::{Access, GATEWAYS_A_DAY, PLACES_A_DAY, Principal};
 
 /// What became of them.
 #[derive(Debug, Default)]
@@ -31,18 +31,16 @@ impl Definitions {
         gateway: Option<&str>,
     ) -> Result<Answer> {
         let mut answer = Answer::default();
-        let snapshot = engine.snapshot();
-        let is_new =
-            |definition: &TagDefinition| snapshot.registry().find(&definition.name).is_none();
         let wanted = self.wanted(caller, gateway.is_some(), &mut answer);
         // Counted when all others are out: what is outside of the scope must not show in what is left.
-        let new = wanted.iter().map(|(_, definition)| definition).filter(|d| is_new(d));
-        let new: HashSet<&str> = new.map(|definition| definition.name.as_str()).collect();
+        let names = wanted.iter().map(|(_, definition)| definition.name.as_str());
+        let new = names.filter(|name| !engine.has_name(name)).map(str::to_owned);
+        let new: HashSet<String> = new.collect();
         let mut share = access.take(caller, Made::Tags, new.len() as u64);
         let wanted = if share.count() == new.len() as u64 {
             wanted
         } else {
-            within(wanted, share.count(), is_new, caller, &mut answer)
+            within(wanted, share.count(), &new, caller, &mut answer)
         };
         let definitions: Vec<TagDefinition> = wanted.iter().map(|(_, d)| d.clone()).collect();
         let mut taken = Vec::with_capacity(wanted.len());
@@ -57,9 +55,10 @@ impl Definitions {
             }
         }
         answer.defined = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-        let made = taken.iter().filter(|(_, definition, _)| is_new(definition)).count() as u64;
-        remember(engine, gateway, taken)?;
-        share.spend(made);
+        let made: HashSet<&str> = taken.iter().map(|(_, d, _)| d.name.as_str()).collect();
+        // Their ids are taken, whatever comes next.
+        share.spend(made.into_iter().filter(|name| new.contains(*name)).count() as u64);
+        remember(engine, (access, caller), gateway, taken)?;
         answer.rejects = rejects::definitions(answer.rejects);
         Ok(answer)
     }
@@ -83,14 +82,14 @@ impl Definitions {
 fn within(
     wanted: Wanted,
     most: u64,
-    is_new: impl Fn(&TagDefinition) -> bool,
+    new: &HashSet<String>,
     caller: &Principal,
     answer: &mut Answer,
 ) -> Wanted {
     let mut granted = HashSet::new();
     let mut rest = Vec::with_capacity(wanted.len());
     for (alias, definition) in wanted {
-        if is_new(&definition) && !granted.contains(&definition.name) {
+        if new.contains(&definition.name) && !granted.contains(&definition.name) {
             if granted.len() as u64 >= most {
                 let (name, detail) = (definition.name, too_many_new(caller));
                 answer.rejects.push(v1::DefineReject { alias, name, detail });
@@ -106,6 +105,7 @@ fn within(
 /// Makes reserved tags durable, or the aliases of a gateway, and the tags with them.
 fn remember(
     engine: &Engine,
+    (access, caller): (&Access, &Principal),
     gateway: Option<&str>,
     taken: Vec<(u32, TagDefinition, TagId)>,
 ) -> Result<()> {
@@ -117,7 +117,32 @@ fn remember(
     let pairs = taken.iter().map(|(alias, _, id)| (*alias, *id));
     let new = |(alias, id): &(u32, TagId)| known.get(alias) != Some(id);
     let pairs: Vec<(u32, TagId)> = pairs.filter(new).collect();
-    if pairs.is_empty() { Ok(()) } else { engine.define_aliases(gateway, &pairs) }
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let mut share = take_places(access, caller, pairs.len()).map_err(Error::Invalid)?;
+    engine.define_aliases(gateway, &pairs)?;
+    share.spend(pairs.len() as u64);
+    Ok(())
+}
+
+/// The share of so many aliases, or tags of a set: the log of the registry keeps each for ever.
+///
+/// # Errors
+/// A sentence, if the token has written too many today.
+fn take_places<'a>(
+    access: &'a Access,
+    caller: &Principal,
+    count: usize,
+) -> Result<Share<'a>, String> {
+    let share = access.take(caller, Made::Places, count as u64);
+    if share.count() == count as u64 {
+        return Ok(share);
+    }
+    let name = &caller.name;
+    Err(format!(
+        "token {name:?} has defined {PLACES_A_DAY} aliases and tags of sets today: wait for tomorrow"
+    ))
 }
 
 /// The share of a gateway that the server has not heard of, which it will keep for ever.
@@ -144,18 +169,34 @@ pub(super) fn take_gateway<'a>(
 /// Makes a tag set durable. Blocks. The answer lists aliases that are not known; then nothing was defined.
 pub(super) fn define_set(
     engine: &Engine,
+    (access, caller): (&Access, &Principal),
     gateway: &str,
     message: &v1::DefineTagSet,
 ) -> Result<Vec<v1::DefineReject>> {
     let aliases = engine.aliases(gateway);
-    let tags = match tags_of_set(message, engine.snapshot().registry(), &aliases) {
+    let snapshot = engine.snapshot();
+    // An alias of a tag that is outside, or has come to be, is not known.
+    let snapshot = match caller.scope() {
+        Some(scope) => snapshot.within(scope),
+        None => snapshot,
+    };
+    let tags = match tags_of_set(message, snapshot.registry(), &aliases) {
         Ok(tags) => tags,
         Err(reject) => return Ok(vec![reject]),
     };
     let sets = engine.tag_sets(gateway);
     let known = sets.get(&message.set);
     if known.is_none_or(|(version, known)| *version != message.version || known.as_ref() != tags) {
-        engine.define_tag_set(gateway, message.set, message.version, &tags)?;
+        let reject = |detail| Ok(vec![v1::DefineReject { alias: 0, name: String::new(), detail }]);
+        let mut share = match take_places(access, caller, tags.len()) {
+            Ok(share) => share,
+            Err(why) => return reject(why),
+        };
+        match engine.define_tag_set(gateway, message.set, message.version, &tags) {
+            Ok(()) => share.spend(tags.len() as u64),
+            Err(Error::Invalid(why)) => return reject(why),
+            Err(error) => return Err(error),
+        }
     }
     Ok(Vec::new())
 }
@@ -243,5 +284,39 @@ mod tests {
         let (defined, why) = apply(definitions(&["plant/B", "plant/C", "plant/A"], None));
         assert_eq!((defined, why.len()), (2, 1), "one new, and one that is known");
         assert!(why[0].contains("as many tags known today"), "{why:?}");
+    }
+
+    #[test]
+    fn an_alias_of_a_tag_outside_of_the_scope_is_in_no_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), Default::default()).unwrap();
+        let (access, caller) = access_of(dir.path(), 9);
+        let define = |name| TagDefinition::new(name, tagmill_storage::ValueType::F64);
+        let ids = engine.define(&[define("plant/a"), define("other/b")]).unwrap();
+        let pairs: Vec<(u32, TagId)> = (1..).zip(ids).collect();
+        engine.define_aliases("g1", &pairs).unwrap();
+        let set = |aliases: Vec<u32>| {
+            let message = v1::DefineTagSet { id: 1, set: 1, version: 1, aliases };
+            define_set(&engine, (&access, &caller), "g1", &message).unwrap()
+        };
+        let rejects = set(vec![1, 2]);
+        assert_eq!(rejects[0].detail, "alias 2 is not defined");
+        assert!(engine.tag_sets("g1").is_empty());
+        assert_eq!(set(vec![1]), []);
+        assert_eq!(engine.tag_sets("g1").len(), 1);
+    }
+
+    #[test]
+    fn tags_whose_ids_are_taken_cost_their_share_whatever_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), Default::default()).unwrap();
+        let (access, caller) = access_of(dir.path(), 2);
+        let no_name = "g".repeat(tagmill_storage::limits::GATEWAY_BYTES_MAX + 1);
+        let apply = |names: &[&str], gateway: &str| {
+            definitions(names, None).apply(&engine, &access, &caller, Some(gateway))
+        };
+        assert!(apply(&["plant/A", "plant/B"], &no_name).is_err());
+        assert_eq!(apply(&["plant/C"], "g1").unwrap().rejects.len(), 1, "none is left");
+        assert_eq!(apply(&["plant/A", "plant/B"], "g1").unwrap().defined, 2, "reserved already");
     }
 }

@@ -187,7 +187,8 @@ fn batch(bytes: &[u8]) {
         return; // answered without being read
     }
     let Defined { registry, aliases, sets } = defined();
-    let Ok(converted) = convert(bytes, &Known { registry, aliases, sets }) else { return };
+    let known = Known { registry, aliases, sets, is_scoped: false };
+    let Ok(converted) = convert(bytes, &known) else { return };
     check_form(&converted);
     if let Ok(oracle) = v1::Batch::decode(bytes) {
         assert_eq!(outline.seq, oracle.seq);

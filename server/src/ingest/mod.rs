@@ -34,12 +34,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tagmill::Hosted;
 use tagmill_proto::v1::{DefineTagsResponse, ServerMessage, WriteResponse};
 use tagmill_proto::view;
-use tagmill_storage::{Clock, Engine, SystemClock, TagScope};
+use tagmill_storage::{Clock, Engine, SystemClock};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::access::{Access, Role};
+use crate::access::shares::Made;
+use crate::access::{Access, LABELS_A_DAY, Principal, Role};
 use crate::doors::{caller, peer_of};
 
 use admission::Admission;
@@ -183,14 +184,20 @@ impl view::ingest_server::Ingest for IngestService {
 
 /// Adds labels to their state sets that the sender's scope holds. Blocks. True if the batch should be read again; what could
 /// not be added is then rejected by name.
-fn grow(engine: &Engine, scope: Option<&TagScope>, missing: &MissingLabels) -> bool {
-    let own = |set: &str| scope.is_none_or(|scope| scope.holds(set));
+fn grow(engine: &Engine, (access, caller): (&Access, &Principal), missing: &MissingLabels) -> bool {
     let mut is_any = false;
-    for (set, labels) in missing.iter().filter(|(set, _)| own(set)) {
+    for (set, labels) in missing.iter().filter(|(set, _)| caller.reaches(set)) {
         is_any = true;
         let labels: Vec<String> = labels.iter().cloned().collect();
-        if let Err(error) = engine.grow_states(set, &labels) {
-            tracing::warn!(set, "cannot add labels: {error}");
+        let mut share = access.take(caller, Made::Labels, labels.len() as u64);
+        if share.count() < labels.len() as u64 {
+            let token = &caller.name;
+            tracing::warn!(set, %token, "more than {LABELS_A_DAY} labels in a day are not added");
+            continue;
+        }
+        match engine.grow_states(set, &labels) {
+            Ok(_) => share.spend(labels.len() as u64),
+            Err(error) => tracing::warn!(set, "cannot add labels: {error}"),
         }
     }
     is_any

@@ -22,8 +22,9 @@ pub(crate) fn resolve(
     if let Some(tag) = engine.snapshot().registry().find(name) {
         return Ok(tag);
     }
-    let mut share = access.take(principal, Made::Tags, 1);
-    if share.count() == 0 {
+    let new = u64::from(!engine.has_name(name));
+    let mut share = access.take(principal, Made::Tags, new);
+    if share.count() < new {
         return Err(too_many_new(principal));
     }
     let definition = TagDefinition::new(name, value_type);
@@ -33,7 +34,7 @@ pub(crate) fn resolve(
         Error::Invalid(why) => why,
         other => other.to_string(),
     })?;
-    share.spend(1);
+    share.spend(new);
     Ok(tag)
 }
 

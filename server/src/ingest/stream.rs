@@ -15,9 +15,7 @@ use tagmill_proto::v1::server_message::Message as Answer;
 use tagmill_proto::v1::{self, Credit, Defined, Flushed, GoAway, GoAwayReason, Hello, Welcome};
 use tagmill_proto::view::ClientMessage;
 use tagmill_proto::view::client_message::Message;
-use tagmill_storage::{
-    Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagScope, TagSets,
-};
+use tagmill_storage::{Aliases, Appended, Batch, Durability, Engine, Error, Origin, TagSets};
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -31,7 +29,7 @@ use super::progress::{Outcome, Progress, Refusal};
 use super::rejects::{Rejects, shown};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
-use crate::access::Principal;
+use crate::access::{Access, Principal};
 use crate::lifecycle::turns_true;
 use crate::status::{blocking, of_join};
 
@@ -283,7 +281,10 @@ impl Stream<'_> {
         let set = v1::DefineTagSet::decode(bytes).map_err(malformed)?;
         let id = set.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
-        let rejects = blocking(move || define_set(&engine, &gateway, &set)).await?;
+        let caller = Arc::clone(&self.caller);
+        let access = Arc::clone(&self.service.access);
+        let define = move || define_set(&engine, (&access, &caller), &gateway, &set);
+        let rejects = blocking(define).await?;
         tell(place, Event::Defined(Defined { id, rejects }, grant));
         Ok(())
     }
@@ -315,7 +316,8 @@ impl Stream<'_> {
         let grant = self.service.admission.acquire(bytes.len(), samples, parts).await?;
         let job = Job {
             engine: Arc::clone(&self.service.engine),
-            scope: self.caller.scope().cloned(),
+            access: Arc::clone(&self.service.access),
+            caller: Arc::clone(&self.caller),
             origin: Origin {
                 gateway: Arc::clone(&self.gateway),
                 epoch: self.epoch,
@@ -444,7 +446,8 @@ impl Stream<'_> {
 /// A batch on its way into the engine.
 struct Job {
     engine: Arc<Engine>,
-    scope: Option<Arc<TagScope>>,
+    access: Arc<Access>,
+    caller: Arc<Principal>,
     origin: Origin,
     durability: Durability,
     sets: Arc<TagSets>,
@@ -460,7 +463,7 @@ impl Job {
     fn submit(self, mut grant: Grant) -> Result<(), Status> {
         let aliases = self.engine.aliases(&self.origin.gateway);
         let mut converted = self.convert(&aliases)?;
-        if grow(&self.engine, self.scope.as_deref(), &converted.missing_labels) {
+        if grow(&self.engine, (&self.access, &self.caller), &converted.missing_labels) {
             converted = self.convert(&aliases)?;
         }
         let Self { engine, origin, durability, now_ns, place, outline, round, bytes, .. } = self;
@@ -487,11 +490,13 @@ impl Job {
         }
         let snapshot = self.engine.snapshot();
         // An alias of a tag that is outside, or has come to be, is not known.
-        let snapshot = match &self.scope {
+        let scope = self.caller.scope();
+        let snapshot = match scope {
             Some(scope) => snapshot.within(scope),
             None => snapshot,
         };
-        let known = Known { registry: snapshot.registry(), aliases, sets: &self.sets };
+        let (registry, is_scoped) = (snapshot.registry(), scope.is_some());
+        let known = Known { registry, aliases, sets: &self.sets, is_scoped };
         convert(&self.bytes, &known).map_err(malformed)
     }
 }

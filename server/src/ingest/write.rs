@@ -81,6 +81,7 @@ impl Ingest {
         }
         let mut share = None;
         if !gateway.is_empty() {
+            tagmill_storage::check_gateway(&gateway).map_err(|error| of_storage(&error))?;
             check_gateway(&caller, &gateway)?;
             share = Some(take_gateway(&self.engine, &self.access, &caller, &gateway)?);
         }
@@ -107,8 +108,11 @@ fn write(
     if share.count() < new {
         return Err(Status::resource_exhausted(too_many_new(caller)));
     }
-    let mut converted = convert(engine, &request.batch)?;
-    if grow(engine, caller.scope().map(AsRef::as_ref), &converted.missing_labels) {
+    let converted = convert(engine, &request.batch);
+    // Their ids are taken, whatever comes of the samples.
+    share.spend(new);
+    let mut converted = converted?;
+    if grow(engine, (access, caller), &converted.missing_labels) {
         converted = convert(engine, &request.batch)?;
     }
     if converted.is_mostly_future(now_ns) {
@@ -130,7 +134,6 @@ fn write(
         Error::Fenced { .. } => Status::aborted("another request with this key is under way: wait"),
         error => of_storage(&error),
     })?;
-    share.spend(new);
     places.reject(&appended, &Aliases::default(), &mut rejects);
     Ok(WriteResponse {
         accepted_samples: appended.accepted,
@@ -140,11 +143,10 @@ fn write(
     })
 }
 
-/// How many tags are named that are not known.
+/// How many tags are named that have no id.
 fn new_names(engine: &Engine, batch: &[u8]) -> u64 {
-    let snapshot = engine.snapshot();
     let names = columns(batch).filter_map(|column| Some(column.ok()?.name));
-    let new: HashSet<&str> = names.filter(|n| snapshot.registry().find(n).is_none()).collect();
+    let new: HashSet<&str> = names.filter(|name| !engine.has_name(name)).collect();
     new.len() as u64
 }
 

@@ -1,5 +1,6 @@
 //! Sessions, aliases and tag sets of gateways.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Engine;
@@ -67,9 +68,16 @@ impl Engine {
     /// Remembers a gateway's numbers for tags; durable when it returns. Reserved tags become durable with it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown tag; else as [`Engine::append`].
+    /// [`Error::Invalid`] for an unknown tag, and for more than [`limits::GATEWAY_ALIASES_MAX`]; else as [`Engine::append`].
     pub fn define_aliases(&self, gateway: &str, aliases: &[(u32, TagId)]) -> Result<()> {
         check_gateway(gateway)?;
+        let known = self.aliases(gateway);
+        let new: HashSet<u32> = aliases.iter().map(|(alias, _)| *alias).collect();
+        let new = new.iter().filter(|alias| !known.contains_key(alias)).count();
+        if known.len() + new > limits::GATEWAY_ALIASES_MAX {
+            let most = limits::GATEWAY_ALIASES_MAX;
+            return Err(Error::Invalid(format!("a gateway has at most {most} aliases")));
+        }
         let tags: Vec<TagId> = aliases.iter().map(|(_, tag)| *tag).collect();
         let pairs = aliases.to_vec();
         self.define_for_gateway(&tags, Change::Aliases { gateway: Arc::from(gateway), pairs })
@@ -78,7 +86,7 @@ impl Engine {
     /// Remembers a list of tags that a gateway scans together; durable when it returns.
     ///
     /// # Errors
-    /// As [`Self::define_aliases`].
+    /// As [`Self::define_aliases`], and [`Error::Invalid`] for more than a gateway may have.
     pub fn define_tag_set(
         &self,
         gateway: &str,
@@ -90,6 +98,15 @@ impl Engine {
         if tags.len() > limits::TAG_SET_MAX {
             let most = limits::TAG_SET_MAX;
             return Err(Error::Invalid(format!("a tag set has at most {most} tags")));
+        }
+        let sets = self.tag_sets(gateway);
+        let others = sets.iter().filter(|(known, _)| **known != set);
+        let (count, held) = others
+            .fold((1, tags.len()), |(count, held), (_, (_, tags))| (count + 1, held + tags.len()));
+        if count > limits::GATEWAY_SETS_MAX || held > limits::GATEWAY_SET_TAGS_MAX {
+            let (sets, most) = (limits::GATEWAY_SETS_MAX, limits::GATEWAY_SET_TAGS_MAX);
+            let why = format!("a gateway has at most {sets} tag sets, of {most} tags together");
+            return Err(Error::Invalid(why));
         }
         let gateway = Arc::from(gateway);
         let change = Change::TagSet { gateway, set, version, tags: Arc::from(tags) };
@@ -127,7 +144,11 @@ impl Engine {
     }
 }
 
-fn check_gateway(gateway: &str) -> Result<()> {
+/// Checks the id of a gateway.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is empty, longer than [`limits::GATEWAY_BYTES_MAX`], or has control characters.
+pub fn check_gateway(gateway: &str) -> Result<()> {
     let is_fine = !gateway.is_empty()
         && gateway.len() <= limits::GATEWAY_BYTES_MAX
         && !gateway.chars().any(char::is_control);

@@ -53,7 +53,7 @@ use crate::wal::record::{Content, Delete};
 use core::{Core, Done, Entry};
 
 pub use backfill::{Backfill, BackfillReport, Pushed};
-pub use gateways::{GatewayMark, Session};
+pub use gateways::{GatewayMark, Session, check_gateway};
 pub use tags::TagEdit;
 
 /// An open database directory. Share it as `Arc<Engine>`.

@@ -92,6 +92,12 @@ impl Engine {
         self.write(Content { changes, delete: Some(delete), ..Content::default() }).map(|_| ())
     }
 
+    /// Whether a name has an id, if only a reserved one.
+    pub fn has_name(&self, name: &str) -> bool {
+        let pending = lock(&self.core.pending);
+        self.core.view().registry.find(name).is_some() || pending.by_name.contains_key(name)
+    }
+
     /// Codes of labels in a state set, new labels appended; durable when it returns.
     ///
     /// # Errors
@@ -126,18 +132,21 @@ impl Engine {
     pub fn set_states(&self, set: &str, labels: &[(u16, String)]) -> Result<()> {
         let _one_at_a_time = lock(&self.core.edits);
         let view = self.core.view();
-        let known = view.registry.states(set).cloned().unwrap_or_default();
+        let mut known = view.registry.states(set).cloned().unwrap_or_default();
         let mut new: Vec<(u16, Arc<str>)> = Vec::new();
         for (code, label) in labels {
             check_label(label)?;
-            let given = new.iter().find(|(c, _)| c == code).map(|(_, label)| label);
-            match known.label(*code).or(given) {
+            match known.label(*code) {
                 Some(old) if old.as_ref() == label => {}
                 Some(old) => {
                     let why = format!("code {code} of state set {set} is {old} and stays so");
                     return Err(Error::Invalid(why));
                 }
-                None => new.push((*code, Arc::from(label.as_str()))),
+                None => {
+                    let labelled = (*code, Arc::from(label.as_str()));
+                    known.extend(std::slice::from_ref(&labelled));
+                    new.push(labelled);
+                }
             }
         }
         self.write_states(set, new)

@@ -242,6 +242,26 @@ fn the_latest_sample_follows_corrections_and_deletes() {
 }
 
 #[test]
+fn a_gateway_has_so_many_aliases_and_sets() {
+    let engine = open(&SimDisk::new(9), small()).unwrap();
+    let tag = tag(&engine, "a");
+    let refused = |result: Result<()>| matches!(result, Err(Error::Invalid(_)));
+    let aliases: Vec<(u32, TagId)> = (0..=1 << 20).map(|alias| (alias, tag)).collect();
+    assert!(refused(engine.define_aliases("g", &aliases)));
+    engine.define_aliases("g", &aliases[..2]).unwrap();
+    for set in 1..=1_024 {
+        engine.define_tag_set("g", set, 1, &[tag]).unwrap();
+    }
+    assert!(refused(engine.define_tag_set("g", 1_025, 1, &[tag])));
+    engine.define_tag_set("g", 7, 2, &[tag, tag]).unwrap();
+    engine.define_tag_set("other", 1_025, 1, &[tag]).unwrap();
+    assert_eq!((engine.tag_sets("g").len(), engine.tag_sets("g")[&7].0), (1_024, 2));
+    assert!(!engine.has_name("b"));
+    engine.reserve(&[TagDefinition::new("b", ValueType::F64)]);
+    assert!(engine.has_name("b") && engine.snapshot().registry().find("b").is_none());
+}
+
+#[test]
 fn a_reserved_tag_becomes_durable_with_its_first_samples() {
     let disk = SimDisk::new(8);
     let engine = open(&disk, small()).unwrap();

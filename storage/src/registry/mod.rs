@@ -17,7 +17,8 @@ pub(crate) mod log;
 mod names;
 pub(crate) mod scope;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::PAGE_TAGS;
@@ -166,7 +167,11 @@ impl Registry {
 /// Labels of the codes of a state set. It only grows: a code keeps its label for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateSet {
-    labels: std::collections::BTreeMap<u16, Arc<str>>,
+    labels: BTreeMap<u16, Arc<str>>,
+    /// The smallest code of each label.
+    codes: HashMap<Arc<str>, u16>,
+    /// No code below it is free.
+    free: u32,
 }
 
 impl StateSet {
@@ -177,7 +182,7 @@ impl StateSet {
 
     /// The code of `label`.
     pub fn code(&self, label: &str) -> Option<u16> {
-        self.labels.iter().find(|(_, known)| known.as_ref() == label).map(|(code, _)| *code)
+        self.codes.get(label).copied()
     }
 
     /// Codes and labels, ascending by code.
@@ -187,13 +192,20 @@ impl StateSet {
 
     /// The smallest code without a label.
     pub(crate) fn free_code(&self) -> Option<u16> {
-        (0..=u16::MAX).find(|code| !self.labels.contains_key(code))
+        u16::try_from(self.free).ok()
     }
 
     /// Labels codes that have none yet.
     pub(crate) fn extend(&mut self, labels: &[(u16, Arc<str>)]) {
         for (code, label) in labels {
-            self.labels.entry(*code).or_insert_with(|| Arc::clone(label));
+            if let Entry::Vacant(unnamed) = self.labels.entry(*code) {
+                unnamed.insert(Arc::clone(label));
+                let first = self.codes.entry(Arc::clone(label)).or_insert(*code);
+                *first = (*first).min(*code);
+            }
+        }
+        while u16::try_from(self.free).is_ok_and(|code| self.labels.contains_key(&code)) {
+            self.free += 1;
         }
     }
 }
@@ -247,5 +259,13 @@ mod tests {
         assert_eq!(set.label(1).unwrap().as_ref(), "RUN");
         assert_eq!(set.code("TRIP"), Some(2));
         assert_eq!(set.free_code(), Some(3));
+        registry.apply(&states(&[(9, "HELD"), (4, "HELD"), (3, "IDLE")]));
+        let set = registry.states("motor").unwrap();
+        assert_eq!((set.code("HELD"), set.code("GO")), (Some(4), None));
+        assert_eq!(set.free_code(), Some(5));
+        let rest: Vec<(u16, Arc<str>)> = (0..=u16::MAX).map(|c| (c, Arc::from("x"))).collect();
+        let mut full = StateSet::clone(set);
+        full.extend(&rest);
+        assert_eq!((full.free_code(), full.code("x"), full.code("HELD")), (None, Some(5), Some(4)));
     }
 }
