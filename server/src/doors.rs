@@ -1,7 +1,10 @@
 //! Which service a gRPC call goes to, by its path, and who calls.
 //!
 //! Contract: a call without a valid token goes nowhere, where tokens are asked for. Services find the caller's
-//! [`Principal`] with the request. Who may not do what it calls for is told to the audit log.
+//! [`Principal`] with the request. Who may not do what it calls for is told to the audit log. What arrives of a message that
+//! is not whole is bounded ([`partial`]).
+
+mod partial;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,6 +18,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::{Request, Status};
 
+use self::partial::Unfinished;
 use crate::access::{Access, Denied, Origin, Principal, Role};
 use crate::admin::AdminService;
 use crate::audit::Event;
@@ -80,6 +84,7 @@ pub(crate) struct Doors {
     pub(crate) flight: FlightServiceServer<Flight>,
     pub(crate) reflection: Reflection,
     pub(crate) access: Arc<Access>,
+    pub(crate) unfinished: Arc<Unfinished>,
 }
 
 impl Doors {
@@ -185,13 +190,16 @@ impl Service<http::Request<Body>> for Doors {
                 Err(status) => return Ok(status.into_http()),
             };
             let (access, path) = (Arc::clone(&doors.access), request.uri().path().into());
+            let (unfinished, who) = (Arc::clone(&doors.unfinished), Arc::clone(&principal.id));
             let extensions = request.extensions_mut();
             extensions.insert(principal);
             extensions.insert(Told { access, path });
             if let Some(token) = token {
                 extensions.insert(Bearer(token.into()));
             }
-            doors.hand_over(request).await
+            let (head, body) = request.into_parts();
+            let body = unfinished.watch(&who, head.uri.path(), body);
+            doors.hand_over(http::Request::from_parts(head, body)).await
         })
     }
 }

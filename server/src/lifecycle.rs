@@ -366,6 +366,7 @@ impl Common {
             flight: FlightServiceServer::new(Flight(flight)).max_decoding_message_size(bytes),
             reflection,
             access,
+            unfinished: Arc::default(),
         }
     }
 
