@@ -128,7 +128,7 @@ impl Told {
             let event = Event::new("call").result("refused").by(principal);
             event.from("grpc", peer).on(&*self.path)
         };
-        self.access.note(event);
+        self.access.forbade(peer, event);
     }
 }
 
