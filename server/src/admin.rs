@@ -91,12 +91,11 @@ impl Admin for AdminService {
         let caller = caller(&request, Role::Admin)?;
         let event = event("tag.rename", &caller, &request);
         let RenameTagRequest { name, new_name } = request.into_inner();
-        let event = event.on(format!("{name} to {new_name}"));
         if !caller.reaches(&new_name) {
-            self.access.note(|| event.result("refused"));
             let why = format!("{new_name:?} is outside of the scope of token {:?}", caller.name);
             return Err(Status::permission_denied(why));
         }
+        let event = event.on(format!("{name} to {new_name}"));
         self.call(event, move |engine| {
             let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.edit_tag(tag, TagEdit { name: Some(new_name), attributes: None })

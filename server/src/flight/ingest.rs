@@ -142,7 +142,16 @@ fn write(
     let mut wanted = Batch::default();
     for (name, Column { times, values, qualities }) in columns {
         let tag = resolve(engine, access, principal, &name, value_type(&values));
-        let tag = tag.map_err(Status::permission_denied)?;
+        // Other reasons than the scope are no refusals: the tag is of another type, or one too many.
+        let status = |why: String| {
+            let is_outside = !principal.reaches(&name);
+            if is_outside {
+                Status::permission_denied(why)
+            } else {
+                Status::failed_precondition(why)
+            }
+        };
+        let tag = tag.map_err(status)?;
         let qualities = Qualities::Each(qualities);
         wanted.columns.push(TagColumn { tag, times, values, qualities });
         names.push(name);
@@ -361,6 +370,7 @@ mod tests {
     use prost::Message as _;
     use tagmill::Database;
     use tagmill::arrow::array::{DictionaryArray, Int64Array, StringArray, UInt16Array};
+    use tagmill_storage::Options;
     use tokio::runtime::Handle;
     use tokio::sync::watch;
     use tonic::Code;
@@ -373,6 +383,17 @@ mod tests {
     use crate::access::file::{NewToken, Tokens};
     use crate::ingest::Ingest;
     use crate::queries::{Admission, Threads};
+
+    fn new_token(scope: &[&str]) -> NewToken {
+        NewToken {
+            name: "loader".to_owned(),
+            roles: vec![Role::Writer],
+            scope: scope.iter().map(ToString::to_string).collect(),
+            certificate: None,
+            new_tags: Some(2),
+            expires: crate::access::now() + 3_600,
+        }
+    }
 
     fn door(directory: &Path, access: Access) -> Arc<Door> {
         let database = Database::open(directory, tagmill::Options::default()).unwrap();
@@ -404,19 +425,32 @@ mod tests {
         messages
     }
 
+    #[test]
+    fn what_is_outside_of_the_scope_is_refused_and_one_tag_too_many_is_another_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), Options::default()).unwrap();
+        let path = dir.path().join("access.toml");
+        let text = Tokens::create(&path, new_token(&["plant"])).unwrap();
+        let access = Access::by_tokens(path).unwrap();
+        let loader = access.by_token(&text).unwrap();
+        let column = |name: &str, values| {
+            let column = Column { times: vec![1], values, qualities: vec![Quality::GOOD] };
+            BTreeMap::from([(name.to_owned(), column)])
+        };
+        let load = |name, values| write(&engine, &access, &loader, column(name, values));
+        assert_eq!(load("plant/a", Values::I64(vec![1])).unwrap(), 1);
+        assert_eq!(load("plant/b", Values::I64(vec![1])).unwrap(), 1);
+        let beyond = load("plant/c", Values::I64(vec![1])).unwrap_err();
+        assert_eq!(beyond.code(), Code::FailedPrecondition);
+        let outside = load("other/a", Values::I64(vec![1])).unwrap_err();
+        assert_eq!(outside.code(), Code::PermissionDenied);
+    }
+
     #[tokio::test]
     async fn a_token_that_is_revoked_loads_no_further() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.toml");
-        let new = NewToken {
-            name: "loader".to_owned(),
-            roles: vec![Role::Writer],
-            scope: Vec::new(),
-            certificate: None,
-            new_tags: None,
-            expires: crate::access::now() + 3_600,
-        };
-        let text = Tokens::create(&path, new).unwrap();
+        let text = Tokens::create(&path, new_token(&[])).unwrap();
         let access = Access::by_tokens(path.clone()).unwrap();
         let loader = access.by_token(&text).unwrap();
         let door = door(&dir.path().join("data"), access);
