@@ -165,6 +165,7 @@ impl Service<http::Request<Body>> for Doors {
                 Ok(principal) => principal,
                 Err(status) => return Ok(status.into_http()),
             };
+            from.let_in();
             let (unfinished, who) = (Arc::clone(&doors.unfinished), Arc::clone(&principal.id));
             let (access, path) = (Arc::clone(&doors.access), request.uri().path().to_owned());
             let call = Call { access, principal: principal.clone(), peer: from.peer, path };
