@@ -1,6 +1,7 @@
 //! Care of the database: service `tagmill.v1.Admin`.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +21,7 @@ use crate::access::{Access, Principal, Role};
 use crate::audit::Event;
 use crate::doors::{caller, peer_of, whole_caller};
 use crate::ingest::messages::attributes;
-use crate::status::{blocking, of_join};
+use crate::status::{blocking, of_join, of_storage};
 
 /// Names that a delete lists.
 const NAMES_MAX: usize = 100;
@@ -43,21 +44,25 @@ impl AdminService {
         Self { engine, edits: Arc::default(), backups, access }
     }
 
-    /// Does something that the audit log has been told of, on disk, and tells it if that failed.
+    /// Does something that the audit log has been told of, on disk, and tells it if that failed. Once begun it goes on to
+    /// its end on a thread of its own, whether or not the caller is still there to hear of it.
     async fn call<T: Send + 'static>(
         &self,
         event: Event,
         call: impl FnOnce(&Engine) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let (engine, access) = (Arc::clone(&self.engine), Arc::clone(&self.access));
-        let required = event.clone();
-        let told = tokio::task::spawn_blocking(move || access.require(required)).await;
-        told.map_err(|error| of_join(&error))?.map_err(Status::unavailable)?;
-        let done = blocking(move || call(&engine)).await;
-        if let Err(status) = &done {
-            self.access.note(|| event.result(status.message()));
-        }
-        done
+        let doing = tokio::task::spawn_blocking(move || {
+            access.require(event.clone()).map_err(Status::unavailable)?;
+            let stopped = |_| Err(Status::internal("a task of the server stopped: it panicked"));
+            let done = catch_unwind(AssertUnwindSafe(|| call(&engine)));
+            let done = done.map_or_else(stopped, |done| done.map_err(|error| of_storage(&error)));
+            if let Err(status) = &done {
+                access.note(|| event.result(status.message()));
+            }
+            done
+        });
+        doing.await.map_err(|error| of_join(&error))?
     }
 }
 
@@ -86,12 +91,11 @@ impl Admin for AdminService {
         let caller = caller(&request, Role::Admin)?;
         let event = event("tag.rename", &caller, &request);
         let RenameTagRequest { name, new_name } = request.into_inner();
-        let event = event.on(format!("{name} to {new_name}"));
         if !caller.reaches(&new_name) {
-            self.access.note(|| event.result("refused"));
             let why = format!("{new_name:?} is outside of the scope of token {:?}", caller.name);
             return Err(Status::permission_denied(why));
         }
+        let event = event.on(format!("{name} to {new_name}"));
         self.call(event, move |engine| {
             let tag = find(seen(engine, &caller).registry(), &name)?.id;
             engine.edit_tag(tag, TagEdit { name: Some(new_name), attributes: None })
@@ -375,11 +379,60 @@ fn matches_glob(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use tagmill_proto::v1;
     use tagmill_storage::{Options, TagDefinition, ValueType};
 
     use super::*;
     use crate::access::file::{NewToken, Tokens};
+    use crate::audit::{self, Audit};
+
+    fn audited(directory: &Path) -> AdminService {
+        let engine = Engine::open(&directory.join("data"), Options::default()).unwrap();
+        let access = Access::open().with_audit(Audit::open(directory).unwrap());
+        AdminService::new(Arc::new(engine), None, Arc::new(access))
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_though_the_caller_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = audited(dir.path());
+        let (go, gone) = mpsc::channel::<()>();
+        let work = move |_: &Engine| {
+            // Until the caller has gone.
+            assert!(gone.recv().is_err());
+            Err::<(), _>(Error::Invalid("no such thing".to_owned()))
+        };
+        let call = service.call(Event::new("seal"), work);
+        assert!(tokio::time::timeout(Duration::from_millis(300), call).await.is_err());
+        drop(go);
+        let told = || std::fs::read_to_string(dir.path().join(audit::FILE)).unwrap();
+        for _ in 0..1_000 {
+            if told().contains("no such thing") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let text = told();
+        assert_eq!(text.matches("\"seal\"").count(), 2, "that it was begun, and its end: {text}");
+        assert!(text.contains("no such thing"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_panics_is_told_as_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = audited(dir.path());
+        let work = |_: &Engine| -> Result<()> { panic!("of a test") };
+        let status = service.call(Event::new("seal"), work).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Internal);
+        // What is required comes after what was noted before.
+        service.access.require(Event::new("verify")).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(audit::FILE)).unwrap();
+        assert!(text.contains("it panicked"), "{text}");
+    }
 
     #[test]
     fn a_star_stands_for_any_characters() {

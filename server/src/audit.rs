@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use ring::digest::{Context, SHA256};
@@ -214,6 +214,10 @@ struct Writer {
     most: u64,
     /// The begin of a line that could not be written stands at the end of the file.
     is_torn: bool,
+    /// Since when there are events that are not synced.
+    unsynced: Option<Instant>,
+    /// How many there were.
+    syncs: u64,
 }
 
 impl Writer {
@@ -231,7 +235,8 @@ impl Writer {
         if let Some(directory) = path.parent() {
             File::open(directory)?.sync_all()?;
         }
-        let mut writer = Self { path, file, bytes, chain, most: FILE_BYTES_MAX, is_torn };
+        let (most, unsynced, syncs) = (FILE_BYTES_MAX, None, 0);
+        let mut writer = Self { path, file, bytes, chain, most, is_torn, unsynced, syncs };
         if bytes == 0 {
             writer.go_on()?;
         }
@@ -249,39 +254,58 @@ impl Writer {
     }
 
     fn run(mut self, queue: &Receiver<Job>, left_out: &AtomicU64) {
-        let mut is_dirty = false;
-        loop {
-            match queue.recv_timeout(SYNC_WITHIN) {
-                Ok(Job { event, done }) => {
-                    let mut written = self.write(event);
-                    is_dirty = true;
-                    if let Some(done) = done {
-                        written = written.and_then(|()| self.file.sync_data());
-                        is_dirty = false;
-                        let result = written.as_ref().map_err(|error| self.sentence(error));
-                        drop(done.send(result.copied()));
-                    }
-                    if let Err(error) = written {
-                        tracing::error!("{}", self.sentence(&error));
-                    }
+        while self.step(queue, left_out) {}
+        self.sync_told();
+    }
+
+    /// Writes the next event, or waits for it as long as what was written may wait for its sync. False when none comes.
+    fn step(&mut self, queue: &Receiver<Job>, left_out: &AtomicU64) -> bool {
+        let waited = self.unsynced.map_or(Duration::ZERO, |since| since.elapsed());
+        match queue.recv_timeout(SYNC_WITHIN.saturating_sub(waited)) {
+            Ok(Job { event, done }) => {
+                let mut written = self.write(event);
+                if let Some(done) = done {
+                    written = written.and_then(|()| self.sync());
+                    let result = written.as_ref().map_err(|error| self.sentence(error));
+                    drop(done.send(result.copied()));
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let lost = left_out.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                let event = Event::new("audit.left_out").result(format!("{lost} events"));
-                if let Err(error) = self.write(event) {
+                if let Err(error) = written {
                     tracing::error!("{}", self.sentence(&error));
                 }
             }
-            if std::mem::take(&mut is_dirty)
-                && let Err(error) = self.file.sync_data()
-            {
-                tracing::error!("{}", self.sentence(&error));
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
         }
-        if let Err(error) = self.file.sync_data() {
+        self.tell_left_out(left_out);
+        if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_WITHIN) {
+            self.sync_told();
+        }
+        true
+    }
+
+    /// Writes how many events found no room, and forgets the number once it is written.
+    fn tell_left_out(&mut self, left_out: &AtomicU64) {
+        let lost = left_out.load(Ordering::Relaxed);
+        if lost == 0 {
+            return;
+        }
+        let event = Event::new("audit.left_out").result(format!("{lost} events"));
+        if let Err(error) = self.write(event) {
+            tracing::error!("{}", self.sentence(&error));
+            return;
+        }
+        left_out.fetch_sub(lost, Ordering::Relaxed);
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.unsynced = None;
+        self.syncs = self.syncs.saturating_add(1);
+        self.file.sync_data()
+    }
+
+    /// Brings to disk what is not, and tells those who run the server if that fails.
+    fn sync_told(&mut self) {
+        if let Err(error) = self.sync() {
             tracing::error!("{}", self.sentence(&error));
         }
     }
@@ -314,6 +338,7 @@ impl Writer {
         self.is_torn = false;
         self.bytes += line.len() as u64;
         self.chain = chain;
+        self.unsynced = self.unsynced.or_else(|| Some(Instant::now()));
         Ok(())
     }
 
@@ -605,6 +630,49 @@ mod tests {
         writer.write(Event::new("seal")).unwrap();
         assert!(writer.most > AGAIN_BYTES);
         assert_eq!(verified(&directory.path().join("other")), (2, vec![]));
+    }
+
+    #[test]
+    fn events_that_nobody_waits_for_are_synced_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(directory.path().join(FILE)).unwrap();
+        let (jobs, queue) = sync_channel(QUEUE);
+        let left_out = AtomicU64::new(0);
+        for _ in 0..50 {
+            jobs.send(Job { event: Event::new("login"), done: None }).unwrap();
+            assert!(writer.step(&queue, &left_out));
+        }
+        assert!(writer.syncs < 10, "{} syncs of 50 events at once", writer.syncs);
+        // Somebody waits for one: with it all before it are on disk.
+        let before = writer.syncs;
+        let (done, told) = sync_channel(1);
+        jobs.send(Job { event: Event::new("seal"), done: Some(done) }).unwrap();
+        assert!(writer.step(&queue, &left_out));
+        told.recv().unwrap().unwrap();
+        assert!(writer.syncs > before && writer.unsynced.is_none());
+        // Nobody does, and nothing comes after it: it is synced in time.
+        jobs.send(Job { event: Event::new("login"), done: None }).unwrap();
+        let begun = Instant::now();
+        assert!(writer.step(&queue, &left_out) && writer.step(&queue, &left_out));
+        assert!(writer.unsynced.is_none() && begun.elapsed() < 5 * SYNC_WITHIN);
+        drop(jobs);
+        assert!(!writer.step(&queue, &left_out));
+    }
+
+    #[test]
+    fn the_number_of_events_without_room_stays_until_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let mut writer = Writer::open(path.clone()).unwrap();
+        // Open for reading alone, as with a full disk.
+        let mut appended = std::mem::replace(&mut writer.file, File::open(&path).unwrap());
+        let left_out = AtomicU64::new(7);
+        writer.tell_left_out(&left_out);
+        assert_eq!(left_out.load(Ordering::Relaxed), 7);
+        std::mem::swap(&mut writer.file, &mut appended);
+        writer.tell_left_out(&left_out);
+        assert_eq!(left_out.load(Ordering::Relaxed), 0);
+        assert!(std::fs::read_to_string(&path).unwrap().contains("7 events"));
     }
 
     #[test]

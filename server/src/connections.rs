@@ -1,9 +1,13 @@
 //! Connections as they come in: so many at once, shaken hands with, in clear or not.
+//!
+//! Contract: one that says nothing is closed after [`HANDSHAKE`], one by gRPC of which no call is let in after [`LET_IN`]:
+//! a place is for those who have a token.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,6 +26,8 @@ use crate::tls::{Protocol, Tls};
 
 /// How long a client may take to shake hands, and to say its first word.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection by gRPC may take until a call of it is let in.
+const LET_IN: Duration = Duration::from_secs(30);
 /// Clients that shake hands at once.
 const HANDSHAKES_MAX: usize = 32;
 /// Connections of one address of another machine, at one door.
@@ -32,12 +38,14 @@ const PER_ADDRESS_MAX: usize = 32;
 pub(crate) async fn accept(
     listener: TcpListener,
     most: usize,
-    tls: Option<(Arc<Tls>, Protocol)>,
+    (protocol, tls): (Protocol, Option<Arc<Tls>>),
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(most));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let crowd = Arc::new(Crowd::default());
+    // The door of HTTP has limits of its own for what comes after the first word.
+    let let_in = (protocol == Protocol::Grpc).then_some(LET_IN);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, one) = match listener.accept().await {
@@ -56,9 +64,9 @@ pub(crate) async fn accept(
             tracing::debug!("cannot set TCP_NODELAY: {error}");
         }
         // Made anew for each: certificates and authorities may have changed.
-        let acceptor = tls.as_ref().map(|(tls, protocol)| TlsAcceptor::from(tls.config(*protocol)));
+        let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config(protocol)));
         let Some(acceptor) = acceptor else {
-            let connection = Connection::new(Wire::Clear(stream), (place, one));
+            let connection = Connection::new(Wire::Clear(stream), (place, one), let_in);
             if accepted.send(Ok(connection)).await.is_err() {
                 return;
             }
@@ -77,7 +85,8 @@ pub(crate) async fn accept(
             };
             match tokio::time::timeout_at(until, shaking).await {
                 Ok(Ok(stream)) => {
-                    let connection = Connection::new(Wire::Tls(Box::new(stream)), (place, one));
+                    let connection =
+                        Connection::new(Wire::Tls(Box::new(stream)), (place, one), let_in);
                     // Nobody takes it once the server stops.
                     drop(accepted.send(Ok(connection)).await);
                 }
@@ -152,13 +161,33 @@ pub(crate) struct Connection {
     stream: Wire,
     /// Until when it must have said something; none once it has.
     silent_until: Option<Pin<Box<Sleep>>>,
+    /// Until when a call of it must have been let in; none once one is.
+    outside_until: Option<Pin<Box<Sleep>>>,
+    /// Whether one was.
+    is_let_in: Arc<AtomicBool>,
     _place: (OwnedSemaphorePermit, OfAddress),
 }
 
 impl Connection {
-    fn new(stream: Wire, place: (OwnedSemaphorePermit, OfAddress)) -> Self {
+    fn new(
+        stream: Wire,
+        place: (OwnedSemaphorePermit, OfAddress),
+        let_in: Option<Duration>,
+    ) -> Self {
         let silent_until = Some(Box::pin(tokio::time::sleep(HANDSHAKE)));
-        Self { stream, silent_until, _place: place }
+        let outside_until = let_in.map(|within| Box::pin(tokio::time::sleep(within)));
+        Self { stream, silent_until, outside_until, is_let_in: Arc::default(), _place: place }
+    }
+
+    /// Ready once its time has come without a call that was let in.
+    fn poll_outside(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.outside_until.is_some() && self.is_let_in.load(Ordering::Relaxed) {
+            self.outside_until = None;
+        }
+        match &mut self.outside_until {
+            Some(until) => until.as_mut().poll(context),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -169,6 +198,15 @@ pub(crate) struct From {
     pub(crate) peer: Option<SocketAddr>,
     /// URIs and DNS names in the certificate that the client has shown.
     pub(crate) names: Arc<[String]>,
+    /// Whether a call was let in.
+    is_let_in: Arc<AtomicBool>,
+}
+
+impl From {
+    /// Notes that a call was let in: from now on the connection stays.
+    pub(crate) fn let_in(&self) {
+        self.is_let_in.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Connected for Connection {
@@ -182,7 +220,8 @@ impl Connected for Connection {
                 shown.and_then(<[_]>::first).map(names_of).unwrap_or_default()
             }
         };
-        From { peer: self.peer().ok(), names: names.into() }
+        let is_let_in = Arc::clone(&self.is_let_in);
+        From { peer: self.peer().ok(), names: names.into(), is_let_in }
     }
 }
 
@@ -203,6 +242,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.poll_outside(context).is_ready() {
+            let why = "no call was let in";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
         if self.silent_until.is_some() {
             let before = buffer.filled().len();
             let read =
@@ -267,7 +310,58 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// A connection of which a call must be let in within a time, and its other end.
+    async fn connection(let_in: Option<Duration>) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Connection::new(Wire::Clear(stream), (place, OfAddress(None)), let_in), other)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_not_let_in_is_closed_whatever_it_says() {
+        let soon = Duration::from_millis(50);
+        let (mut connection, mut other) = connection(Some(soon)).await;
+        let talking = tokio::spawn(async move {
+            while other.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let mut byte = [0];
+        connection.read_exact(&mut byte).await.unwrap();
+        let closed = async {
+            loop {
+                if let Err(error) = connection.read_exact(&mut byte).await {
+                    return error.kind();
+                }
+            }
+        };
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        assert_eq!(closed.unwrap(), io::ErrorKind::TimedOut);
+        drop(connection);
+        talking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_let_in_or_has_no_such_limit_stays() {
+        let soon = Duration::from_millis(50);
+        for let_in in [Some(soon), None] {
+            let (mut connection, mut other) = connection(let_in).await;
+            other.write_all(b"x").await.unwrap();
+            let mut byte = [0];
+            connection.read_exact(&mut byte).await.unwrap();
+            if let_in.is_some() {
+                connection.connect_info().let_in();
+            }
+            let silence = tokio::time::timeout(4 * soon, connection.read_exact(&mut byte)).await;
+            assert!(silence.is_err(), "{let_in:?}");
+        }
+    }
 
     #[test]
     fn an_address_has_so_many_connections_and_this_machine_any_number() {

@@ -1,7 +1,11 @@
 //! Which service a gRPC call goes to, by its path, and who calls.
 //!
 //! Contract: a call without a valid token goes nowhere, where tokens are asked for. Services find the caller's
-//! [`Principal`] with the request. Who may not do what it calls for is told to the audit log.
+//! [`Principal`] with the request. The audit log hears of calls that are refused ([`refusals`]). What arrives of a message
+//! that is not whole is bounded ([`partial`]).
+
+mod partial;
+mod refusals;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,9 +19,10 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::{Request, Status};
 
+use self::partial::Unfinished;
+use self::refusals::Call;
 use crate::access::{Access, Denied, Origin, Principal, Role};
 use crate::admin::AdminService;
-use crate::audit::Event;
 use crate::authorization::token_of;
 use crate::connections::From;
 use crate::flight::Flight;
@@ -80,6 +85,7 @@ pub(crate) struct Doors {
     pub(crate) flight: FlightServiceServer<Flight>,
     pub(crate) reflection: Reflection,
     pub(crate) access: Arc<Access>,
+    pub(crate) unfinished: Arc<Unfinished>,
 }
 
 impl Doors {
@@ -110,23 +116,6 @@ impl Doors {
     }
 }
 
-/// What a service needs to tell the audit log of a refusal: the log, and what was called.
-#[derive(Clone)]
-struct Told {
-    access: Arc<Access>,
-    path: Arc<str>,
-}
-
-impl Told {
-    fn refused(&self, principal: &Principal, peer: Option<SocketAddr>) {
-        let event = || {
-            let event = Event::new("call").result("refused").by(principal);
-            event.from("grpc", peer).on(&*self.path)
-        };
-        self.access.note(event);
-    }
-}
-
 /// Who calls, if it may do what a role allows.
 ///
 /// # Errors
@@ -135,16 +124,8 @@ pub(crate) fn caller<T>(request: &Request<T>, role: Role) -> Result<Principal, S
     let principal = request.extensions().get::<Principal>().cloned();
     let principal =
         principal.ok_or_else(|| Status::unauthenticated("nobody has said who calls"))?;
-    principal.require(role).map_err(|denied| refused(request, &principal, denied.to_string()))?;
+    principal.require(role).map_err(|denied| Status::permission_denied(denied.to_string()))?;
     Ok(principal)
-}
-
-/// Tells the audit log of a caller that may not do what it calls for. Gives what it hears.
-pub(crate) fn refused<T>(request: &Request<T>, principal: &Principal, why: String) -> Status {
-    if let Some(told) = request.extensions().get::<Told>() {
-        told.refused(principal, peer_of(request));
-    }
-    Status::permission_denied(why)
 }
 
 /// Where a call comes from.
@@ -160,7 +141,7 @@ pub(crate) fn whole_caller<T>(request: &Request<T>, role: Role) -> Result<Princi
     let principal = caller(request, role)?;
     if principal.scope().is_some() {
         let text = "this concerns the whole database: a token with a scope may not";
-        return Err(refused(request, &principal, text.to_owned()));
+        return Err(Status::permission_denied(text));
     }
     Ok(principal)
 }
@@ -184,14 +165,151 @@ impl Service<http::Request<Body>> for Doors {
                 Ok(principal) => principal,
                 Err(status) => return Ok(status.into_http()),
             };
-            let (access, path) = (Arc::clone(&doors.access), request.uri().path().into());
+            from.let_in();
+            let (unfinished, who) = (Arc::clone(&doors.unfinished), Arc::clone(&principal.id));
+            let (access, path) = (Arc::clone(&doors.access), request.uri().path().to_owned());
+            let call = Call { access, principal: principal.clone(), peer: from.peer, path };
             let extensions = request.extensions_mut();
             extensions.insert(principal);
-            extensions.insert(Told { access, path });
             if let Some(token) = token {
                 extensions.insert(Bearer(token.into()));
             }
-            doors.hand_over(request).await
+            let (head, body) = request.into_parts();
+            let body = unfinished.watch(&who, &call.path, body);
+            let answer = doors.hand_over(http::Request::from_parts(head, body)).await?;
+            Ok(call.answered(answer))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::BufMut as _;
+    use prost::Message as _;
+    use tagmill::Database;
+    use tagmill_proto::v1::client_message::Message;
+    use tagmill_proto::v1::{
+        ClientMessage, DefineTags, DefineTagsRequest, EndRequest, ExecuteRequest, Hello,
+    };
+    use tokio::runtime::Handle;
+    use tokio::sync::watch;
+    use tonic::Code;
+
+    use super::*;
+    use crate::access::file::{NewToken, Tokens};
+    use crate::audit::{self, Audit, Event};
+    use crate::flight;
+    use crate::ingest::Ingest;
+    use crate::queries::{Admission, Threads};
+
+    fn token(directory: &Path, name: &str, role: Role, scope: &[&str]) -> String {
+        let new = NewToken {
+            name: name.to_owned(),
+            roles: vec![role],
+            scope: scope.iter().map(ToString::to_string).collect(),
+            certificate: None,
+            new_tags: None,
+            expires: crate::access::now() + 3_600,
+        };
+        Tokens::create(&directory.join("access.toml"), new).unwrap()
+    }
+
+    /// All services over a new database, whose tokens and audit log are in a directory.
+    fn doors(directory: &Path) -> Doors {
+        let database = Database::open(directory.join("data"), tagmill::Options::default()).unwrap();
+        let access = Access::by_tokens(directory.join("access.toml")).unwrap();
+        let access = Arc::new(access.with_audit(Audit::open(directory).unwrap()));
+        let (engine, stopping) = (Arc::clone(database.engine()), watch::channel(false).1);
+        let (of_ingest, told) = (Arc::clone(&access), stopping.clone());
+        let ingest = Ingest::new(Arc::clone(&engine), 4 << 20, 64 << 20, of_ingest, told);
+        let ingest = Arc::new(ingest);
+        let here = Handle::current();
+        let admission = Admission::new(Threads { long: here.clone(), small: here.clone() });
+        let flight = flight::Door::new(
+            database.clone(),
+            Arc::clone(&ingest),
+            admission.clone(),
+            here.clone(),
+            stopping.clone(),
+        );
+        let admin = AdminService::new(engine, None, Arc::clone(&access));
+        let query = QueryService::new(database, here, admission, Arc::clone(&access), stopping);
+        Doors {
+            ingest: IngestServer::new(IngestService(ingest)),
+            admin: AdminServer::new(admin),
+            query: QueryServer::new(query),
+            flight: FlightServiceServer::new(Flight(Arc::new(flight))),
+            reflection: Reflection::new().unwrap(),
+            access,
+            unfinished: Arc::default(),
+        }
+    }
+
+    fn code_of(headers: &http::HeaderMap) -> Option<Code> {
+        Status::from_header_map(headers).map(|status| status.code())
+    }
+
+    /// How a call of one message ends.
+    async fn call(doors: &mut Doors, token: &str, path: &str, message: Vec<u8>) -> Code {
+        let mut body: Vec<u8> = vec![0];
+        body.put_u32(u32::try_from(message.len()).unwrap());
+        body.extend(message);
+        let mut request = http::Request::new(Body::new(axum::body::Body::from(body)));
+        *request.uri_mut() = path.parse().unwrap();
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", bearer);
+        let answer = Service::call(doors, request).await.unwrap();
+        if let Some(code) = code_of(answer.headers()) {
+            return code;
+        }
+        let mut body = answer.into_body();
+        loop {
+            let polled = std::future::poll_fn(|context| {
+                hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), context)
+            });
+            let frame = polled.await.unwrap().unwrap();
+            if let Some(code) = frame.trailers_ref().and_then(code_of) {
+                return code;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_audit_log_hears_of_each_refusal_and_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = token(dir.path(), "line", Role::Writer, &["line"]);
+        let operator = token(dir.path(), "operator", Role::Operator, &[]);
+        let mut doors = doors(dir.path());
+        let end = EndRequest { id: 999 }.encode_to_vec();
+        let ended = call(&mut doors, &operator, "/tagmill.v1.Query/End", end.clone()).await;
+        assert_eq!(ended, Code::NotFound, "an operator may, if there is one");
+        let hello = |gateway: &str| {
+            let hello = Hello { gateway: gateway.to_owned(), epoch: 1, ..Hello::default() };
+            ClientMessage { message: Some(Message::Hello(hello)) }.encode_to_vec()
+        };
+        let stream = "/tagmill.v1.Ingest/Stream";
+        assert_eq!(call(&mut doors, &line, stream, hello("line/1")).await, Code::Ok);
+        doors.access.require(Event::new("server.stop")).unwrap();
+        let told = || std::fs::read_to_string(dir.path().join(audit::FILE)).unwrap();
+        assert!(!told().contains("refused"), "{}", told());
+        let (gateway, define) = ("other".to_owned(), Some(DefineTags::default()));
+        let define = DefineTagsRequest { gateway, define }.encode_to_vec();
+        let execute = ExecuteRequest::default().encode_to_vec();
+        for (path, message) in [
+            (stream, hello("other")),
+            ("/tagmill.v1.Ingest/DefineTags", define),
+            ("/tagmill.v1.Query/Execute", execute),
+            ("/tagmill.v1.Query/End", end),
+        ] {
+            let code = call(&mut doors, &line, path, message).await;
+            assert_eq!(code, Code::PermissionDenied, "{path}");
+            doors.access.require(Event::new("server.stop")).unwrap();
+            let text = told();
+            let refused = text.lines().filter(|line| line.contains("refused"));
+            let of_path = refused.filter(|line| line.contains(path) && line.contains("\"line\""));
+            assert_eq!(of_path.count(), 1, "{path}: {text}");
+        }
     }
 }

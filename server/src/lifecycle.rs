@@ -366,6 +366,7 @@ impl Common {
             flight: FlightServiceServer::new(Flight(flight)).max_decoding_message_size(bytes),
             reflection,
             access,
+            unfinished: Arc::default(),
         }
     }
 
@@ -397,8 +398,7 @@ impl Common {
             looked: tokio::sync::Mutex::default(),
         };
         let (accepted, connections) = mpsc::channel(1);
-        let tls = tls.map(|tls| (tls, Protocol::Http));
-        self.gateways.spawn(accept(listener, most, tls, accepted));
+        self.gateways.spawn(accept(listener, most, (Protocol::Http, tls), accepted));
         self.gateways.spawn(door.serve(connections));
         Ok(address)
     }
@@ -449,8 +449,8 @@ async fn serve(
     let stopping = common.stopping.clone();
     let doors = common.doors(&options, ingest, reflection);
     let (accepted, connections) = mpsc::channel(1);
-    let tls = tls.map(|tls| (tls, Protocol::Grpc));
-    let accepting = tokio::spawn(accept(listener, options.connections, tls, accepted));
+    let spoken = (Protocol::Grpc, tls);
+    let accepting = tokio::spawn(accept(listener, options.connections, spoken, accepted));
     let mut stop = stopping;
     let served = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

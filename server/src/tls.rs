@@ -5,6 +5,8 @@
 //!   speaks in clear or trusts more than it was told to.
 //! * The files are read again within [`LOOK_EVERY`] of a change of any of them; where the new ones cannot be used, the old
 //!   ones stay, and the log says so. Connections that are there stay as they are.
+//! * Where clients show certificates no session is resumed: that would take the certificate of an earlier connection for
+//!   good, though it has expired or was revoked since.
 //! * A revocation list that is older than it says it may be still counts, and the log says so.
 //! * TLS 1.2 and 1.3, by rustls and ring.
 
@@ -12,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
@@ -150,28 +153,43 @@ impl Configs {
         let lists = lists_of(files)?;
         let lists_until = lists.iter().filter_map(until).min();
         let verifier = verifier_of(files, lists, &provider)?;
-        let config = |protocol: &[u8], clients: Option<Arc<dyn ClientCertVerifier>>| {
-            let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?;
-            let builder = match clients {
-                None => builder.with_no_client_auth(),
-                Some(verifier) => builder.with_client_cert_verifier(verifier),
-            };
-            let mut config = builder.with_cert_resolver(Arc::clone(&key) as Arc<_>);
-            config.alpn_protocols = vec![protocol.to_vec()];
-            Ok::<_, String>(Arc::new(config))
+        let config = |protocol: &[u8], clients| {
+            config_of(&provider, Arc::clone(&key) as Arc<_>, protocol, clients)
         };
         let (postgres, http) = (config(b"postgresql", None)?, config(b"http/1.1", None)?);
         Ok(Self { postgres, grpc: config(b"h2", verifier)?, http, lists_until })
     }
 }
 
+/// How a protocol is spoken, and who checks certificates of clients if they are asked for any.
+fn config_of(
+    provider: &Arc<CryptoProvider>,
+    key: Arc<dyn ResolvesServerCert>,
+    protocol: &[u8],
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let asks = clients.is_some();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(key);
+    config.alpn_protocols = vec![protocol.to_vec()];
+    if asks {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        (config.send_tls13_tickets, config.max_tls13_tickets) = (0, 0);
+    }
+    Ok(Arc::new(config))
+}
+
 /// Who checks certificates of clients, if there are authorities.
 fn verifier_of(
     files: &TlsFiles,
     lists: Vec<CertificateRevocationListDer<'static>>,
-    provider: &Arc<rustls::crypto::CryptoProvider>,
+    provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
     let Some(path) = &files.client_ca else {
         return match &files.client_crl {
@@ -242,4 +260,44 @@ fn authorities(path: &Path) -> Result<Arc<RootCertStore>, String> {
         roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(Arc::new(roots))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::ResolvesServerCertUsingSni;
+
+    use super::*;
+
+    /// Some authority's certificate.
+    const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCARugAwIBAgIUfWumbyHOjo+yoXWTxwak1c4ig6gwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjkxOTEyMDhaGA8yMTI2MTEwNTE5MTIw
+OFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABFiD
+Pow48GzSqRsRnJoscSS/hmNjhTpZLaJpY6IFv+tMdVTVrDRgWQJXM5ykNVEnS6L1
+8BYAm4Z1HNmTm8pgJUejUzBRMB0GA1UdDgQWBBRgcPTLTNYmD0HqPH3KrGx6KdB4
+ijAfBgNVHSMEGDAWgBRgcPTLTNYmD0HqPH3KrGx6KdB4ijAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0kAMEYCIQDwixbjyiPdvib1q0N/Kdmqn5dXrMjnaYta
+Y/JnpWaYZwIhAIZzF/2YyQo1doUOoxgpcmBbQuU4bh3FgR5TRB5f2wnz
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn no_session_is_resumed_where_clients_show_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let [cert, key, ca] =
+            ["server.pem", "server.key", "ca.pem"].map(|name| dir.path().join(name));
+        std::fs::write(&ca, AUTHORITY).unwrap();
+        let files = TlsFiles { cert, key, client_ca: Some(ca), client_crl: None };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = verifier_of(&files, Vec::new(), &provider).unwrap();
+        assert!(verifier.is_some());
+        for (clients, resumes) in [(verifier, false), (None, true)] {
+            let key = Arc::new(ResolvesServerCertUsingSni::new());
+            let config = config_of(&provider, key, b"h2", clients).unwrap();
+            assert_eq!(config.session_storage.can_cache(), resumes);
+            assert_eq!(config.send_tls13_tickets > 0, resumes);
+            assert!(config.max_tls13_tickets == 0 && !config.ticketer.enabled());
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Failed logins: how many an address may have.
+//! Failed logins, and calls that were refused: how many an address may have.
 //!
 //! No account is ever locked, which would let anybody lock out anybody; the address that fails too often hears of it late.
 //! Whoever has IPv6 has a /64 of it, which counts as one address.

@@ -6,7 +6,8 @@
 //! * Secrets are kept as digests; what the file holds lets nobody in. Comparisons take the same time whatever differs.
 //! * The file of tokens is read again within [`LOOK_EVERY`] of a change. One that cannot be read lets nobody in, until it
 //!   can.
-//! * A refusal beyond the budget of its address comes late, by [`Access::ask`] and [`Access::refused`].
+//! * A refusal beyond the budget of its address comes late, by [`Access::ask`] and [`Access::refused`]. Calls that a
+//!   principal may not make have a budget of their own, beyond which the log hears of them together ([`Access::forbade`]).
 //!
 //! # What it does not know
 //! Wires, and what a door does: the doors ask.
@@ -124,6 +125,8 @@ pub struct Access {
     /// Seeds what an unknown user is answered with, if the file has no seed for that.
     seed: [u8; 32],
     attempts: Attempts,
+    /// Calls that were refused to principals, by address: they are not late, but told together.
+    forbidden: Attempts,
     audit: Option<Arc<Audit>>,
     shares: Shares,
 }
@@ -231,7 +234,8 @@ impl Access {
 
     fn new(path: Option<PathBuf>, known: Known, seed: [u8; 32]) -> Self {
         let (attempts, shares) = (Attempts::default(), Shares::default());
-        Self { path, known: Mutex::new(known), seed, attempts, audit: None, shares }
+        let (known, forbidden) = (Mutex::new(known), Attempts::default());
+        Self { path, known, seed, attempts, forbidden, audit: None, shares }
     }
 
     /// The same, and who was refused is told to a log.
@@ -245,6 +249,20 @@ impl Access {
         if let Some(audit) = &self.audit {
             audit.note(event());
         }
+    }
+
+    /// Tells the log of a call that a principal may not make. Those beyond the budget of its address are told together: no
+    /// token fills the log, nor keeps other events out of it.
+    pub fn forbade(&self, peer: Option<SocketAddr>, event: impl FnOnce() -> Event) {
+        if let Some(address) = peer.map(|peer| peer.ip()) {
+            if !self.forbidden.may(address) {
+                self.forbidden.suppress();
+                self.tell_untold();
+                return;
+            }
+            self.forbidden.failed(address);
+        }
+        self.note(event);
     }
 
     /// Tells an event to the log and returns when it is on disk. Blocks.
@@ -322,6 +340,10 @@ impl Access {
             tracing::warn!(count, "logins were refused beyond what their addresses may try");
             let result = format!("{count} more refused");
             self.note(|| Event::new("login").result(result));
+        }
+        if let Some(count) = self.forbidden.take_untold() {
+            let result = format!("{count} more refused");
+            self.note(|| Event::new("call").result(result));
         }
     }
 
@@ -585,5 +607,26 @@ mod tests {
         assert!(tokio::time::timeout(soon, access.ask(Some("x"), &[], origin)).await.is_err());
         assert!(tokio::time::timeout(soon, access.refused("boss", origin)).await.is_err());
         access.ask(Some(&text), &[], origin).await.unwrap();
+    }
+
+    #[test]
+    fn calls_that_an_address_may_not_make_are_told_one_by_one_and_then_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = Access::open().with_audit(Audit::open(dir.path()).unwrap());
+        let peers = ["[2001:db8::1]:9", "[2001:db8::2]:9", "192.0.2.1:9"];
+        let [one, same, other] = peers.map(|peer| Some(peer.parse::<SocketAddr>().unwrap()));
+        for _ in 0..20 {
+            access.forbade(one, || Event::new("call").result("refused").from("grpc", one));
+            access.forbade(same, || Event::new("call").result("refused").from("grpc", same));
+        }
+        access.forbade(other, || Event::new("call").result("refused").from("grpc", other));
+        // Nor is a login of that address late for it.
+        assert!(access.attempts.may(one.unwrap().ip()));
+        access.require(Event::new("server.stop")).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(crate::audit::FILE)).unwrap();
+        let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+        assert_eq!((count("[2001:db8::"), count("192.0.2.1:9")), (10, 1));
+        assert_eq!(count("\"1 more refused\""), 1);
+        assert_eq!(access.forbidden.take_untold(), None, "the others are told a minute later");
     }
 }

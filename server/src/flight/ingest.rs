@@ -6,7 +6,7 @@
 //! * Samples are written as they come, piece by piece; those of pieces before an error stay written, and sending all of
 //!   them again changes nothing.
 //! * What is counted in the answer is on disk. The first samples that are rejected end the load with an error that names
-//!   them.
+//!   them. A token that ends or is revoked meanwhile writes nothing more.
 //! * A piece takes at most [`PIECE_BYTES`] of memory and one sample more, however few bytes it was sent in.
 
 use std::collections::BTreeMap;
@@ -52,12 +52,15 @@ pub(super) async fn ingest(
     check_target(command)?;
     let mut received = Received::new(stream);
     let mut loaded = 0_u64;
-    while let Some(batch) = received.next().await? {
+    while let Some(batch) = received.next().await.map_err(|status| after(loaded, &status))? {
         for start in (0..batch.num_rows()).step_by(SAMPLES_MAX) {
+            let still = door.ingest.access().still(principal);
+            still.map_err(|denied| after(loaded, &Status::unauthenticated(denied.to_string())))?;
             let count = SAMPLES_MAX.min(batch.num_rows() - start);
             let rows = Rows::of(&batch.slice(start, count));
             let rows = rows.map_err(|why| after(loaded, &Status::invalid_argument(why)))?;
-            let grant = door.ingest.admit(rows.piece_bytes_max(), count as u64).await?;
+            let grant = door.ingest.admit(rows.piece_bytes_max(), count as u64).await;
+            let grant = grant.map_err(|status| after(loaded, &status))?;
             let (door, principal) = (Arc::clone(door), principal.clone());
             let written = tokio::task::spawn_blocking(move || {
                 let _held_while_it_waits = grant;
@@ -139,7 +142,16 @@ fn write(
     let mut wanted = Batch::default();
     for (name, Column { times, values, qualities }) in columns {
         let tag = resolve(engine, access, principal, &name, value_type(&values));
-        let tag = tag.map_err(Status::permission_denied)?;
+        // Other reasons than the scope are no refusals: the tag is of another type, or one too many.
+        let status = |why: String| {
+            let is_outside = !principal.reaches(&name);
+            if is_outside {
+                Status::permission_denied(why)
+            } else {
+                Status::failed_precondition(why)
+            }
+        };
+        let tag = tag.map_err(status)?;
         let qualities = Qualities::Each(qualities);
         wanted.columns.push(TagColumn { tag, times, values, qualities });
         names.push(name);
@@ -345,9 +357,128 @@ fn told(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tagmill::arrow::array::{DictionaryArray, Int64Array, StringArray, UInt16Array};
+    use std::convert::Infallible;
+    use std::path::Path;
+    use std::time::Duration;
 
+    use arrow_flight::FlightDescriptor;
+    use arrow_flight::encode::FlightDataEncoderBuilder;
+    use arrow_flight::flight_service_server::FlightServiceServer;
+    use arrow_flight::sql::ProstMessageExt as _;
+    use bytes::{BufMut as _, Bytes};
+    use futures::{StreamExt as _, TryStreamExt as _, stream};
+    use prost::Message as _;
+    use tagmill::Database;
+    use tagmill::arrow::array::{DictionaryArray, Int64Array, StringArray, UInt16Array};
+    use tagmill_storage::Options;
+    use tokio::runtime::Handle;
+    use tokio::sync::watch;
+    use tonic::Code;
+    use tonic::body::Body;
+    use tonic::codegen::{Service as _, http};
+
+    use super::super::Flight;
     use super::*;
+    use crate::access::Role;
+    use crate::access::file::{NewToken, Tokens};
+    use crate::ingest::Ingest;
+    use crate::queries::{Admission, Threads};
+
+    fn new_token(scope: &[&str]) -> NewToken {
+        NewToken {
+            name: "loader".to_owned(),
+            roles: vec![Role::Writer],
+            scope: scope.iter().map(ToString::to_string).collect(),
+            certificate: None,
+            new_tags: Some(2),
+            expires: crate::access::now() + 3_600,
+        }
+    }
+
+    fn door(directory: &Path, access: Access) -> Arc<Door> {
+        let database = Database::open(directory, tagmill::Options::default()).unwrap();
+        let (engine, stopping) = (Arc::clone(database.engine()), watch::channel(false).1);
+        let (message_bytes, memory_bytes) = (4 << 20, 64 << 20);
+        let access = Arc::new(access);
+        let ingest = Ingest::new(engine, message_bytes, memory_bytes, access, stopping.clone());
+        let threads = Threads { long: Handle::current(), small: Handle::current() };
+        let (admission, here) = (Admission::new(threads), Handle::current());
+        Arc::new(Door::new(database, Arc::new(ingest), admission, here, stopping))
+    }
+
+    /// A load of these batches as it travels, message by message.
+    async fn load_of(batches: Vec<RecordBatch>) -> Vec<Bytes> {
+        let table = TABLE.to_owned();
+        let command = CommandStatementIngest { table, ..CommandStatementIngest::default() };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let encoder = FlightDataEncoderBuilder::new().with_flight_descriptor(Some(descriptor));
+        let sent = encoder.build(stream::iter(batches.into_iter().map(Ok)));
+        let sent: Vec<_> = sent.try_collect().await.unwrap();
+        let mut messages = Vec::new();
+        for data in sent {
+            let data = data.encode_to_vec();
+            let mut message: Vec<u8> = vec![0];
+            message.put_u32(u32::try_from(data.len()).unwrap());
+            message.extend(data);
+            messages.push(Bytes::from(message));
+        }
+        messages
+    }
+
+    #[test]
+    fn what_is_outside_of_the_scope_is_refused_and_one_tag_too_many_is_another_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&dir.path().join("data"), Options::default()).unwrap();
+        let path = dir.path().join("access.toml");
+        let text = Tokens::create(&path, new_token(&["plant"])).unwrap();
+        let access = Access::by_tokens(path).unwrap();
+        let loader = access.by_token(&text).unwrap();
+        let column = |name: &str, values| {
+            let column = Column { times: vec![1], values, qualities: vec![Quality::GOOD] };
+            BTreeMap::from([(name.to_owned(), column)])
+        };
+        let load = |name, values| write(&engine, &access, &loader, column(name, values));
+        assert_eq!(load("plant/a", Values::I64(vec![1])).unwrap(), 1);
+        assert_eq!(load("plant/b", Values::I64(vec![1])).unwrap(), 1);
+        let beyond = load("plant/c", Values::I64(vec![1])).unwrap_err();
+        assert_eq!(beyond.code(), Code::FailedPrecondition);
+        let outside = load("other/a", Values::I64(vec![1])).unwrap_err();
+        assert_eq!(outside.code(), Code::PermissionDenied);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_revoked_loads_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let text = Tokens::create(&path, new_token(&[])).unwrap();
+        let access = Access::by_tokens(path.clone()).unwrap();
+        let loader = access.by_token(&text).unwrap();
+        let door = door(&dir.path().join("data"), access);
+        let batch = |at: i64| {
+            let tags: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+            let times: ArrayRef = Arc::new(Int64Array::from(vec![at, at]));
+            let columns = [("tag", tags), ("ts", Arc::clone(&times)), ("value", times)];
+            RecordBatch::try_from_iter(columns).unwrap()
+        };
+        let mut messages = load_of(vec![batch(1), batch(2)]).await;
+        assert_eq!(messages.len(), 3, "a schema and two batches");
+        let last = messages.pop().unwrap();
+        // The last batch comes when the token is revoked, and that is known.
+        let then = stream::once(async move {
+            Tokens::revoke(&path, "loader").unwrap();
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            last
+        });
+        let body = stream::iter(messages).chain(then).map(Ok::<_, Infallible>);
+        let mut request = http::Request::new(Body::new(axum::body::Body::from_stream(body)));
+        *request.uri_mut() = "/arrow.flight.protocol.FlightService/DoPut".parse().unwrap();
+        request.extensions_mut().insert(loader);
+        let mut service = FlightServiceServer::new(Flight(Arc::clone(&door)));
+        let answer = service.call(request).await.unwrap();
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+        assert!(status.message().ends_with("(2 samples before are on disk)"), "{status}");
+    }
 
     fn rows(tags: ArrayRef, values: ArrayRef) -> Result<Rows, String> {
         let times: ArrayRef = Arc::new(Int64Array::from_iter_values(0..tags.len() as i64));
