@@ -144,9 +144,10 @@ def types(plant):
         equal(row[0].microsecond, 123_456, "microseconds")
         equal(row[1] % 10**9, 123_456_789, "nanoseconds")
         check(len(notices) == 1 and "epoch_ns" in notices[0], f"one notice: {notices}")
-        connection.execute("SET timezone = 'Europe/Berlin'")
-        row = connection.execute("SELECT ts FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1").fetchone()
-        equal((row[0], row[0].utcoffset()), (START, datetime.timedelta(hours=1)), "a time in the session's zone")
+        for zone, minutes in [("Europe/Berlin", 60), ("Asia/Kolkata", 330), ("America/St_Johns", -210)]:
+            connection.execute(f"SET timezone = '{zone}'")
+            row = connection.execute("SELECT ts FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1").fetchone()
+            equal((row[0], row[0].utcoffset()), (START, datetime.timedelta(minutes=minutes)), f"a time in the session's zone, {zone}")
 
 
 def transactions(plant):

@@ -12,7 +12,7 @@
 //! # Reading order
 //! [`cut`](mod@cut) (one message, pure), [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a
 //! statement asks for), [`variables`], [`acts`] (statements that are no queries), [`answer`] (rows on the wire), [`simple`] and [`extended`] (the two
-//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`arrays`], [`errors`], [`dialect`].
+//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`times`], [`arrays`], [`errors`], [`dialect`].
 
 mod acts;
 mod answer;
@@ -27,6 +27,7 @@ mod extended;
 mod fuzzing;
 mod simple;
 mod startup;
+mod times;
 mod values;
 mod variables;
 mod words;

@@ -1,11 +1,9 @@
 //! Arrow to PostgreSQL's types and back.
 //!
-//! Contract: a float is written so that reading it gives the same bits, -0, NaN and infinities too. A timestamp is written
-//! in microseconds, rounded down; what that lost is told.
+//! Contract: a float is written so that reading it gives the same bits, -0, NaN and infinities too.
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use arrow_pg::datatypes::arrow_schema_to_pg_fields;
 use arrow_pg::datatypes::df::deserialize_parameters;
@@ -18,19 +16,13 @@ use pgwire::error::PgWireResult;
 use pgwire::types::ToSqlText;
 use pgwire::types::format::FormatOptions;
 use postgres_types::{IsNull, Kind, ToSql};
-use tagmill::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
-};
-use tagmill::arrow::datatypes::{
-    DataType, Field, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampNanosecondType,
-};
-use tagmill::arrow::error::ArrowError;
+use tagmill::arrow::array::{Array as _, AsArray as _, RecordBatch};
+use tagmill::arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
 use tagmill::datafusion::common::{ParamValues, ScalarValue};
 
 use super::arrays::check_array;
 use super::errors::error;
-
-const NS_PER_US: i64 = 1_000;
+use super::times::encode_times;
 
 /// Columns as a client is told of them.
 pub(super) fn fields_of(schema: &SchemaRef, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
@@ -104,41 +96,6 @@ pub(super) fn bound<S: Clone>(
     Ok(values)
 }
 
-/// A batch with its timestamps as the wire has them, shown in a zone; and whether digits were lost.
-pub(super) fn on_the_wire(
-    batch: &RecordBatch,
-    zone: &Arc<str>,
-) -> Result<(RecordBatch, bool), ArrowError> {
-    let is_fine = |field: &Arc<Field>| is_ns(field.data_type());
-    if !batch.schema_ref().fields().iter().any(is_fine) {
-        return Ok((batch.clone(), false));
-    }
-    let mut has_lost = false;
-    let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let DataType::Timestamp(TimeUnit::Nanosecond, in_zone) = field.data_type() else {
-            fields.push(Arc::clone(field));
-            columns.push(Arc::clone(column));
-            continue;
-        };
-        let times = column.as_primitive::<TimestampNanosecondType>();
-        has_lost |= times.iter().flatten().any(|ns| ns % NS_PER_US != 0);
-        let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
-        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|_| Arc::clone(zone)));
-        let field = Field::clone(field).with_data_type(coarse.data_type().clone());
-        fields.push(Arc::new(field));
-        columns.push(Arc::new(coarse));
-    }
-    let schema = Schema::new_with_metadata(fields, batch.schema_ref().metadata().clone());
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let batch = RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)?;
-    Ok((batch, has_lost))
-}
-
-fn is_ns(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Timestamp(TimeUnit::Nanosecond, _))
-}
-
 /// Writes one row.
 pub(super) fn encode_row<E: Encoder>(
     encoder: &mut E,
@@ -161,7 +118,11 @@ pub(super) fn encode_row<E: Encoder>(
                 let values = column.as_primitive::<Float32Type>();
                 encoder.encode_field(&Single(values.value(row)), shown)?;
             }
-            _ => encode_value(encoder, column, row, field, shown)?,
+            _ => {
+                if !encode_times(encoder, column, row, shown)? {
+                    encode_value(encoder, column, row, field, shown)?;
+                }
+            }
         }
     }
     Ok(encoder.take_row())
@@ -173,7 +134,8 @@ struct Double(f64);
 #[derive(Clone, Copy, Debug)]
 struct Single(f32);
 
-type Written = Result<IsNull, Box<dyn StdError + Sync + Send>>;
+/// What becomes of a value.
+pub(super) type Written = Result<IsNull, Box<dyn StdError + Sync + Send>>;
 
 macro_rules! float {
     ($name:ident, $inner:ty) => {
@@ -212,23 +174,6 @@ float!(Single, f32);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tagmill::arrow::array::TimestampNanosecondArray;
-
-    #[test]
-    fn times_are_rounded_down_and_what_is_lost_is_told() {
-        let zone = Arc::from("UTC");
-        for (ns, us, lost) in
-            [(1_000, 1, false), (1_999, 1, true), (-1, -1, true), (-1_000, -1, false)]
-        {
-            let times = TimestampNanosecondArray::from(vec![Some(ns), None]).with_timezone("UTC");
-            let batch = RecordBatch::try_from_iter([("ts", Arc::new(times) as ArrayRef)]).unwrap();
-            let (wire, has_lost) = on_the_wire(&batch, &zone).unwrap();
-            let column = wire
-                .column(0)
-                .as_primitive::<tagmill::arrow::datatypes::TimestampMicrosecondType>();
-            assert_eq!((column.value(0), column.is_null(1), has_lost), (us, true, lost), "{ns}");
-        }
-    }
 
     #[test]
     fn a_floats_text_gives_its_bits_back() {

@@ -1,0 +1,216 @@
+//! Times on the wire.
+//!
+//! Contract: a timestamp is written in microseconds, rounded down; what that lost is told. The text of one with a zone ends
+//! with the offset that the zone had then, to the second where it was not whole minutes.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow_pg::encoder::Encoder;
+use bytes::BytesMut;
+use chrono::{DateTime, FixedOffset};
+use pgwire::api::Type;
+use pgwire::api::results::FieldInfo;
+use pgwire::error::PgWireResult;
+use pgwire::types::ToSqlText;
+use pgwire::types::format::FormatOptions;
+use postgres_types::{IsNull, ToSql};
+use tagmill::arrow::array::timezone::Tz;
+use tagmill::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
+};
+use tagmill::arrow::datatypes::{
+    DataType, Field, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
+use tagmill::arrow::error::ArrowError;
+
+use super::errors::error;
+use super::values::Written;
+
+const NS_PER_US: i64 = 1_000;
+
+/// A batch with its timestamps as the wire has them, shown in a zone; and whether digits were lost.
+pub(super) fn on_the_wire(
+    batch: &RecordBatch,
+    zone: &Arc<str>,
+) -> Result<(RecordBatch, bool), ArrowError> {
+    let is_fine = |field: &Arc<Field>| is_ns(field.data_type());
+    if !batch.schema_ref().fields().iter().any(is_fine) {
+        return Ok((batch.clone(), false));
+    }
+    let mut has_lost = false;
+    let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let DataType::Timestamp(TimeUnit::Nanosecond, in_zone) = field.data_type() else {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        };
+        let times = column.as_primitive::<TimestampNanosecondType>();
+        has_lost |= times.iter().flatten().any(|ns| ns % NS_PER_US != 0);
+        let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
+        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|_| Arc::clone(zone)));
+        let field = Field::clone(field).with_data_type(coarse.data_type().clone());
+        fields.push(Arc::new(field));
+        columns.push(Arc::new(coarse));
+    }
+    let schema = Schema::new_with_metadata(fields, batch.schema_ref().metadata().clone());
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)?;
+    Ok((batch, has_lost))
+}
+
+fn is_ns(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(TimeUnit::Nanosecond, _))
+}
+
+/// Writes a time that has a zone, or a list of such, which must not be null. Whether it was one.
+pub(super) fn encode_times<E: Encoder>(
+    encoder: &mut E,
+    column: &ArrayRef,
+    row: usize,
+    shown: &FieldInfo,
+) -> PgWireResult<bool> {
+    let of = match column.data_type() {
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
+            of.data_type()
+        }
+        other => other,
+    };
+    let DataType::Timestamp(unit, Some(zone)) = of else { return Ok(false) };
+    let zone: Tz = zone
+        .parse()
+        .map_err(|failure| error("XX000", format!("cannot show times in {zone}: {failure}")))?;
+    let times = match column.data_type() {
+        DataType::List(_) => column.as_list::<i32>().value(row),
+        DataType::LargeList(_) => column.as_list::<i64>().value(row),
+        DataType::FixedSizeList(..) => column.as_fixed_size_list().value(row),
+        _ => {
+            encoder.encode_field(&stamp_of(column, *unit, row, zone), shown)?;
+            return Ok(true);
+        }
+    };
+    let stamps = (0..times.len()).map(|at| stamp_of(&times, *unit, at, zone));
+    encoder.encode_field(&stamps.collect::<Vec<_>>(), shown)?;
+    Ok(true)
+}
+
+/// A time of a column as it is shown in a zone. Nothing if it is null or so far away that it has no date.
+fn stamp_of(times: &ArrayRef, unit: TimeUnit, row: usize, zone: Tz) -> Option<Stamp> {
+    if times.is_null(row) {
+        return None;
+    }
+    let time = match unit {
+        TimeUnit::Second => {
+            times.as_primitive::<TimestampSecondType>().value_as_datetime_with_tz(row, zone)
+        }
+        TimeUnit::Millisecond => {
+            times.as_primitive::<TimestampMillisecondType>().value_as_datetime_with_tz(row, zone)
+        }
+        TimeUnit::Microsecond => {
+            times.as_primitive::<TimestampMicrosecondType>().value_as_datetime_with_tz(row, zone)
+        }
+        TimeUnit::Nanosecond => {
+            times.as_primitive::<TimestampNanosecondType>().value_as_datetime_with_tz(row, zone)
+        }
+    };
+    time.map(|time| Stamp(time.fixed_offset()))
+}
+
+/// An instant, and the offset it is shown with. The library's own text knows whole hours alone.
+#[derive(Clone, Copy, Debug)]
+struct Stamp(DateTime<FixedOffset>);
+
+impl ToSql for Stamp {
+    fn to_sql(&self, of: &Type, out: &mut BytesMut) -> Written {
+        self.0.to_sql(of, out)
+    }
+
+    fn accepts(of: &Type) -> bool {
+        <DateTime<FixedOffset> as ToSql>::accepts(of)
+    }
+
+    postgres_types::to_sql_checked!();
+}
+
+impl ToSqlText for Stamp {
+    fn to_sql_text(&self, _: &Type, out: &mut BytesMut, _: &FormatOptions) -> Written {
+        write!(out, "{}", self.0.format("%Y-%m-%d %H:%M:%S%.6f"))?;
+        let east = self.0.offset().local_minus_utc();
+        let sign = if east < 0 { '-' } else { '+' };
+        let (minutes, seconds) = (east.unsigned_abs() / 60, east.unsigned_abs() % 60);
+        write!(out, "{sign}{:02}", minutes / 60)?;
+        if minutes % 60 != 0 || seconds != 0 {
+            write!(out, ":{:02}", minutes % 60)?;
+        }
+        if seconds != 0 {
+            write!(out, ":{seconds:02}")?;
+        }
+        Ok(IsNull::No)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgwire::api::portal::Format;
+    use pgwire::api::results::DataRowEncoder;
+    use tagmill::arrow::array::TimestampNanosecondArray;
+
+    use super::super::values::{encode_row, fields_of};
+    use super::*;
+
+    /// The first second of March 2026, in nanoseconds.
+    const MARCH: i64 = 1_772_323_200_000_000_000;
+
+    /// The only value of a column, as it is written in a session with a zone.
+    fn written(column: ArrayRef, zone: &str, format: &Format) -> Vec<u8> {
+        let batch = RecordBatch::try_from_iter([("ts", column)]).unwrap();
+        let (batch, _) = on_the_wire(&batch, &Arc::from(zone)).unwrap();
+        let fields = Arc::new(fields_of(&batch.schema(), format).unwrap());
+        let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
+        let row = encode_row(&mut encoder, &batch, 0, &fields).unwrap();
+        row.data[4..].to_vec() // its length stands before it
+    }
+
+    fn text(column: ArrayRef, zone: &str) -> String {
+        String::from_utf8(written(column, zone, &Format::UnifiedText)).unwrap()
+    }
+
+    fn time(ns: i64) -> ArrayRef {
+        Arc::new(TimestampNanosecondArray::from(vec![ns]).with_timezone("UTC"))
+    }
+
+    #[test]
+    fn times_are_rounded_down_and_what_is_lost_is_told() {
+        let zone = Arc::from("UTC");
+        for (ns, us, lost) in
+            [(1_000, 1, false), (1_999, 1, true), (-1, -1, true), (-1_000, -1, false)]
+        {
+            let times = TimestampNanosecondArray::from(vec![Some(ns), None]).with_timezone("UTC");
+            let batch = RecordBatch::try_from_iter([("ts", Arc::new(times) as ArrayRef)]).unwrap();
+            let (wire, has_lost) = on_the_wire(&batch, &zone).unwrap();
+            let column = wire.column(0).as_primitive::<TimestampMicrosecondType>();
+            assert_eq!((column.value(0), column.is_null(1), has_lost), (us, true, lost), "{ns}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_time_has_its_whole_offset() {
+        // The first of January 1890: clocks showed the time of their place.
+        let old = -2_524_521_600_000_000_000;
+        for (ns, zone, want) in [
+            (MARCH, "UTC", "2026-03-01 00:00:00.000000+00"),
+            (MARCH + 123_456_789, "Europe/Berlin", "2026-03-01 01:00:00.123456+01"),
+            (MARCH, "America/New_York", "2026-02-28 19:00:00.000000-05"),
+            (MARCH, "Asia/Kolkata", "2026-03-01 05:30:00.000000+05:30"),
+            (MARCH, "America/St_Johns", "2026-02-28 20:30:00.000000-03:30"),
+            (old, "Europe/Berlin", "1890-01-01 00:53:28.000000+00:53:28"),
+            (old, "America/St_Johns", "1889-12-31 20:29:08.000000-03:30:52"),
+        ] {
+            assert_eq!(text(time(ns), zone), want);
+            let binary = written(time(ns), zone, &Format::UnifiedBinary);
+            assert_eq!(binary, written(time(ns), "UTC", &Format::UnifiedBinary), "{zone}");
+        }
+    }
+}
