@@ -192,6 +192,9 @@ def settings(plant):
         equal(connection.execute("SHOW tagmill.tiers").fetchone(), ("off",), "what the start asked for, after DISCARD ALL")
         equal(connection.info.parameter_status("TimeZone"), "UTC", "TimeZone after DISCARD ALL")
         connection.execute("SELECT pg_advisory_unlock_all()")
+        # What Npgsql's pool sends before a connection is used again.
+        psycopg.ClientCursor(connection).execute("SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;"
+                                                 "SELECT pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP")
         connection.execute("SET statement_timeout = '200ms'")
         with fails("longer than 200 ms"):
             connection.execute("SELECT count(*) FROM samples a, samples b, samples c WHERE a.value + b.value + c.value > 1e9")
