@@ -117,6 +117,9 @@ def forms(plant):
     equal([value.hex() for value in arrow["value"].to_pylist()], [value.hex() for value in ODD], "floats in Arrow")
     status, _, _ = curl(plant, "/api/v1/sql", "-H", "Accept: image/png", data=b"SELECT 1")
     equal(status, 406, "a form that there is not")
+    for path, data in [("/api/v1/sql", b"SELECT 1"), ("/api/v1/latest", None)]:
+        status, _, body = curl(plant, path, "--http1.0", data=data)
+        equal(status, 505, f"an answer whose end nobody can see ({body})")
     many = "SELECT a.ts, b.value FROM samples a, samples b WHERE a.tag = 'plant/odd' AND b.tag = 'plant/u1/T'"
     equal(len(json.loads(sql(plant, many))), len(ODD) * ROWS, "rows that are streamed")
 

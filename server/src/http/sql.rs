@@ -12,7 +12,7 @@ use arrow::json::writer::{JsonArray, Writer as JsonWriter, WriterBuilder as Json
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
@@ -165,6 +165,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
+    check_version(request.version())?;
     let form = Form::of(request.headers())?;
     let headers = request.headers().clone();
     let body = body_of(request).await?;
@@ -184,14 +185,26 @@ pub(super) async fn latest(
     State(door): Shared,
     Extension(principal): Extension<Principal>,
     Query(of): Query<LatestOf>,
+    version: Version,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
+    check_version(version)?;
     let form = Form::of(&headers)?;
     let like = glob_to_like(of.tag.as_deref().unwrap_or("*"));
     let sql = "SELECT * FROM latest WHERE tag LIKE $1 ORDER BY tag".to_owned();
     let values = vec![ScalarValue::Utf8(Some(like))];
     run(&door, &principal, form, sql, values, HashMap::new()).await
+}
+
+/// Whether an answer that is cut off is seen to be. In HTTP/1.0 the end of the connection is the end of the answer,
+/// whatever came before it.
+fn check_version(version: Version) -> Result<(), Refusal> {
+    if version >= Version::HTTP_11 {
+        return Ok(());
+    }
+    let text = "in HTTP/1.0 an answer that is cut off looks whole: ask in HTTP/1.1 (in nginx: proxy_http_version 1.1)";
+    Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, text))
 }
 
 /// A parameter as the session takes it.
@@ -301,4 +314,21 @@ fn of_query(error: &Error) -> Refusal {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_needs_a_version_that_tells_its_end() {
+        for old in [Version::HTTP_09, Version::HTTP_10] {
+            let refusal = check_version(old).unwrap_err();
+            assert_eq!(refusal.status, StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+            assert!(refusal.text.contains("HTTP/1.1"), "{}", refusal.text);
+        }
+        for new in [Version::HTTP_11, Version::HTTP_2] {
+            assert!(check_version(new).is_ok(), "{new:?}");
+        }
+    }
 }
