@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql` and `GET /api/v1/latest`: a statement in, its rows out as JSON, CSV or Arrow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -274,8 +274,23 @@ async fn run(
 }
 
 fn writer_of(form: Form, answer: &Answer) -> Result<Writer, Refusal> {
+    if form == Form::Json {
+        check_names(&answer.schema)?;
+    }
     let writer = Writer::new(form, &answer.schema);
     writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// Whether each column has a name of its own. Of those with one name an object in JSON keeps the last alone.
+fn check_names(schema: &SchemaRef) -> Result<(), Refusal> {
+    let mut names = HashSet::new();
+    let twice = schema.fields().iter().find(|field| !names.insert(field.name()));
+    let Some(twice) = twice else { return Ok(()) };
+    let text = format!(
+        "two columns are named {:?}, and JSON keeps one: name them with AS, or ask for CSV or Arrow",
+        twice.name()
+    );
+    Err(Refusal::new(StatusCode::BAD_REQUEST, text))
 }
 
 /// Sends rows.
@@ -318,7 +333,23 @@ fn of_query(error: &Error) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
     use super::*;
+
+    #[test]
+    fn two_columns_of_one_name_are_no_json() {
+        let schema = |names: &[&str]| {
+            let fields = names.iter().map(|name| Field::new(*name, DataType::Int64, true));
+            Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        };
+        for good in [&["a"][..], &["a", "A", "b"]] {
+            assert!(check_names(&schema(good)).is_ok(), "{good:?}");
+        }
+        let refusal = check_names(&schema(&["a", "b", "c", "b"])).unwrap_err();
+        assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+        assert!(refusal.text.contains("\"b\""), "{}", refusal.text);
+    }
 
     #[test]
     fn an_answer_needs_a_version_that_tells_its_end() {
