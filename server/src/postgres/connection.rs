@@ -141,14 +141,17 @@ impl Portals {
     /// Adds one that holds so many bytes of values; one of its name goes.
     pub(super) fn add(&mut self, name: &str, bytes: usize) -> PgWireResult<()> {
         check_name(name)?;
-        self.remove(name);
         let bytes = name.len() + bytes;
-        if self.each.len() >= PORTALS_MAX || self.bytes + bytes > PORTAL_BYTES_MAX {
+        // One that is refused takes nobody's place: the one of its name is still there.
+        let before = self.each.get(name).map(|held| held.bytes);
+        let count = self.each.len() + usize::from(before.is_none());
+        let sum = self.bytes - before.unwrap_or(0) + bytes;
+        if count > PORTALS_MAX || sum > PORTAL_BYTES_MAX {
             let text =
                 format!("a connection has at most {PORTALS_MAX} portals with 16 MiB of values");
             return Err(error("53000", text));
         }
-        self.bytes += bytes;
+        self.bytes = sum;
         self.each.insert(name.to_owned(), Held { bytes, ..Held::default() });
         Ok(())
     }
@@ -364,6 +367,11 @@ mod tests {
         portals.suspend("5", watched()).unwrap();
         assert_eq!((portals.clear().len(), portals.bytes), (PORTALS_MAX - 1, 0));
         assert!(portals.add("a", PORTAL_BYTES_MAX).is_err(), "the name counts");
+        portals.add("a", PORTAL_BYTES_MAX - 1).unwrap();
+        portals.add("a", PORTAL_BYTES_MAX - 2).unwrap();
+        assert!(portals.add("a", PORTAL_BYTES_MAX).is_err() && portals.add("b", 1).is_err());
+        assert_eq!(portals.bytes, PORTAL_BYTES_MAX - 1, "one that is refused leaves the old one");
+        assert_eq!(portals.clear(), ["a"]);
         assert!(portals.add(&"n".repeat(NAME_BYTES_MAX + 1), 0).is_err());
     }
 }
