@@ -7,14 +7,18 @@ It makes a certificate, tokens and a small plant, asks as these clients ask, che
 not be let in. What this machine lacks (psql, openssl) it says SKIPPED for. It ends only processes it started.
 """
 
+import base64
 import contextlib
 import csv
 import datetime
+import hashlib
+import hmac
 import math
 import os
 import pathlib
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -237,12 +241,91 @@ def cancels(plant):
         equal(connection.execute("SELECT 1").fetchone(), (1,), "after a cancel")
 
 
+class Raw:
+    """A connection by messages, for what libpq has no call for: portals with names, and their rows in parts."""
+
+    def __init__(self, plant, user="reader"):
+        plain = socket.create_connection(("127.0.0.1", plant.port), 30)
+        plain.sendall(struct.pack(">ii", 8, 80_877_103))
+        equal(plain.recv(1), b"S", "the answer to a wish for TLS")
+        self.stream = ssl.create_default_context(cafile=str(plant.ca)).wrap_socket(plain, server_hostname="localhost")
+        named = f"user\0{user}\0database\0tagmill\0\0".encode()
+        self.stream.sendall(struct.pack(">ii", 8 + len(named), 196_608) + named)
+        self.next()
+        bare = "n=,r=" + base64.b64encode(os.urandom(18)).decode()
+        self.send(b"p", b"SCRAM-SHA-256\0" + struct.pack(">i", 3 + len(bare)) + b"n,," + bare.encode())
+        challenge = self.next()[1][4:].decode()
+        said = dict(part.split("=", 1) for part in challenge.split(","))
+        salted = hashlib.pbkdf2_hmac("sha256", plant.tokens[user].encode(), base64.b64decode(said["s"]), int(said["i"]))
+        key, last = hmac.digest(salted, b"Client Key", "sha256"), f"c=biws,r={said['r']}"
+        sign = hmac.digest(hashlib.sha256(key).digest(), f"{bare},{challenge},{last}".encode(), "sha256")
+        proof = base64.b64encode(bytes(a ^ b for a, b in zip(key, sign, strict=True))).decode()
+        self.send(b"p", f"{last},p={proof}".encode())
+        self.answers()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+
+    def send(self, letter, body=b""):
+        self.stream.sendall(letter + struct.pack(">i", 4 + len(body)) + body)
+
+    def take(self, count):
+        taken = b""
+        while len(taken) < count:
+            more = self.stream.recv(count - len(taken))
+            check(more, "the connection is still there")
+            taken += more
+        return taken
+
+    def next(self):
+        letter, length = struct.unpack(">ci", self.take(5))
+        return letter, self.take(length - 4)
+
+    def answers(self):
+        """Letters of all answers until the server is ready, an error's with its code."""
+        said = []
+        while not said or said[-1] != "Z":
+            letter, body = self.next()
+            fields = {field[:1]: field[1:].decode() for field in body.split(b"\0")} if letter == b"E" else {}
+            said.append(letter.decode() + fields.get(b"C", ""))
+        return said
+
+    def simple(self, sql):
+        self.send(b"Q", sql.encode() + b"\0")
+        return self.answers()
+
+    def execute(self, portal, rows=0):
+        self.send(b"E", portal + b"\0" + struct.pack(">i", rows))
+        self.send(b"S")
+        return self.answers()
+
+
 def portals(plant):
     """An answer in parts, as JDBC's fetch size asks for it: by messages, since libpq has no call for it."""
     with connect(plant) as connection:
         cursor = connection.cursor()
         rows = list(cursor.stream("SELECT value FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts"))
         equal((len(rows), rows[-1]), (ROWS, (1000 + (ROWS - 1) / 8,)), "rows one by one")
+    with Raw(plant) as raw:
+        def bind(portal, sql):
+            raw.send(b"P", b"\0" + sql.encode() + b"\0\0\0")
+            raw.send(b"B", portal + b"\0\0" + bytes(6))
+
+        raw.simple("BEGIN")
+        raw.simple("SAVEPOINT s")
+        bind(b"p", "SELECT value FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 3")
+        equal(raw.execute(b"p", 2), ["1", "2", "D", "D", "s", "Z"], "two of three rows")
+        equal(raw.execute(b"p", 2), ["D", "C", "Z"], "the third")
+        equal(raw.execute(b"p", 2), ["C", "Z"], "no more of them")
+        # One that has failed must not look like one whose rows have all been given.
+        bind(b"q", "SELECT 1 / CAST(value - value AS BIGINT) FROM samples WHERE tag = 'plant/u1/T'")
+        equal(raw.execute(b"q", 2), ["1", "2", "E22000", "Z"], "a division by zero")
+        equal(raw.execute(b"q", 2), ["E25P02", "Z"], "nothing runs before ROLLBACK")
+        raw.simple("ROLLBACK TO SAVEPOINT s")
+        equal(raw.execute(b"q", 2), ["E55000", "Z"], "a portal that has failed")
 
 
 def catalogs(plant):

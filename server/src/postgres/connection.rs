@@ -115,6 +115,8 @@ struct Held {
     bytes: usize,
     begun: Option<Begun>,
     watched: Option<Watched>,
+    /// Whether what it stands for has failed: nobody may take it for one whose rows have all been given.
+    has_failed: bool,
 }
 
 /// What is known of an answer that has begun.
@@ -173,6 +175,22 @@ impl Portals {
         if let Some(portal) = self.each.get_mut(name) {
             portal.begun = Some(begun);
         }
+    }
+
+    /// Notes that one has failed. It holds nothing of an answer any more, and waits for its name to be taken again.
+    pub(super) fn fail(&mut self, name: &str) {
+        if let Some(portal) = self.each.get_mut(name) {
+            (portal.begun, portal.watched, portal.has_failed) = (None, None, true);
+        }
+    }
+
+    /// Fails if one has failed before.
+    pub(super) fn check(&self, name: &str) -> PgWireResult<()> {
+        if self.each.get(name).is_some_and(|portal| portal.has_failed) {
+            let text = format!("portal {name:?} cannot be run: it has failed, bind it again");
+            return Err(error("55000", text));
+        }
+        Ok(())
     }
 
     /// What is known of the answer of a portal. Nobody needs to watch it while it goes on.
@@ -330,7 +348,13 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
+    use pgwire::error::{ErrorInfo, PgWireError};
+
     use super::*;
+
+    fn code(failure: PgWireError) -> String {
+        ErrorInfo::from(failure).code
+    }
 
     #[test]
     fn what_is_prepared_is_bounded_by_its_bytes() {
@@ -366,6 +390,13 @@ mod tests {
         portals.remove("1");
         portals.suspend("5", watched()).unwrap();
         assert_eq!((portals.clear().len(), portals.bytes), (PORTALS_MAX - 1, 0));
+        portals.add("a", 0).unwrap();
+        portals.suspend("a", watched()).unwrap();
+        portals.fail("a");
+        assert!(portals.check("a").is_err_and(|failure| code(failure) == "55000"));
+        assert!(portals.each["a"].watched.is_none() && portals.go_on("a").is_none());
+        portals.add("a", 0).unwrap();
+        assert!(portals.check("a").is_ok() && portals.check("b").is_ok());
         assert!(portals.add("a", PORTAL_BYTES_MAX).is_err(), "the name counts");
         portals.add("a", PORTAL_BYTES_MAX - 1).unwrap();
         portals.add("a", PORTAL_BYTES_MAX - 2).unwrap();
