@@ -11,6 +11,7 @@ import base64
 import contextlib
 import csv
 import datetime
+import decimal
 import hashlib
 import hmac
 import math
@@ -122,6 +123,9 @@ def parameters(plant):
         check("parameters" in said, f"too many values: {said}")
         with fails("out of range"):
             connection.execute("SELECT count(*) FROM samples WHERE ts < %s", [datetime.datetime.max.replace(tzinfo=UTC)])
+        half = decimal.Decimal("1.5")
+        with fails("a fraction is none", psycopg.errors.InvalidTextRepresentation):
+            connection.execute("SELECT count(*) FROM samples WHERE tag_id = %s", [half])
         # The header of an array that speaks of more than there is.
         bomb = struct.pack(">iiiii", 1, 0, 25, 2**31 - 1, 1)
         said = connection.pgconn.exec_params(b"SELECT $1", [bomb], [1009], [1]).error_message.decode()

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 
 use arrow_pg::datatypes::arrow_schema_to_pg_fields;
-use arrow_pg::datatypes::df::deserialize_parameters;
+use arrow_pg::datatypes::df::deserialize_parameters_with_server_types;
 use arrow_pg::encoder::{Encoder, encode_value};
 use bytes::BytesMut;
 use pgwire::api::Type;
@@ -17,7 +17,9 @@ use pgwire::types::ToSqlText;
 use pgwire::types::format::FormatOptions;
 use postgres_types::{IsNull, Kind, ToSql};
 use tagmill::arrow::array::{Array as _, AsArray as _, RecordBatch};
-use tagmill::arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
+use tagmill::arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DataType, Float32Type, Float64Type, SchemaRef,
+};
 use tagmill::datafusion::common::{ParamValues, ScalarValue};
 
 use super::arrays::check_array;
@@ -54,7 +56,7 @@ pub(super) fn parameter_types(types: &[Option<DataType>]) -> PgWireResult<Vec<Ty
 /// The values that a client bound.
 ///
 /// The library that reads them takes lengths of arrays on trust, makes a null of a time that is out of range, a time of a
-/// whole number, and one quote of two: these are seen to here.
+/// whole number, a whole number of a fraction, and one quote of two: these are seen to here.
 pub(super) fn bound<S: Clone>(
     portal: &Portal<S>,
     types: &[Option<DataType>],
@@ -74,14 +76,13 @@ pub(super) fn bound<S: Clone>(
             return Err(error("42804", text));
         }
     }
-    let known: Vec<Option<&DataType>> = types.iter().map(Option::as_ref).collect();
-    let ParamValues::List(values) = deserialize_parameters(portal, &known)? else {
-        return Err(error("XX000", "parameters have numbers, not names"));
-    };
-    let mut values: Vec<ScalarValue> = values.into_iter().map(|value| value.value).collect();
+    let mut values = read(portal, types)?;
     for (at, (value, given)) in values.iter_mut().zip(&portal.parameters).enumerate() {
         let Some(given) = given else { continue };
         let number = at + 1;
+        if let Some(wanted) = exactly_whole(portal, types, at) {
+            *value = whole(value, wanted, number)?;
+        }
         if value.is_null() {
             let text = format!("parameter ${number} is out of range: times go from 1678 to 2261");
             return Err(error("22008", text));
@@ -94,6 +95,55 @@ pub(super) fn bound<S: Clone>(
         }
     }
     Ok(values)
+}
+
+/// The values as they are read. A NUMERIC for a whole number is read with all of its digits.
+fn read<S: Clone>(
+    portal: &Portal<S>,
+    types: &[Option<DataType>],
+) -> PgWireResult<Vec<ScalarValue>> {
+    let numeric = Type::NUMERIC;
+    let is_numeric = |at: usize| exactly_whole(portal, types, at).is_some();
+    let known = types.iter().enumerate();
+    let known: Vec<Option<&DataType>> =
+        known.map(|(at, known)| known.as_ref().filter(|_| !is_numeric(at))).collect();
+    let told: Vec<Option<&Type>> =
+        (0..types.len()).map(|at| is_numeric(at).then_some(&numeric)).collect();
+    let read = deserialize_parameters_with_server_types(portal, &known, &told)?;
+    let ParamValues::List(values) = read else {
+        return Err(error("XX000", "parameters have numbers, not names"));
+    };
+    Ok(values.into_iter().map(|value| value.value).collect())
+}
+
+/// The type of a whole number that a parameter is for, if its value comes as NUMERIC, which may have a fraction.
+fn exactly_whole<'a, S>(
+    portal: &Portal<S>,
+    types: &'a [Option<DataType>],
+    at: usize,
+) -> Option<&'a DataType> {
+    let wanted = types.get(at)?.as_ref().filter(|wanted| wanted.is_integer())?;
+    let is_given = portal.parameters.get(at).is_some_and(Option::is_some);
+    let is_numeric = match portal.statement.parameter_types.get(at) {
+        Some(Some(hint)) => *hint == Type::NUMERIC,
+        // PostgreSQL has no other type that takes them all.
+        _ => *wanted == DataType::UInt64,
+    };
+    (is_given && is_numeric).then_some(wanted)
+}
+
+/// A NUMERIC as a whole number of a type, if it is one.
+fn whole(value: &ScalarValue, wanted: &DataType, number: usize) -> PgWireResult<ScalarValue> {
+    let ScalarValue::Decimal128(Some(digits), _, scale) = value else { return Ok(value.clone()) };
+    let one = 10_i128.pow(scale.unsigned_abs().into());
+    if digits % one != 0 {
+        let text = format!("parameter ${number} is a whole number: a fraction is none");
+        return Err(error("22P02", text));
+    }
+    let whole = ScalarValue::Decimal128(Some(digits / one), DECIMAL128_MAX_PRECISION, 0);
+    whole
+        .cast_to(wanted)
+        .map_err(|_| error("22003", format!("parameter ${number} is out of range of {wanted}")))
 }
 
 /// Writes one row.
@@ -173,7 +223,53 @@ float!(Single, f32);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use pgwire::api::stmt::StoredStatement;
+    use pgwire::error::{ErrorInfo, PgWireError};
+
     use super::*;
+
+    fn code(failure: PgWireError) -> String {
+        ErrorInfo::from(failure).code
+    }
+
+    /// One value, in text, of a type that the client names or leaves open.
+    fn bind(
+        hint: Option<Type>,
+        value: &'static str,
+        wanted: DataType,
+    ) -> PgWireResult<ScalarValue> {
+        let statement = StoredStatement::new(String::new(), (), vec![hint]);
+        let mut portal = Portal::new_cursor(String::new(), Arc::new(statement));
+        portal.parameters = vec![Some(Bytes::from_static(value.as_bytes()))];
+        bound(&portal, &[Some(wanted)]).map(|values| values[0].clone())
+    }
+
+    #[test]
+    fn no_fraction_becomes_a_whole_number() {
+        let numeric = || Some(Type::NUMERIC);
+        for (hint, value, want) in [
+            (numeric(), "42", ScalarValue::Int64(Some(42))),
+            (numeric(), "-42.00", ScalarValue::Int32(Some(-42))),
+            (numeric(), "7", ScalarValue::UInt32(Some(7))),
+            (None, "18446744073709551615", ScalarValue::UInt64(Some(u64::MAX))),
+            (numeric(), "1.5", ScalarValue::Float64(Some(1.5))),
+            (Some(Type::INT8), "42", ScalarValue::Int64(Some(42))),
+        ] {
+            assert_eq!(bind(hint, value, want.data_type()).unwrap(), want, "{value}");
+        }
+        for (hint, value, wanted, want) in [
+            (numeric(), "1.5", DataType::Int64, "22P02"),
+            (numeric(), "-0.1", DataType::Int32, "22P02"),
+            (None, "0.5", DataType::UInt64, "22P02"),
+            (numeric(), "3000000000", DataType::Int32, "22003"),
+            (None, "-1", DataType::UInt64, "22003"),
+        ] {
+            assert_eq!(bind(hint, value, wanted).map_err(code), Err(want.to_owned()), "{value}");
+        }
+    }
 
     #[test]
     fn a_floats_text_gives_its_bits_back() {
