@@ -206,6 +206,8 @@ def settings(plant):
         connection.execute("SET statement_timeout = '200ms'")
         with fails("longer than 200 ms"):
             connection.execute("SELECT count(*) FROM samples a, samples b, samples c WHERE a.value + b.value + c.value > 1e9")
+    with connect(plant, application_name="n" * 100) as connection:
+        equal(connection.execute("SHOW application_name").fetchone(), ("n" * 63,), "a long name of a program")
     with fails("no setting"):
         connect(plant, options="-c nothing=1")
 
