@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow_pg::datatypes::arrow_schema_to_pg_fields;
 use arrow_pg::datatypes::df::deserialize_parameters_with_server_types;
@@ -16,9 +17,9 @@ use pgwire::error::PgWireResult;
 use pgwire::types::ToSqlText;
 use pgwire::types::format::FormatOptions;
 use postgres_types::{IsNull, Kind, ToSql};
-use tagmill::arrow::array::{Array as _, AsArray as _, RecordBatch};
+use tagmill::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use tagmill::arrow::datatypes::{
-    DECIMAL128_MAX_PRECISION, DataType, Float32Type, Float64Type, SchemaRef,
+    DECIMAL128_MAX_PRECISION, DataType, Field, Float32Type, Float64Type, SchemaRef,
 };
 use tagmill::datafusion::common::{ParamValues, ScalarValue};
 
@@ -147,6 +148,9 @@ fn whole(value: &ScalarValue, wanted: &DataType, number: usize) -> PgWireResult<
 }
 
 /// Writes one row.
+///
+/// The library that writes values stumbles over some of them, such as the scale of a decimal in a list. Its panic ends the
+/// statement: nobody may go on with the encoder then.
 pub(super) fn encode_row<E: Encoder>(
     encoder: &mut E,
     batch: &RecordBatch,
@@ -159,23 +163,42 @@ pub(super) fn encode_row<E: Encoder>(
             encoder.encode_field(&None::<i8>, shown)?;
             continue;
         }
-        match field.data_type() {
-            DataType::Float64 => {
-                let values = column.as_primitive::<Float64Type>();
-                encoder.encode_field(&Double(values.value(row)), shown)?;
-            }
-            DataType::Float32 => {
-                let values = column.as_primitive::<Float32Type>();
-                encoder.encode_field(&Single(values.value(row)), shown)?;
-            }
-            _ => {
-                if !encode_times(encoder, column, row, shown)? {
-                    encode_value(encoder, column, row, field, shown)?;
-                }
-            }
-        }
+        let writing = AssertUnwindSafe(|| encode_one(encoder, column, row, field, shown));
+        catch_unwind(writing).unwrap_or_else(|_| {
+            let name = field.name();
+            Err(error(
+                "0A000",
+                format!("this protocol cannot carry the values of {name:?}: CAST them"),
+            ))
+        })?;
     }
     Ok(encoder.take_row())
+}
+
+/// Writes one value, which is not null.
+fn encode_one<E: Encoder>(
+    encoder: &mut E,
+    column: &ArrayRef,
+    row: usize,
+    field: &Field,
+    shown: &FieldInfo,
+) -> PgWireResult<()> {
+    match field.data_type() {
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>();
+            encoder.encode_field(&Double(values.value(row)), shown)
+        }
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>();
+            encoder.encode_field(&Single(values.value(row)), shown)
+        }
+        _ => {
+            if encode_times(encoder, column, row, shown)? {
+                return Ok(());
+            }
+            encode_value(encoder, column, row, field, shown)
+        }
+    }
 }
 
 /// A float whose text gives its bits back.
@@ -226,8 +249,11 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use pgwire::api::results::DataRowEncoder;
     use pgwire::api::stmt::StoredStatement;
     use pgwire::error::{ErrorInfo, PgWireError};
+    use tagmill::arrow::array::{Decimal128Array, ListArray};
+    use tagmill::arrow::buffer::OffsetBuffer;
 
     use super::*;
 
@@ -268,6 +294,23 @@ mod tests {
             (None, "-1", DataType::UInt64, "22003"),
         ] {
             assert_eq!(bind(hint, value, wanted).map_err(code), Err(want.to_owned()), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_library_stumbles_over_ends_its_statement_alone() {
+        for (scale, is_sent) in [(2, true), (30, false)] {
+            let decimals = Decimal128Array::from(vec![125_i128]);
+            let decimals = decimals.with_precision_and_scale(38, scale).unwrap();
+            let of = Arc::new(Field::new_list_field(decimals.data_type().clone(), true));
+            let offsets = OffsetBuffer::from_lengths([1]);
+            let list: ArrayRef = Arc::new(ListArray::new(of, offsets, Arc::new(decimals), None));
+            let batch = RecordBatch::try_from_iter([("list", list)]).unwrap();
+            let fields = Arc::new(fields_of(&batch.schema(), &Format::UnifiedText).unwrap());
+            let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
+            let row = encode_row(&mut encoder, &batch, 0, &fields);
+            let want = if is_sent { Ok(()) } else { Err("0A000".to_owned()) };
+            assert_eq!(row.map(|_| ()).map_err(code), want, "{scale}");
         }
     }
 
