@@ -44,7 +44,7 @@ def main():
         plant = Plant(binary, pathlib.Path(scratch))
         with plant.serve():
             for case in [
-                protocols, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
+                protocols, no_text, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
                 macros, sqlalchemy_and_pandas, dbeaver, psql, by_command, scopes, strangers, hostile_bytes, revoked,
             ]:
                 began = time.monotonic()
@@ -98,6 +98,17 @@ def protocols(plant):
         with fails("by zero", psycopg.errors.DataException):
             connection.execute("SELECT 1 / 0")
         equal(connection.execute("SELECT 1").fetchone(), (1,), "after errors")
+
+
+def no_text(plant):
+    """A statement that is no UTF-8 is refused, and nothing else is lost with it."""
+    with connect(plant) as connection:
+        raw, wrong = connection.pgconn, b"SELECT 'a\xff'"
+        for ask in [lambda: raw.exec_(wrong), lambda: raw.prepare(b"", wrong), lambda: raw.prepare(b"n\xff", b"SELECT 1")]:
+            code = ask().error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+            equal(code, b"22021", "the code of what is no text")
+            equal(connection.execute("SELECT 'ü', %s::text", ["ü"]).fetchone(), ("ü", "ü"), "after it")
+        equal(connection.info.transaction_status, psycopg.pq.TransactionStatus.IDLE, "status")
 
 
 def parameters(plant):
