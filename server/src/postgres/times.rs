@@ -30,7 +30,8 @@ use super::values::Written;
 
 const NS_PER_US: i64 = 1_000;
 
-/// A batch with its timestamps as the wire has them, shown in a zone; and whether digits were lost.
+/// A batch with its timestamps as the wire has them, shown in the session's zone unless they have one of their own; and
+/// whether digits were lost.
 pub(super) fn on_the_wire(
     batch: &RecordBatch,
     zone: &Arc<str>,
@@ -50,7 +51,7 @@ pub(super) fn on_the_wire(
         let times = column.as_primitive::<TimestampNanosecondType>();
         has_lost |= times.iter().flatten().any(|ns| ns % NS_PER_US != 0);
         let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
-        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|_| Arc::clone(zone)));
+        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|own| shown_in(own, zone)));
         let field = Field::clone(field).with_data_type(coarse.data_type().clone());
         fields.push(Arc::new(field));
         columns.push(Arc::new(coarse));
@@ -59,6 +60,12 @@ pub(super) fn on_the_wire(
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let batch = RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)?;
     Ok((batch, has_lost))
+}
+
+/// The zone in which times are shown: the one that AT TIME ZONE gave them, or else the session's.
+fn shown_in(own: &Arc<str>, of_session: &Arc<str>) -> Arc<str> {
+    let is_plain = matches!(&**own, "UTC" | "+00:00");
+    Arc::clone(if is_plain { of_session } else { own })
 }
 
 fn is_ns(data_type: &DataType) -> bool {
@@ -193,6 +200,21 @@ mod tests {
             let column = wire.column(0).as_primitive::<TimestampMicrosecondType>();
             assert_eq!((column.value(0), column.is_null(1), has_lost), (us, true, lost), "{ns}");
         }
+    }
+
+    #[test]
+    fn a_zone_that_a_statement_asks_for_is_kept() {
+        for (own, want) in [
+            ("UTC", "2026-03-01 05:30:00.000000+05:30"),
+            ("+00:00", "2026-03-01 05:30:00.000000+05:30"),
+            ("Europe/Berlin", "2026-03-01 01:00:00.000000+01"),
+            ("America/New_York", "2026-02-28 19:00:00.000000-05"),
+        ] {
+            let times = TimestampNanosecondArray::from(vec![MARCH]).with_timezone(own);
+            assert_eq!(text(Arc::new(times), "Asia/Kolkata"), want, "{own}");
+        }
+        let plain = TimestampNanosecondArray::from(vec![MARCH]);
+        assert_eq!(text(Arc::new(plain), "Asia/Kolkata"), "2026-03-01 00:00:00.000000");
     }
 
     #[test]
