@@ -17,11 +17,12 @@ use pgwire::types::format::FormatOptions;
 use postgres_types::{IsNull, ToSql};
 use tagmill::arrow::array::timezone::Tz;
 use tagmill::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
+    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
+    RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
 };
 use tagmill::arrow::datatypes::{
-    DataType, Field, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    ArrowNativeType as _, DataType, Field, Schema, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use tagmill::arrow::error::ArrowError;
 
@@ -36,25 +37,23 @@ pub(super) fn on_the_wire(
     batch: &RecordBatch,
     zone: &Arc<str>,
 ) -> Result<(RecordBatch, bool), ArrowError> {
-    let is_fine = |field: &Arc<Field>| is_ns(field.data_type());
+    let is_fine = |field: &Arc<Field>| has_ns(field.data_type());
     if !batch.schema_ref().fields().iter().any(is_fine) {
         return Ok((batch.clone(), false));
     }
     let mut has_lost = false;
     let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let DataType::Timestamp(TimeUnit::Nanosecond, in_zone) = field.data_type() else {
+        if !is_fine(field) {
             fields.push(Arc::clone(field));
             columns.push(Arc::clone(column));
             continue;
-        };
-        let times = column.as_primitive::<TimestampNanosecondType>();
-        has_lost |= times.iter().flatten().any(|ns| ns % NS_PER_US != 0);
-        let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
-        let coarse = coarse.with_timezone_opt(in_zone.as_ref().map(|own| shown_in(own, zone)));
+        }
+        has_lost |= loses(column);
+        let coarse = coarse(column, zone)?;
         let field = Field::clone(field).with_data_type(coarse.data_type().clone());
         fields.push(Arc::new(field));
-        columns.push(Arc::new(coarse));
+        columns.push(coarse);
     }
     let schema = Schema::new_with_metadata(fields, batch.schema_ref().metadata().clone());
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -68,8 +67,69 @@ fn shown_in(own: &Arc<str>, of_session: &Arc<str>) -> Arc<str> {
     Arc::clone(if is_plain { of_session } else { own })
 }
 
-fn is_ns(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Timestamp(TimeUnit::Nanosecond, _))
+/// Whether a type has nanoseconds: a time, or a list of such.
+fn has_ns(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => true,
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
+            has_ns(of.data_type())
+        }
+        _ => false,
+    }
+}
+
+/// Whether microseconds cannot hold all that is in the rows of a column.
+fn loses(column: &ArrayRef) -> bool {
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            let times = column.as_primitive::<TimestampNanosecondType>();
+            times.iter().flatten().any(|ns| ns % NS_PER_US != 0)
+        }
+        DataType::List(_) => loses(&values_of(column.as_list::<i32>())),
+        DataType::LargeList(_) => loses(&values_of(column.as_list::<i64>())),
+        DataType::FixedSizeList(..) => loses(column.as_fixed_size_list().values()),
+        _ => false,
+    }
+}
+
+/// What stands in the rows of a list. It may be a part of another, and have more.
+fn values_of<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> ArrayRef {
+    let offsets = list.value_offsets();
+    let (first, end) = (offsets[0].as_usize(), offsets[list.len()].as_usize());
+    list.values().slice(first, end - first)
+}
+
+/// A column with microseconds in the place of nanoseconds.
+fn coarse(column: &ArrayRef, zone: &Arc<str>) -> Result<ArrayRef, ArrowError> {
+    let coarse: ArrayRef = match column.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, own) => {
+            let times = column.as_primitive::<TimestampNanosecondType>();
+            let coarse: TimestampMicrosecondArray = times.unary(|ns| ns.div_euclid(NS_PER_US));
+            Arc::new(coarse.with_timezone_opt(own.as_ref().map(|own| shown_in(own, zone))))
+        }
+        DataType::List(of) => Arc::new(coarse_list(column.as_list::<i32>(), of, zone)?),
+        DataType::LargeList(of) => Arc::new(coarse_list(column.as_list::<i64>(), of, zone)?),
+        DataType::FixedSizeList(of, size) => {
+            let list = column.as_fixed_size_list();
+            let values = coarse(list.values(), zone)?;
+            let of = Field::clone(of).with_data_type(values.data_type().clone());
+            let nulls = list.nulls().cloned();
+            Arc::new(FixedSizeListArray::try_new(Arc::new(of), *size, values, nulls)?)
+        }
+        _ => Arc::clone(column),
+    };
+    Ok(coarse)
+}
+
+fn coarse_list<O: OffsetSizeTrait>(
+    list: &GenericListArray<O>,
+    of: &Arc<Field>,
+    zone: &Arc<str>,
+) -> Result<GenericListArray<O>, ArrowError> {
+    let values = coarse(list.values(), zone)?;
+    let of = Field::clone(of).with_data_type(values.data_type().clone());
+    let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+    GenericListArray::try_new(Arc::new(of), offsets, values, nulls)
 }
 
 /// Writes a time that has a zone, or a list of such, which must not be null. Whether it was one.
@@ -86,8 +146,8 @@ pub(super) fn encode_times<E: Encoder>(
         other => other,
     };
     let DataType::Timestamp(unit, Some(zone)) = of else { return Ok(false) };
-    let zone: Tz = zone
-        .parse()
+    let zone = zone
+        .parse::<Tz>()
         .map_err(|failure| error("XX000", format!("cannot show times in {zone}: {failure}")))?;
     let times = match column.data_type() {
         DataType::List(_) => column.as_list::<i32>().value(row),
@@ -162,7 +222,8 @@ impl ToSqlText for Stamp {
 mod tests {
     use pgwire::api::portal::Format;
     use pgwire::api::results::DataRowEncoder;
-    use tagmill::arrow::array::TimestampNanosecondArray;
+    use tagmill::arrow::array::{ListArray, TimestampNanosecondArray};
+    use tagmill::arrow::buffer::OffsetBuffer;
 
     use super::super::values::{encode_row, fields_of};
     use super::*;
@@ -200,6 +261,34 @@ mod tests {
             let column = wire.column(0).as_primitive::<TimestampMicrosecondType>();
             assert_eq!((column.value(0), column.is_null(1), has_lost), (us, true, lost), "{ns}");
         }
+    }
+
+    /// Lists of so many of these times, one after the other.
+    fn lists(times: Vec<i64>, lengths: &[usize]) -> ArrayRef {
+        let times = TimestampNanosecondArray::from(times).with_timezone("UTC");
+        let of = Arc::new(Field::new_list_field(times.data_type().clone(), true));
+        let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
+        Arc::new(ListArray::new(of, offsets, Arc::new(times), None))
+    }
+
+    #[test]
+    fn times_in_lists_are_shown_as_others_are() {
+        let list = lists(vec![MARCH, MARCH + 1_500], &[2]);
+        let shown = "{2026-03-01 05:30:00.000000+05:30,2026-03-01 05:30:00.000001+05:30}";
+        assert_eq!(text(list, "Asia/Kolkata"), shown);
+        // What a part of a column leaves out is not lost.
+        for (lengths, at, want) in [(&[1, 1], 0, false), (&[1, 1], 1, true), (&[2, 0], 1, false)] {
+            let part = lists(vec![MARCH, MARCH + 1], lengths).slice(at, 1);
+            let batch = RecordBatch::try_from_iter([("list", part)]).unwrap();
+            let (wire, has_lost) = on_the_wire(&batch, &Arc::from("UTC")).unwrap();
+            assert_eq!((wire.num_rows(), has_lost), (1, want), "{lengths:?} {at}");
+        }
+        let plain = tagmill::arrow::compute::cast(
+            &lists(vec![MARCH + 1], &[1]),
+            &DataType::new_fixed_size_list(time(0).data_type().clone(), 1, true),
+        );
+        let batch = RecordBatch::try_from_iter([("list", plain.unwrap())]).unwrap();
+        assert!(on_the_wire(&batch, &Arc::from("UTC")).unwrap().1, "in a list of one length, too");
     }
 
     #[test]
