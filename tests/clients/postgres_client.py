@@ -163,7 +163,7 @@ def types(plant):
         equal(row[0].microsecond, 123_456, "microseconds")
         equal(row[1] % 10**9, 123_456_789, "nanoseconds")
         check(len(notices) == 1 and "epoch_ns" in notices[0], f"one notice: {notices}")
-        row = connection.execute("SELECT array_agg(ts) FROM samples WHERE tag = 'plant/odd'").fetchone()
+        row = connection.cursor(binary=True).execute("SELECT array_agg(ts) FROM samples WHERE tag = 'plant/odd'").fetchone()
         equal({ts.microsecond for ts in row[0]}, {123_456}, "microseconds in a list")
         equal(len(notices), 2, "notices with a list")
         for zone, minutes in [("Europe/Berlin", 60), ("Asia/Kolkata", 330), ("America/St_Johns", -210)]:

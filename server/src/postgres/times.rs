@@ -21,8 +21,8 @@ use tagmill::arrow::array::{
     RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
 };
 use tagmill::arrow::datatypes::{
-    ArrowNativeType as _, DataType, Field, Schema, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    DataType, Field, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
 };
 use tagmill::arrow::error::ArrowError;
 

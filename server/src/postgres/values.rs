@@ -23,7 +23,7 @@ use tagmill::arrow::datatypes::{
 };
 use tagmill::datafusion::common::{ParamValues, ScalarValue};
 
-use super::arrays::check_array;
+use super::arrays::{check_array, has_fraction};
 use super::errors::error;
 use super::times::encode_times;
 
@@ -63,15 +63,21 @@ pub(super) fn bound<S: Clone>(
     types: &[Option<DataType>],
 ) -> PgWireResult<Vec<ScalarValue>> {
     for (at, value) in portal.parameters.iter().enumerate() {
-        let hint = portal.statement.parameter_types.get(at).cloned().flatten();
         let inferred = types.get(at).and_then(Option::as_ref);
-        let (Some(value), Some(hint)) = (value, hint) else { continue };
-        let number = at + 1;
-        if matches!(hint.kind(), Kind::Array(_)) && portal.parameter_format.is_binary(at) {
+        let (Some(value), Some(of)) = (value, read_as(portal, at, inferred)) else { continue };
+        let (number, is_binary) = (at + 1, portal.parameter_format.is_binary(at));
+        if matches!(of.kind(), Kind::Array(_)) && is_binary {
             check_array(value)
                 .map_err(|()| error("22P03", format!("parameter ${number} is no array")))?;
         }
-        let is_whole = matches!(hint, Type::INT2 | Type::INT4 | Type::INT8);
+        if of == Type::NUMERIC_ARRAY && !takes_fractions(inferred) && has_fraction(value, is_binary)
+        {
+            let text = format!(
+                "parameter ${number} is a list of whole numbers: one with a fraction is ${number}::float8[]"
+            );
+            return Err(error("22P02", text));
+        }
+        let is_whole = matches!(of, Type::INT2 | Type::INT4 | Type::INT8);
         if is_whole && matches!(inferred, Some(DataType::Timestamp(..))) {
             let text = format!("parameter ${number} is a time: a whole number is none");
             return Err(error("42804", text));
@@ -98,6 +104,18 @@ pub(super) fn bound<S: Clone>(
     Ok(values)
 }
 
+/// The type by which a parameter is read: what the client says, or else what the statement takes.
+fn read_as<S>(portal: &Portal<S>, at: usize, inferred: Option<&DataType>) -> Option<Type> {
+    let told = portal.statement.parameter_types.get(at).cloned().flatten();
+    told.or_else(|| arrow_pg::datatypes::into_pg_type(inferred?).ok())
+}
+
+/// Whether the library keeps fractions where it makes a list of one of NUMERIC.
+fn takes_fractions(inferred: Option<&DataType>) -> bool {
+    let Some(DataType::List(of)) = inferred else { return false };
+    matches!(of.data_type(), DataType::Float32 | DataType::Float64 | DataType::Decimal128(..))
+}
+
 /// The values as they are read. A NUMERIC for a whole number is read with all of its digits.
 fn read<S: Clone>(
     portal: &Portal<S>,
@@ -110,7 +128,14 @@ fn read<S: Clone>(
         known.map(|(at, known)| known.as_ref().filter(|_| !is_numeric(at))).collect();
     let told: Vec<Option<&Type>> =
         (0..types.len()).map(|at| is_numeric(at).then_some(&numeric)).collect();
-    let read = deserialize_parameters_with_server_types(portal, &known, &told)?;
+    let reading = || deserialize_parameters_with_server_types(portal, &known, &told);
+    // It stumbles over lists whose values do not fit.
+    let read = catch_unwind(AssertUnwindSafe(reading)).unwrap_or_else(|_| {
+        Err(error(
+            "22P02",
+            "the parameters cannot be read: do lists hold what the statement takes?",
+        ))
+    })?;
     let ParamValues::List(values) = read else {
         return Err(error("XX000", "parameters have numbers, not names"));
     };
@@ -125,11 +150,7 @@ fn exactly_whole<'a, S>(
 ) -> Option<&'a DataType> {
     let wanted = types.get(at)?.as_ref().filter(|wanted| wanted.is_integer())?;
     let is_given = portal.parameters.get(at).is_some_and(Option::is_some);
-    let is_numeric = match portal.statement.parameter_types.get(at) {
-        Some(Some(hint)) => *hint == Type::NUMERIC,
-        // PostgreSQL has no other type that takes them all.
-        _ => *wanted == DataType::UInt64,
-    };
+    let is_numeric = read_as(portal, at, Some(wanted)) == Some(Type::NUMERIC);
     (is_given && is_numeric).then_some(wanted)
 }
 
@@ -261,16 +282,50 @@ mod tests {
         ErrorInfo::from(failure).code
     }
 
-    /// One value, in text, of a type that the client names or leaves open.
+    /// A portal of one value, in text, of a type that the client names or leaves open.
+    fn portal_of(hint: Option<Type>, value: &'static [u8]) -> Portal<()> {
+        let statement = StoredStatement::new(String::new(), (), vec![hint]);
+        let mut portal = Portal::new_cursor(String::new(), Arc::new(statement));
+        portal.parameters = vec![Some(Bytes::from_static(value))];
+        portal
+    }
+
     fn bind(
         hint: Option<Type>,
         value: &'static str,
         wanted: DataType,
     ) -> PgWireResult<ScalarValue> {
-        let statement = StoredStatement::new(String::new(), (), vec![hint]);
-        let mut portal = Portal::new_cursor(String::new(), Arc::new(statement));
-        portal.parameters = vec![Some(Bytes::from_static(value.as_bytes()))];
+        let portal = portal_of(hint, value.as_bytes());
         bound(&portal, &[Some(wanted)]).map(|values| values[0].clone())
+    }
+
+    #[test]
+    fn an_array_is_checked_whoever_says_that_it_is_one() {
+        let bomb = b"\0\0\0\x01\0\0\0\0\0\0\0\x14\x7F\xFF\xFF\xFF\0\0\0\x01";
+        let list = DataType::new_list(DataType::Int64, true);
+        for (hint, wanted) in [(Some(Type::INT8_ARRAY), None), (None, Some(list))] {
+            let mut portal = portal_of(hint, bomb);
+            portal.parameter_format = Format::UnifiedBinary;
+            assert_eq!(bound(&portal, &[wanted]).map_err(code), Err("22P03".to_owned()));
+        }
+    }
+
+    #[test]
+    fn no_fraction_in_a_list_is_lost() {
+        let list = |of| Some(DataType::new_list(of, true));
+        for (value, wanted, is_taken) in [
+            ("{1,2}", list(DataType::Int64), true),
+            ("{1.5,2}", list(DataType::Int64), false),
+            ("{1.5,2}", list(DataType::UInt64), false),
+            ("{3000000000}", list(DataType::Int32), false),
+            ("{1,2.5}", None, false),
+            ("{1.5,2}", list(DataType::Float64), true),
+        ] {
+            let portal = portal_of(Some(Type::NUMERIC_ARRAY), value.as_bytes());
+            let got = bound(&portal, std::slice::from_ref(&wanted)).map(|values| values.len());
+            let want = if is_taken { Ok(1) } else { Err("22P02".to_owned()) };
+            assert_eq!(got.map_err(code), want, "{value} {wanted:?}");
+        }
     }
 
     #[test]
