@@ -7,14 +7,19 @@ It makes a certificate, tokens and a small plant, asks as these clients ask, che
 not be let in. What this machine lacks (psql, openssl) it says SKIPPED for. It ends only processes it started.
 """
 
+import base64
 import contextlib
 import csv
 import datetime
+import decimal
+import hashlib
+import hmac
 import math
 import os
 import pathlib
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -39,7 +44,7 @@ def main():
         plant = Plant(binary, pathlib.Path(scratch))
         with plant.serve():
             for case in [
-                protocols, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
+                protocols, no_text, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
                 macros, sqlalchemy_and_pandas, dbeaver, psql, by_command, scopes, strangers, hostile_bytes, revoked,
             ]:
                 began = time.monotonic()
@@ -95,6 +100,17 @@ def protocols(plant):
         equal(connection.execute("SELECT 1").fetchone(), (1,), "after errors")
 
 
+def no_text(plant):
+    """A statement that is no UTF-8 is refused, and nothing else is lost with it."""
+    with connect(plant) as connection:
+        raw, wrong = connection.pgconn, b"SELECT 'a\xff'"
+        for ask in [lambda: raw.exec_(wrong), lambda: raw.prepare(b"", wrong), lambda: raw.prepare(b"n\xff", b"SELECT 1")]:
+            code = ask().error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+            equal(code, b"22021", "the code of what is no text")
+            equal(connection.execute("SELECT 'ü', %s::text", ["ü"]).fetchone(), ("ü", "ü"), "after it")
+        equal(connection.info.transaction_status, psycopg.pq.TransactionStatus.IDLE, "status")
+
+
 def parameters(plant):
     with connect(plant) as connection:
         cursor = connection.execute(
@@ -118,6 +134,9 @@ def parameters(plant):
         check("parameters" in said, f"too many values: {said}")
         with fails("out of range"):
             connection.execute("SELECT count(*) FROM samples WHERE ts < %s", [datetime.datetime.max.replace(tzinfo=UTC)])
+        half = decimal.Decimal("1.5")
+        with fails("a fraction is none", psycopg.errors.InvalidTextRepresentation):
+            connection.execute("SELECT count(*) FROM samples WHERE tag_id = %s", [half])
         # The header of an array that speaks of more than there is.
         bomb = struct.pack(">iiiii", 1, 0, 25, 2**31 - 1, 1)
         said = connection.pgconn.exec_params(b"SELECT $1", [bomb], [1009], [1]).error_message.decode()
@@ -144,9 +163,16 @@ def types(plant):
         equal(row[0].microsecond, 123_456, "microseconds")
         equal(row[1] % 10**9, 123_456_789, "nanoseconds")
         check(len(notices) == 1 and "epoch_ns" in notices[0], f"one notice: {notices}")
-        connection.execute("SET timezone = 'Europe/Berlin'")
-        row = connection.execute("SELECT ts FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1").fetchone()
-        equal((row[0], row[0].utcoffset()), (START, datetime.timedelta(hours=1)), "a time in the session's zone")
+        row = connection.cursor(binary=True).execute("SELECT array_agg(ts) FROM samples WHERE tag = 'plant/odd'").fetchone()
+        equal({ts.microsecond for ts in row[0]}, {123_456}, "microseconds in a list")
+        equal(len(notices), 2, "notices with a list")
+        for zone, minutes in [("Europe/Berlin", 60), ("Asia/Kolkata", 330), ("America/St_Johns", -210)]:
+            connection.execute(f"SET timezone = '{zone}'")
+            row = connection.execute("SELECT ts FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1").fetchone()
+            equal((row[0], row[0].utcoffset()), (START, datetime.timedelta(minutes=minutes)), f"a time in the session's zone, {zone}")
+        sql = "SELECT ts AT TIME ZONE 'Europe/Berlin' FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1"
+        with connection.cursor().copy(f"COPY ({sql}) TO STDOUT") as copy:
+            equal(b"".join(copy), b"2026-03-01 01:00:00.000000+01\n", "a time in a zone of its own")
 
 
 def transactions(plant):
@@ -191,9 +217,14 @@ def settings(plant):
         equal(connection.execute("SHOW tagmill.tiers").fetchone(), ("off",), "what the start asked for, after DISCARD ALL")
         equal(connection.info.parameter_status("TimeZone"), "UTC", "TimeZone after DISCARD ALL")
         connection.execute("SELECT pg_advisory_unlock_all()")
+        # What Npgsql's pool sends before a connection is used again.
+        psycopg.ClientCursor(connection).execute("SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;"
+                                                 "SELECT pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP")
         connection.execute("SET statement_timeout = '200ms'")
         with fails("longer than 200 ms"):
             connection.execute("SELECT count(*) FROM samples a, samples b, samples c WHERE a.value + b.value + c.value > 1e9")
+    with connect(plant, application_name="n" * 100) as connection:
+        equal(connection.execute("SHOW application_name").fetchone(), ("n" * 63,), "a long name of a program")
     with fails("no setting"):
         connect(plant, options="-c nothing=1")
 
@@ -233,12 +264,91 @@ def cancels(plant):
         equal(connection.execute("SELECT 1").fetchone(), (1,), "after a cancel")
 
 
+class Raw:
+    """A connection by messages, for what libpq has no call for: portals with names, and their rows in parts."""
+
+    def __init__(self, plant, user="reader"):
+        plain = socket.create_connection(("127.0.0.1", plant.port), 30)
+        plain.sendall(struct.pack(">ii", 8, 80_877_103))
+        equal(plain.recv(1), b"S", "the answer to a wish for TLS")
+        self.stream = ssl.create_default_context(cafile=str(plant.ca)).wrap_socket(plain, server_hostname="localhost")
+        named = f"user\0{user}\0database\0tagmill\0\0".encode()
+        self.stream.sendall(struct.pack(">ii", 8 + len(named), 196_608) + named)
+        self.next()
+        bare = "n=,r=" + base64.b64encode(os.urandom(18)).decode()
+        self.send(b"p", b"SCRAM-SHA-256\0" + struct.pack(">i", 3 + len(bare)) + b"n,," + bare.encode())
+        challenge = self.next()[1][4:].decode()
+        said = dict(part.split("=", 1) for part in challenge.split(","))
+        salted = hashlib.pbkdf2_hmac("sha256", plant.tokens[user].encode(), base64.b64decode(said["s"]), int(said["i"]))
+        key, last = hmac.digest(salted, b"Client Key", "sha256"), f"c=biws,r={said['r']}"
+        sign = hmac.digest(hashlib.sha256(key).digest(), f"{bare},{challenge},{last}".encode(), "sha256")
+        proof = base64.b64encode(bytes(a ^ b for a, b in zip(key, sign, strict=True))).decode()
+        self.send(b"p", f"{last},p={proof}".encode())
+        self.answers()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+
+    def send(self, letter, body=b""):
+        self.stream.sendall(letter + struct.pack(">i", 4 + len(body)) + body)
+
+    def take(self, count):
+        taken = b""
+        while len(taken) < count:
+            more = self.stream.recv(count - len(taken))
+            check(more, "the connection is still there")
+            taken += more
+        return taken
+
+    def next(self):
+        letter, length = struct.unpack(">ci", self.take(5))
+        return letter, self.take(length - 4)
+
+    def answers(self):
+        """Letters of all answers until the server is ready, an error's with its code."""
+        said = []
+        while not said or said[-1] != "Z":
+            letter, body = self.next()
+            fields = {field[:1]: field[1:].decode() for field in body.split(b"\0")} if letter == b"E" else {}
+            said.append(letter.decode() + fields.get(b"C", ""))
+        return said
+
+    def simple(self, sql):
+        self.send(b"Q", sql.encode() + b"\0")
+        return self.answers()
+
+    def execute(self, portal, rows=0):
+        self.send(b"E", portal + b"\0" + struct.pack(">i", rows))
+        self.send(b"S")
+        return self.answers()
+
+
 def portals(plant):
     """An answer in parts, as JDBC's fetch size asks for it: by messages, since libpq has no call for it."""
     with connect(plant) as connection:
         cursor = connection.cursor()
         rows = list(cursor.stream("SELECT value FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts"))
         equal((len(rows), rows[-1]), (ROWS, (1000 + (ROWS - 1) / 8,)), "rows one by one")
+    with Raw(plant) as raw:
+        def bind(portal, sql):
+            raw.send(b"P", b"\0" + sql.encode() + b"\0\0\0")
+            raw.send(b"B", portal + b"\0\0" + bytes(6))
+
+        raw.simple("BEGIN")
+        raw.simple("SAVEPOINT s")
+        bind(b"p", "SELECT value FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 3")
+        equal(raw.execute(b"p", 2), ["1", "2", "D", "D", "s", "Z"], "two of three rows")
+        equal(raw.execute(b"p", 2), ["D", "C", "Z"], "the third")
+        equal(raw.execute(b"p", 2), ["C", "Z"], "no more of them")
+        # One that has failed must not look like one whose rows have all been given.
+        bind(b"q", "SELECT 1 / CAST(value - value AS BIGINT) FROM samples WHERE tag = 'plant/u1/T'")
+        equal(raw.execute(b"q", 2), ["1", "2", "E22000", "Z"], "a division by zero")
+        equal(raw.execute(b"q", 2), ["E25P02", "Z"], "nothing runs before ROLLBACK")
+        raw.simple("ROLLBACK TO SAVEPOINT s")
+        equal(raw.execute(b"q", 2), ["E55000", "Z"], "a portal that has failed")
 
 
 def catalogs(plant):

@@ -1,6 +1,6 @@
 //! `POST /api/v1/sql` and `GET /api/v1/latest`: a statement in, its rows out as JSON, CSV or Arrow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,7 +12,7 @@ use arrow::json::writer::{JsonArray, Writer as JsonWriter, WriterBuilder as Json
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
@@ -165,6 +165,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
+    check_version(request.version())?;
     let form = Form::of(request.headers())?;
     let headers = request.headers().clone();
     let body = body_of(request).await?;
@@ -184,14 +185,26 @@ pub(super) async fn latest(
     State(door): Shared,
     Extension(principal): Extension<Principal>,
     Query(of): Query<LatestOf>,
+    version: Version,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     require(&principal, Role::Reader)?;
+    check_version(version)?;
     let form = Form::of(&headers)?;
     let like = glob_to_like(of.tag.as_deref().unwrap_or("*"));
     let sql = "SELECT * FROM latest WHERE tag LIKE $1 ORDER BY tag".to_owned();
     let values = vec![ScalarValue::Utf8(Some(like))];
     run(&door, &principal, form, sql, values, HashMap::new()).await
+}
+
+/// Whether an answer that is cut off is seen to be. In HTTP/1.0 the end of the connection is the end of the answer,
+/// whatever came before it.
+fn check_version(version: Version) -> Result<(), Refusal> {
+    if version >= Version::HTTP_11 {
+        return Ok(());
+    }
+    let text = "in HTTP/1.0 an answer that is cut off looks whole: ask in HTTP/1.1 (in nginx: proxy_http_version 1.1)";
+    Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, text))
 }
 
 /// A parameter as the session takes it.
@@ -261,8 +274,23 @@ async fn run(
 }
 
 fn writer_of(form: Form, answer: &Answer) -> Result<Writer, Refusal> {
+    if form == Form::Json {
+        check_names(&answer.schema)?;
+    }
     let writer = Writer::new(form, &answer.schema);
     writer.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// Whether each column has a name of its own. Of those with one name an object in JSON keeps the last alone.
+fn check_names(schema: &SchemaRef) -> Result<(), Refusal> {
+    let mut names = HashSet::new();
+    let twice = schema.fields().iter().find(|field| !names.insert(field.name()));
+    let Some(twice) = twice else { return Ok(()) };
+    let text = format!(
+        "two columns are named {:?}, and JSON keeps one: name them with AS, or ask for CSV or Arrow",
+        twice.name()
+    );
+    Err(Refusal::new(StatusCode::BAD_REQUEST, text))
 }
 
 /// Sends rows.
@@ -301,4 +329,37 @@ fn of_query(error: &Error) -> Refusal {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Refusal::new(status, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn two_columns_of_one_name_are_no_json() {
+        let schema = |names: &[&str]| {
+            let fields = names.iter().map(|name| Field::new(*name, DataType::Int64, true));
+            Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        };
+        for good in [&["a"][..], &["a", "A", "b"]] {
+            assert!(check_names(&schema(good)).is_ok(), "{good:?}");
+        }
+        let refusal = check_names(&schema(&["a", "b", "c", "b"])).unwrap_err();
+        assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+        assert!(refusal.text.contains("\"b\""), "{}", refusal.text);
+    }
+
+    #[test]
+    fn an_answer_needs_a_version_that_tells_its_end() {
+        for old in [Version::HTTP_09, Version::HTTP_10] {
+            let refusal = check_version(old).unwrap_err();
+            assert_eq!(refusal.status, StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+            assert!(refusal.text.contains("HTTP/1.1"), "{}", refusal.text);
+        }
+        for new in [Version::HTTP_11, Version::HTTP_2] {
+            assert!(check_version(new).is_ok(), "{new:?}");
+        }
+    }
 }

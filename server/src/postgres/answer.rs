@@ -25,7 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Connection;
 use super::errors::{error, fatal, notice, of_failure, of_query};
-use super::values::{encode_row, fields_of, on_the_wire};
+use super::times::on_the_wire;
+use super::values::{encode_row, fields_of};
 use crate::queries::{Admission, Place, STALL, held};
 
 /// What the bounds of the handlers' methods come to.

@@ -115,6 +115,8 @@ struct Held {
     bytes: usize,
     begun: Option<Begun>,
     watched: Option<Watched>,
+    /// Whether what it stands for has failed: nobody may take it for one whose rows have all been given.
+    has_failed: bool,
 }
 
 /// What is known of an answer that has begun.
@@ -141,14 +143,17 @@ impl Portals {
     /// Adds one that holds so many bytes of values; one of its name goes.
     pub(super) fn add(&mut self, name: &str, bytes: usize) -> PgWireResult<()> {
         check_name(name)?;
-        self.remove(name);
         let bytes = name.len() + bytes;
-        if self.each.len() >= PORTALS_MAX || self.bytes + bytes > PORTAL_BYTES_MAX {
+        // One that is refused takes nobody's place: the one of its name is still there.
+        let before = self.each.get(name).map(|held| held.bytes);
+        let count = self.each.len() + usize::from(before.is_none());
+        let sum = self.bytes - before.unwrap_or(0) + bytes;
+        if count > PORTALS_MAX || sum > PORTAL_BYTES_MAX {
             let text =
                 format!("a connection has at most {PORTALS_MAX} portals with 16 MiB of values");
             return Err(error("53000", text));
         }
-        self.bytes += bytes;
+        self.bytes = sum;
         self.each.insert(name.to_owned(), Held { bytes, ..Held::default() });
         Ok(())
     }
@@ -170,6 +175,22 @@ impl Portals {
         if let Some(portal) = self.each.get_mut(name) {
             portal.begun = Some(begun);
         }
+    }
+
+    /// Notes that one has failed. It holds nothing of an answer any more, and waits for its name to be taken again.
+    pub(super) fn fail(&mut self, name: &str) {
+        if let Some(portal) = self.each.get_mut(name) {
+            (portal.begun, portal.watched, portal.has_failed) = (None, None, true);
+        }
+    }
+
+    /// Fails if one has failed before.
+    pub(super) fn check(&self, name: &str) -> PgWireResult<()> {
+        if self.each.get(name).is_some_and(|portal| portal.has_failed) {
+            let text = format!("portal {name:?} cannot be run: it has failed, bind it again");
+            return Err(error("55000", text));
+        }
+        Ok(())
     }
 
     /// What is known of the answer of a portal. Nobody needs to watch it while it goes on.
@@ -327,7 +348,13 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
+    use pgwire::error::{ErrorInfo, PgWireError};
+
     use super::*;
+
+    fn code(failure: PgWireError) -> String {
+        ErrorInfo::from(failure).code
+    }
 
     #[test]
     fn what_is_prepared_is_bounded_by_its_bytes() {
@@ -363,7 +390,19 @@ mod tests {
         portals.remove("1");
         portals.suspend("5", watched()).unwrap();
         assert_eq!((portals.clear().len(), portals.bytes), (PORTALS_MAX - 1, 0));
+        portals.add("a", 0).unwrap();
+        portals.suspend("a", watched()).unwrap();
+        portals.fail("a");
+        assert!(portals.check("a").is_err_and(|failure| code(failure) == "55000"));
+        assert!(portals.each["a"].watched.is_none() && portals.go_on("a").is_none());
+        portals.add("a", 0).unwrap();
+        assert!(portals.check("a").is_ok() && portals.check("b").is_ok());
         assert!(portals.add("a", PORTAL_BYTES_MAX).is_err(), "the name counts");
+        portals.add("a", PORTAL_BYTES_MAX - 1).unwrap();
+        portals.add("a", PORTAL_BYTES_MAX - 2).unwrap();
+        assert!(portals.add("a", PORTAL_BYTES_MAX).is_err() && portals.add("b", 1).is_err());
+        assert_eq!(portals.bytes, PORTAL_BYTES_MAX - 1, "one that is refused leaves the old one");
+        assert_eq!(portals.clear(), ["a"]);
         assert!(portals.add(&"n".repeat(NAME_BYTES_MAX + 1), 0).is_err());
     }
 }

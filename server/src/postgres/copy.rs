@@ -15,7 +15,8 @@ use super::Runner;
 use super::answer::{Client, Rows, begin, complete, in_its_time, of_arrow, send, send_by};
 use super::connection::Connection;
 use super::errors::{error, of_query};
-use super::values::{encode_row, on_the_wire};
+use super::times::on_the_wire;
+use super::values::encode_row;
 use super::words::CopyFormat;
 
 impl Runner {

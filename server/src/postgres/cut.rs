@@ -54,6 +54,19 @@ pub(super) fn decoded<S>(
     catch_unwind(AssertUnwindSafe(|| codec.decode(message))).unwrap_or(Ok(None))
 }
 
+/// Whether the texts of a message that brings a statement are UTF-8. The library that reads them puts U+FFFD in the place of
+/// what is not, so that another statement would run.
+pub(super) fn is_text(message: &[u8]) -> bool {
+    let texts = match message.first() {
+        Some(b'Q') => 1,
+        // Its name comes before it.
+        Some(b'P') => 2,
+        _ => return true,
+    };
+    let body = message.get(1 + LENGTH_BYTES..).unwrap_or_default();
+    body.split(|byte| *byte == 0).take(texts).all(|text| std::str::from_utf8(text).is_ok())
+}
+
 /// Whether the first answer to a login is as long as it says: the name of a method, with a zero at its end, and as many bytes
 /// as are announced, or -1 for none. The library that reads it takes that for granted.
 pub(super) fn is_first_answer(body: &[u8]) -> bool {
@@ -87,6 +100,25 @@ mod tests {
             [&b"x\0\x7F\xFF\xFF\xFFab"[..], b"x\0\xFF\xFF\xFF\xFE", b"\x01\x02\x03\x04\x05"]
         {
             assert!(!is_first_answer(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_statement_is_text() {
+        for good in [
+            &b"Q\0\0\0\x09a\xC3\xBCb\0"[..],
+            b"P\0\0\0\x10n\0SELECT 1\0\0\x01\0\0\0\xFF",
+            b"Q\0\0\0\x05\0",
+            b"Q",
+            b"B\0\0\0\x08\xFF\0\xFF\0",
+            b"",
+        ] {
+            assert!(is_text(good), "{good:?}");
+        }
+        for wrong in
+            [&b"Q\0\0\0\x07'\xFF\0"[..], b"P\0\0\0\x09\0'\xFF\0\0\0", b"P\0\0\0\x09\xFF\0'\0\0\0"]
+        {
+            assert!(!is_text(wrong), "{wrong:?}");
         }
     }
 

@@ -104,6 +104,65 @@ impl Runner {
 }
 
 impl Runner {
+    /// Gives the next rows of a portal, or does what it stands for. One that fails must not be asked again.
+    async fn execute<C: Client + ClientPortalStore>(
+        &self,
+        client: &mut C,
+        connection: &Connection,
+        portal: &Portal<Prepared>,
+        state: &mut PortalExecutionState,
+        max_rows: usize,
+    ) -> PgWireResult<()>
+    where
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let mut cancelled = connection.cancelled();
+        let Working { place, begun } = match state {
+            PortalExecutionState::Initial => {
+                *state = PortalExecutionState::Finished;
+                let begun = self.begin_portal(client, connection, portal, &mut cancelled).await?;
+                let Some((response, working)) = begun else { return Ok(()) };
+                if let Some(begun) = &working.begun {
+                    connection.state.lock().await.portals.begin(&portal.name, begun.clone());
+                }
+                *state = PortalExecutionState::Suspended(response);
+                working
+            }
+            PortalExecutionState::Suspended(_) => {
+                let begun = connection.state.lock().await.portals.go_on(&portal.name);
+                self.go_on(connection, begun, &mut cancelled).await?
+            }
+            PortalExecutionState::Finished => Working::default(),
+        };
+        let PortalExecutionState::Suspended(response) = state else {
+            return complete(client, Tag::new("SELECT").with_rows(0)).await;
+        };
+        let (word, is_query) =
+            (response.command_tag().to_owned(), response.command_tag() != "SHOW");
+        let ends = begun.as_ref().map_or_else(|| Instant::now() + STALL, |begun| begun.ends);
+        let rows = response.data_rows();
+        let (count, has_more) = send_rows(client, rows, max_rows, ends, &mut cancelled).await?;
+        if !has_more {
+            *state = PortalExecutionState::Finished;
+        }
+        drop(place);
+        if let Some(begun) = &begun {
+            begun.lost.tell(client).await?;
+        }
+        if has_more {
+            if let Some(begun) = &begun {
+                let watched = self.watch(&portal.state(), begun);
+                connection.state.lock().await.portals.suspend(&portal.name, watched)?;
+            }
+            let suspended = PortalSuspended::new();
+            return send(client, PgWireBackendMessage::PortalSuspended(suspended)).await;
+        }
+        let tag = Tag::new(&word);
+        complete(client, if is_query { tag.with_rows(count) } else { tag }).await
+    }
+
     /// Waits for a place to go on with an answer, as long as it has time.
     async fn go_on(
         &self,
@@ -260,48 +319,16 @@ impl ExtendedQueryHandler for Runner {
             None => return Err(PgWireError::PortalNotFound(name.to_owned())),
         };
         let connection = self.may_run(client, &portal.statement.statement.word)?;
+        connection.state.lock().await.portals.check(name)?;
         let shared = portal.state();
         let mut state = shared.lock().await;
-        let mut cancelled = connection.cancelled();
-        let Working { place, begun } = if matches!(*state, PortalExecutionState::Initial) {
+        let executed = self.execute(client, &connection, &portal, &mut state, max_rows).await;
+        if executed.is_err() {
+            // Nothing of an answer outlives its failure: neither rows that nobody watches, nor a place.
             *state = PortalExecutionState::Finished;
-            let begun = self.begin_portal(client, &connection, &portal, &mut cancelled).await?;
-            let Some((response, working)) = begun else { return Ok(()) };
-            if let Some(begun) = &working.begun {
-                connection.state.lock().await.portals.begin(name, begun.clone());
-            }
-            *state = PortalExecutionState::Suspended(response);
-            working
-        } else {
-            let begun = connection.state.lock().await.portals.go_on(name);
-            self.go_on(&connection, begun, &mut cancelled).await?
-        };
-        let PortalExecutionState::Suspended(response) = &mut *state else {
-            return complete(client, Tag::new("SELECT").with_rows(0)).await;
-        };
-        let (word, is_query) =
-            (response.command_tag().to_owned(), response.command_tag() != "SHOW");
-        let ends = begun.as_ref().map_or_else(|| Instant::now() + STALL, |begun| begun.ends);
-        let sent = send_rows(client, response.data_rows(), max_rows, ends, &mut cancelled).await;
-        if !matches!(sent, Ok((_, true))) {
-            *state = PortalExecutionState::Finished;
+            connection.state.lock().await.portals.fail(name);
         }
-        let (count, has_more) = sent?;
-        drop(place);
-        if let Some(begun) = &begun {
-            begun.lost.tell(client).await?;
-        }
-        if has_more {
-            if let Some(begun) = &begun {
-                let watched = self.watch(&shared, begun);
-                let suspended = connection.state.lock().await.portals.suspend(name, watched);
-                suspended.inspect_err(|_| *state = PortalExecutionState::Finished)?;
-            }
-            let suspended = PortalSuspended::new();
-            return send(client, PgWireBackendMessage::PortalSuspended(suspended)).await;
-        }
-        let tag = Tag::new(&word);
-        complete(client, if is_query { tag.with_rows(count) } else { tag }).await
+        executed
     }
 
     async fn on_sync<C>(&self, client: &mut C, _: PgSync) -> PgWireResult<()>

@@ -12,7 +12,7 @@
 //! # Reading order
 //! [`cut`](mod@cut) (one message, pure), [`startup`] (who is there), [`connection`] (what is kept of it), [`words`] (what a
 //! statement asks for), [`variables`], [`acts`] (statements that are no queries), [`answer`] (rows on the wire), [`simple`] and [`extended`] (the two
-//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`arrays`], [`errors`], [`dialect`].
+//! protocols), [`copy`], [`values`] (Arrow to PostgreSQL and back), [`times`], [`arrays`], [`errors`], [`dialect`].
 
 mod acts;
 mod answer;
@@ -27,6 +27,7 @@ mod extended;
 mod fuzzing;
 mod simple;
 mod startup;
+mod times;
 mod values;
 mod variables;
 mod words;
@@ -59,7 +60,7 @@ use crate::queries::{Admission, STALL};
 use crate::tls::{Protocol, Tls};
 
 use self::connection::{Cancels, Connection, connection_of};
-use self::cut::{Uncut, cut, decoded};
+use self::cut::{Uncut, cut, decoded, is_text};
 use self::errors::{error, fatal, is_fatal, of_denied};
 use self::extended::{Describer, Prepared};
 use self::startup::Startup;
@@ -195,13 +196,17 @@ impl Door {
             };
             let Some(message) = message else { return Ok(()) };
             let is_last = match &message {
-                Ok(PgWireFrontendMessage::Terminate(_)) => return Ok(()),
-                Ok(PgWireFrontendMessage::CancelRequest(_)) => true,
+                Ok((PgWireFrontendMessage::Terminate(_), _)) => return Ok(()),
+                Ok((PgWireFrontendMessage::CancelRequest(_), _)) => true,
                 _ => false,
             };
-            let is_extended = message.as_ref().is_ok_and(PgWireFrontendMessage::is_extended_query);
+            let is_extended =
+                message.as_ref().is_ok_and(|(message, _)| message.is_extended_query());
             let processed = match message {
-                Ok(message) => {
+                Ok((_, false)) if is_known && !is_skipping(&socket) => {
+                    Err(error("22021", "a statement is text in UTF-8, and this one is not"))
+                }
+                Ok((message, _)) => {
                     let (startup, runner) = (Arc::clone(&startup), Arc::clone(&runner));
                     let copy = Arc::new(NoopHandler);
                     let cancel = Arc::clone(&self.cancels);
@@ -233,11 +238,17 @@ fn is_before_login(socket: &Socket) -> bool {
     )
 }
 
-/// The next message, of bounded length. The decoder sees the bytes of this one alone, and may stumble over them.
+/// Whether something has failed, and what comes before the next Sync is not looked at.
+fn is_skipping(socket: &Socket) -> bool {
+    matches!(socket.state(), PgWireConnectionState::AwaitingSync)
+}
+
+/// The next message, of bounded length, and whether it is text where it has to be. The decoder sees the bytes of this one
+/// alone, and may stumble over them.
 async fn next_message(
     socket: &mut Socket,
     bytes_max: usize,
-) -> Option<Result<PgWireFrontendMessage, PgWireError>> {
+) -> Option<Result<(PgWireFrontendMessage, bool), PgWireError>> {
     let is_first = matches!(socket.state(), PgWireConnectionState::AwaitingStartup);
     loop {
         match cut(socket.read_buffer(), is_first, bytes_max) {
@@ -249,9 +260,11 @@ async fn next_message(
             }
             Ok(Some(end)) => {
                 let mut bytes = socket.read_buffer_mut().split_to(end);
+                let is_text = is_first || is_text(&bytes);
                 let unreadable = || fatal("08P01", "the message cannot be read");
                 let message = decoded(socket.codec_mut(), &mut bytes);
-                return Some(message.and_then(|message| message.ok_or_else(unreadable)));
+                let message = message.and_then(|message| message.ok_or_else(unreadable));
+                return Some(message.map(|message| (message, is_text)));
             }
             Ok(None) => {}
         }

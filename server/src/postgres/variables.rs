@@ -11,7 +11,7 @@ use tagmill::{Session, Settings};
 use super::dialect::VERSION;
 use super::errors::{error, of_query};
 
-/// Longest name of an application.
+/// Longest name of an application; of a longer one the rest goes.
 const APPLICATION_BYTES_MAX: usize = 63;
 
 /// What may be set, and its value in a new session. Ours stand in [`Settings`].
@@ -161,9 +161,10 @@ fn checked(name: &str, value: &str) -> Result<String, String> {
     };
     match name {
         "application_name" => {
-            let name: String = value.chars().filter(|c| !c.is_control()).collect();
-            let fits = name.len() <= APPLICATION_BYTES_MAX;
-            if fits { Ok(name) } else { Err("a name of at most 63 bytes".to_owned()) }
+            let mut name: String = value.chars().filter(|c| !c.is_control()).collect();
+            // Names that are made of paths are long: that keeps nobody out, here as in PostgreSQL.
+            name.truncate(name.floor_char_boundary(APPLICATION_BYTES_MAX));
+            Ok(name)
         }
         "client_encoding" => match lower.replace(['-', '_'], "").as_str() {
             "utf8" | "unicode" => Ok("UTF8".to_owned()),
@@ -200,5 +201,24 @@ fn checked(name: &str, value: &str) -> Result<String, String> {
         "intervalstyle" => one_of(&["postgres"]),
         "row_security" | "standard_conforming_strings" => one_of(&["on"]),
         _ => Err("no other value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_of_an_application_is_cut() {
+        for (given, kept) in [
+            ("psql".to_owned(), "psql".to_owned()),
+            ("a\tb\n".to_owned(), "ab".to_owned()),
+            ("x".repeat(63), "x".repeat(63)),
+            ("x".repeat(64), "x".repeat(63)),
+            ("ü".repeat(40), "ü".repeat(31)),
+            (format!("{}\n{}", "x".repeat(40), "y".repeat(40)), "x".repeat(40) + &"y".repeat(23)),
+        ] {
+            assert_eq!(checked("application_name", &given), Ok(kept), "{given}");
+        }
     }
 }

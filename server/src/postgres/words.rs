@@ -92,6 +92,12 @@ fn plain_word_of(sql: &str) -> PgWireResult<Word> {
         ["set", "session", "characteristics", ..] | ["set", "transaction", ..] => {
             Word::Nothing("SET")
         }
+        // Nobody is anybody else here: what pools send to be sure of that holds already.
+        ["set", "session", "authorization", "default"]
+        | ["set", "session" | "local", "session", "authorization", "default"]
+        | ["set", "role", "none"]
+        | ["set", "session" | "local", "role", "none"] => Word::Nothing("SET"),
+        ["reset", "role"] | ["reset", "session", "authorization"] => Word::Nothing("RESET"),
         ["set", "names", ..] => {
             let value = tokens.get(2).map_or_else(|| "default".to_owned(), text);
             Word::Set { name: "client_encoding".to_owned(), value, is_local: false }
@@ -299,6 +305,36 @@ mod tests {
             assert_eq!(plain_word_of(sql).unwrap(), want, "{sql}");
         }
         for sql in ["SET", "SET x", "SET = 3", "SET x ="] {
+            assert!(plain_word_of(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_pool_may_ask_to_be_itself_again() {
+        let npgsql = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
+            SELECT pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP";
+        let words = tagmill::statements(npgsql).into_iter().map(|sql| plain_word_of(sql).unwrap());
+        let want = [
+            Word::Nothing("SET"),
+            Word::Reset("ALL".into()),
+            Word::Nothing("CLOSE CURSOR ALL"),
+            Word::Nothing("UNLISTEN"),
+            Word::Query,
+            Word::Nothing("DISCARD"),
+            Word::Nothing("DISCARD"),
+        ];
+        assert_eq!(words.collect::<Vec<_>>(), want);
+        for (sql, tag) in [
+            ("set local session authorization default", "SET"),
+            ("SET SESSION SESSION AUTHORIZATION DEFAULT", "SET"),
+            ("SET ROLE NONE", "SET"),
+            ("SET SESSION ROLE NONE", "SET"),
+            ("RESET SESSION AUTHORIZATION", "RESET"),
+            ("RESET ROLE;", "RESET"),
+        ] {
+            assert_eq!(plain_word_of(sql).unwrap(), Word::Nothing(tag), "{sql}");
+        }
+        for sql in ["SET ROLE boss", "SET SESSION AUTHORIZATION boss"] {
             assert!(plain_word_of(sql).is_err(), "{sql}");
         }
     }
