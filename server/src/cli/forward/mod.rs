@@ -4,14 +4,15 @@
 //! delivered then whatever happens to this program or to a server. A line that cannot be read is told and left out. It ends
 //! when everything is delivered after the end of the input, or at once when it is told to.
 //!
-//! Reading order: [`samples`] (a line; pure), [`pending`] (a batch), [`types`] (of tags that servers know), this file
-//! (input, queue, what is told).
+//! Reading order: [`input`] (lines), [`samples`] (of a line; pure), [`pending`] (a batch), [`types`] (of tags that servers
+//! know), this file (queue, what is told).
 
+mod input;
 mod pending;
 mod samples;
 mod types;
 
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tagmill_client::{Destination, ForwardOptions, Forwarder, Full, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::input::{Line, read_input};
 use self::pending::{Pending, Tags};
 use self::samples::{Reader, Refusal};
 use super::failure::{Failure, Result};
@@ -27,7 +29,6 @@ use super::import::report::grouped;
 use super::import::stamps::TimeFormat;
 use super::serve::asked_to_stop;
 use super::target::{TargetArgs, uri_of};
-use super::times;
 use crate::http::lines::{self, Precision, Template};
 use crate::ingest::messages::value_type;
 use crate::lifecycle::turns_true;
@@ -48,10 +49,6 @@ name, and one program at a time. CSV has the columns tag,time,value[,quality]; t
 --precision. A new tag has the type of its first value: of CSV a number makes it f64, true and false bool, else text.
 docs/cli.md says more.";
 
-/// How much is read ahead of the queue.
-const LINES_AHEAD: usize = 4_096;
-/// Longest line.
-const LINE_BYTES_MAX: u64 = 1 << 20;
 /// How long a sample may wait for others.
 const STORE_WITHIN: Duration = Duration::from_millis(500);
 /// How long a server may take to tell the types of its tags. Nothing is read before.
@@ -223,57 +220,6 @@ fn stopping() -> watch::Receiver<bool> {
         stop.closed().await;
     });
     stopping
-}
-
-/// A line as it was read.
-struct Line {
-    number: u64,
-    read_ns: i64,
-    text: Result<String, String>,
-}
-
-/// Reads standard input on a thread of its own, which ends with the input or the process.
-fn read_input() -> Result<mpsc::Receiver<Line>> {
-    let (lines, read) = mpsc::channel(LINES_AHEAD);
-    let reading = move || {
-        let mut input = std::io::stdin().lock();
-        for number in 1.. {
-            let Some(text) = next_line(&mut input) else { return };
-            if lines.blocking_send(Line { number, read_ns: times::now_ns(), text }).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("tagmill-input".into()).spawn(reading)?;
-    Ok(read)
-}
-
-/// The next line without its end; an error instead of a line that is none. `None` at the end.
-fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
-    let mut bytes = Vec::new();
-    match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
-        Ok(0) => return None,
-        Ok(_) => {}
-        Err(error) => {
-            tell(format_args!("standard input ends here: {error}"));
-            return None;
-        }
-    }
-    if bytes.last() != Some(&b'\n') && bytes.len() as u64 == LINE_BYTES_MAX {
-        // The rest of it is passed over, however long it is.
-        while let Ok(1..) = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
-            if bytes.last() == Some(&b'\n') {
-                break;
-            }
-            bytes.clear();
-        }
-        return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
-    }
-    let Ok(mut text) = String::from_utf8(bytes) else {
-        return Some(Err("it is no UTF-8".to_owned()));
-    };
-    text.truncate(text.trim_end_matches(['\n', '\r']).len());
-    Some(Ok(text))
 }
 
 /// What was left out, and what was done.
@@ -613,22 +559,6 @@ mod tests {
         assert!(
             destination("").is_err() && destination("hq=").is_err() && destination("=x").is_err()
         );
-    }
-
-    #[test]
-    fn lines_end_where_they_end() {
-        let long = "x".repeat(usize::try_from(LINE_BYTES_MAX).unwrap() * 2 + 5);
-        let text = format!("a\r\n\n{long}\nb\n\u{e9}\nlast");
-        let mut bytes = text.into_bytes();
-        let at = bytes.iter().position(|byte| *byte == 0xC3).unwrap();
-        bytes[at] = 0xFF;
-        let mut input = bytes.as_slice();
-        let lines: Vec<_> = std::iter::from_fn(|| next_line(&mut input)).collect();
-        assert_eq!((lines[0].as_deref(), lines[1].as_deref()), (Ok("a"), Ok("")));
-        assert!(lines[2].as_ref().unwrap_err().contains("longer"));
-        assert_eq!(lines[3].as_deref(), Ok("b"));
-        assert!(lines[4].as_ref().unwrap_err().contains("UTF-8"));
-        assert_eq!((lines[5].as_deref(), lines.len()), (Ok("last"), 6));
     }
 
     #[test]

@@ -1,0 +1,91 @@
+//! Lines of standard input, read on a thread of their own.
+//!
+//! Contract: a line comes with its number and the time at which it was read. One that is none (too long, no UTF-8) comes as
+//! the reason why, and the next ones follow it.
+//!
+//! What it does not know: what a line means, and where it goes.
+
+use std::io::{BufRead, Read};
+
+use tokio::sync::mpsc;
+
+use super::tell;
+use crate::cli::failure::Result;
+use crate::cli::times;
+
+/// How much is read ahead of the queue.
+const LINES_AHEAD: usize = 4_096;
+/// Longest line.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// A line as it was read.
+pub(super) struct Line {
+    pub(super) number: u64,
+    pub(super) read_ns: i64,
+    pub(super) text: Result<String, String>,
+}
+
+/// Reads standard input on a thread of its own, which ends with the input or the process.
+pub(super) fn read_input() -> Result<mpsc::Receiver<Line>> {
+    let (lines, read) = mpsc::channel(LINES_AHEAD);
+    let reading = move || {
+        let mut input = std::io::stdin().lock();
+        for number in 1.. {
+            let Some(text) = next_line(&mut input) else { return };
+            if lines.blocking_send(Line { number, read_ns: times::now_ns(), text }).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("tagmill-input".into()).spawn(reading)?;
+    Ok(read)
+}
+
+/// The next line without its end; an error instead of a line that is none. `None` at the end.
+fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
+    let mut bytes = Vec::new();
+    match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
+        Ok(0) => return None,
+        Ok(_) => {}
+        Err(error) => {
+            tell(format_args!("standard input ends here: {error}"));
+            return None;
+        }
+    }
+    if bytes.last() != Some(&b'\n') && bytes.len() as u64 == LINE_BYTES_MAX {
+        // The rest of it is passed over, however long it is.
+        while let Ok(1..) = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
+            if bytes.last() == Some(&b'\n') {
+                break;
+            }
+            bytes.clear();
+        }
+        return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
+    }
+    let Ok(mut text) = String::from_utf8(bytes) else {
+        return Some(Err("it is no UTF-8".to_owned()));
+    };
+    text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    Some(Ok(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_where_they_end() {
+        let long = "x".repeat(usize::try_from(LINE_BYTES_MAX).unwrap() * 2 + 5);
+        let text = format!("a\r\n\n{long}\nb\n\u{e9}\nlast");
+        let mut bytes = text.into_bytes();
+        let at = bytes.iter().position(|byte| *byte == 0xC3).unwrap();
+        bytes[at] = 0xFF;
+        let mut input = bytes.as_slice();
+        let lines: Vec<_> = std::iter::from_fn(|| next_line(&mut input)).collect();
+        assert_eq!((lines[0].as_deref(), lines[1].as_deref()), (Ok("a"), Ok("")));
+        assert!(lines[2].as_ref().unwrap_err().contains("longer"));
+        assert_eq!(lines[3].as_deref(), Ok("b"));
+        assert!(lines[4].as_ref().unwrap_err().contains("UTF-8"));
+        assert_eq!((lines[5].as_deref(), lines.len()), (Ok("last"), 6));
+    }
+}
