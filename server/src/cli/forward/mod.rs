@@ -388,8 +388,10 @@ impl Work {
     async fn rescue(&mut self, lines: &mut mpsc::Receiver<Line>) -> Result<()> {
         tell(format_args!("stopping"));
         lines.close();
-        // What waits in the channel is bounded, and nothing comes after it. A queue that is full is waited for once.
-        while self.tally.unstored_samples == 0
+        // What waits in the channel is bounded, and nothing comes after it. A queue that is full is waited for once; what was
+        // left out before says nothing of the room that there is now.
+        let before = self.tally.unstored_samples;
+        while self.tally.unstored_samples == before
             && let Ok(line) = lines.try_recv()
         {
             self.take(line)?;
@@ -397,6 +399,7 @@ impl Work {
                 self.store().await?;
             }
         }
+        self.store().await?;
         let mut left = 0_u64;
         while lines.try_recv().is_ok() {
             left += 1;
@@ -404,9 +407,8 @@ impl Work {
         if left > 0 {
             self.tally.bad_lines += left;
             tell(format_args!("{left} more lines are not stored"));
-            return Ok(());
         }
-        self.store().await
+        Ok(())
     }
 
     /// Says how it goes, if there is anything new.
@@ -559,6 +561,48 @@ mod tests {
         assert!(
             destination("").is_err() && destination("hq=").is_err() && destination("=x").is_err()
         );
+    }
+
+    /// A queue with room in a folder, whose server is away, and a program that is told to stop.
+    async fn stopped(folder: &std::path::Path) -> Work {
+        let to = vec![Destination::new("127.0.0.1:1")];
+        let forwarder = Forwarder::open(folder, ForwardOptions::new("g", to)).await.unwrap();
+        // Without a sender it is true.
+        let (_, stop) = watch::channel(true);
+        Work {
+            forwarder: Arc::new(forwarder),
+            reader: Reader::Lines {
+                template: Template::parse(lines::DEFAULT).unwrap(),
+                precision: Precision::parse("ns").unwrap(),
+            },
+            tags: Tags::default(),
+            pending: Pending::default(),
+            tally: Tally::default(),
+            told: String::new(),
+            stop,
+            lost: 0,
+        }
+    }
+
+    fn line(number: u64) -> Line {
+        Line { number, read_ns: 1, text: Ok(format!("m a={number} {number}")) }
+    }
+
+    /// What a full queue has not taken once does not keep what comes later from being stored where there is room.
+    #[tokio::test]
+    async fn what_was_read_is_stored_at_the_end_whatever_was_left_out_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut work = stopped(folder.path()).await;
+        work.tally.unstored_samples = 7;
+        work.take(line(1)).unwrap();
+        let (sender, mut lines) = mpsc::channel(8);
+        for number in 2..=4 {
+            sender.try_send(line(number)).unwrap_or_else(|_| panic!("there is room"));
+        }
+        work.rescue(&mut lines).await.unwrap();
+        let Tally { stored_samples, bad_lines, unstored_samples, .. } = work.tally;
+        assert_eq!((stored_samples, bad_lines, unstored_samples), (4, 0, 7));
+        assert_eq!(work.forwarder.status().last, Ticket(1), "in one batch");
     }
 
     #[test]
