@@ -18,7 +18,7 @@ use super::random::Random;
 use super::sim::SimDisk;
 use super::store::{Job, Store};
 use crate::error::{Error, Result};
-use crate::session::Course as _;
+use crate::session::{Course as _, End};
 use crate::state::Shared;
 
 const CAPACITY_BYTES: u64 = 256 << 10;
@@ -71,6 +71,20 @@ impl Drop for Writer {
         self.jobs = None;
         self.thread.take().unwrap().join().unwrap();
     }
+}
+
+/// The first server of a store, and its connection.
+fn drain(store: &Arc<Store>, position: Option<Position>) -> (Drain, Shared) {
+    let drain = Drain::new(Arc::clone(store), ("g", "s"), 0, position);
+    let link = options(Full::Block).link(&Destination::new("s"), drain.epoch());
+    let shared = Shared::new("s".into(), link, None);
+    drain.prepare(&shared);
+    (drain, shared)
+}
+
+fn welcome(mark: u64) -> Welcome {
+    let (incarnation, max_batch_bytes, credit_bytes) = (5, 1 << 20, 1 << 20);
+    Welcome { mark, incarnation, max_batch_bytes, credit_bytes, ..Welcome::default() }
 }
 
 #[test]
@@ -159,13 +173,9 @@ fn what_a_restored_server_needs_is_not_removed_behind_its_back() {
 #[test]
 fn delivery_begins_on_a_full_disk_and_its_position_is_saved_later() {
     let (store, disk) = store(Full::Block);
-    let drain = Arc::new(Drain::new(Arc::clone(&store), ("g", "s"), 0, None));
-    let link = options(Full::Block).link(&Destination::new("s"), drain.epoch());
-    let shared = Shared::new("s".into(), link, None);
-    drain.prepare(&shared);
+    let (drain, shared) = drain(&store, None);
     disk.set_capacity(disk.used_bytes());
-    let welcome = Welcome { incarnation: 5, max_batch_bytes: 1 << 20, ..Welcome::default() };
-    assert!(drain.welcomed(&shared, &welcome).is_ok());
+    assert!(drain.welcomed(&shared, &welcome(0)).is_ok());
     assert!(drain.save().is_err() && store.take_notices().join("\n").contains("goes on without"));
     let load = || position::load(&store.folder, "g", "s").unwrap();
     assert_eq!(load(), Stored::None);
@@ -173,4 +183,53 @@ fn delivery_begins_on_a_full_disk_and_its_position_is_saved_later() {
     drain.save().unwrap();
     let position = Position { epoch: 1, base: 0, acked: 0, incarnation: 5, lost: 0 };
     assert_eq!(load(), Stored::Position(position));
+}
+
+/// Whoever fills the queue is faster than any connection is made: what an epoch begins with is there all the same.
+#[test]
+fn an_epoch_delivers_what_it_began_with_also_where_that_is_dropped_meanwhile() {
+    let (store, _) = store(Full::DropOldest);
+    let writer = Writer::start(&store, || {});
+    let fill = || {
+        for _ in 0..600 {
+            writer.append().unwrap();
+        }
+    };
+    let (drain, shared) = drain(&store, None);
+    // Sends and acknowledges what is in memory.
+    let deliver = || {
+        let mut state = shared.lock();
+        let next = state.queue.acked_ticket() + 1;
+        assert!(next < store.log.oldest(), "it is no longer on disk");
+        let sent = std::iter::from_fn(|| state.queue.take_next()).count() as u64;
+        assert!(sent > 50, "only {sent} were in memory");
+        state.queue.ack(sent).unwrap();
+        sent
+    };
+    fill();
+    assert!(drain.welcomed(&shared, &welcome(0)).is_ok());
+    fill();
+    let sent = deliver();
+    assert!(matches!(drain.welcomed(&shared, &welcome(sent)), Err(End::Again)));
+    assert_eq!(shared.lock().epoch, 2);
+    fill();
+    assert!(drain.welcomed(&shared, &welcome(0)).is_ok(), "it goes on with what it has");
+    deliver();
+    assert_eq!(shared.lock().epoch, 2);
+    assert!(drain.take_ahead_samples() > 100, "the rate knows of them");
+}
+
+/// Epochs that are refused end in a pause, not for good.
+#[test]
+fn after_a_pause_epochs_are_tried_again() {
+    let known = Position { epoch: 1, base: 0, acked: 0, incarnation: 5, lost: 0 };
+    for position in [None, Some(known)] {
+        let (store, _) = store(Full::Block);
+        let (drain, shared) = drain(&store, position);
+        for _ in 0..3 {
+            let is_tried =
+                |_: &u32| matches!(drain.welcomed(&shared, &welcome(1_000)), Err(End::Again));
+            assert_eq!((0..).take_while(is_tried).count(), 199, "{position:?}");
+        }
+    }
 }
