@@ -311,6 +311,11 @@ impl Log {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes that fit a file of their own.
+    pub(super) fn group_bytes_max(&self) -> u64 {
+        self.segment_bytes.saturating_sub(HEADER_BYTES as u64)
+    }
+
     /// The last record; 0: there was none yet.
     pub(super) fn end(&self) -> u64 {
         self.index().end

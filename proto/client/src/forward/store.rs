@@ -167,11 +167,13 @@ impl Store {
                 Err(error) => drop(first.done.send(Err(error))),
             }
             while !group.is_empty()
-                && bytes < GROUP_BYTES
                 && let Ok(job) = jobs.try_recv()
             {
                 let more = job.content.stored_bytes();
-                if self.make_room(bytes + more, false, before_removal).is_err() {
+                // A group is in one file: a longer one would make that file most of a small queue, which goes as a whole.
+                if bytes + more > self.log.group_bytes_max().min(GROUP_BYTES)
+                    || self.make_room(bytes + more, false, before_removal).is_err()
+                {
                     next = Some(job);
                     break;
                 }

@@ -154,6 +154,22 @@ fn a_full_disk_without_delivered_records_is_a_full_queue() {
     assert_eq!(waiting.blocking_recv().unwrap().unwrap(), last + 1);
 }
 
+/// What came together is not one file: a queue that drops its oldest drops little at a time.
+#[test]
+fn a_burst_is_in_many_files() {
+    let (store, _) = store(Full::DropOldest);
+    let (jobs, waiting) = mpsc::channel(200);
+    for _ in 0..200 {
+        let content = Content { samples: 1, payload: Bytes::from(vec![3; 1_000]) };
+        jobs.try_send(Job { content, done: oneshot::channel().0 }).unwrap();
+    }
+    drop(jobs);
+    store.write(waiting, &|| {});
+    assert_eq!(store.log.end(), 200);
+    let (oldest, _) = store.log.front().unwrap();
+    assert!((10..=16).contains(&oldest.last), "{oldest:?}");
+}
+
 #[test]
 fn what_a_restored_server_needs_is_not_removed_behind_its_back() {
     let (store, _) = store(Full::Refuse);
