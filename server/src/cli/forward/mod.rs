@@ -373,7 +373,7 @@ impl Work {
         let mut tell_at = Instant::now() + TELL_EVERY;
         while !*self.stop.borrow() {
             let servers = self.forwarder.status().servers;
-            if servers.iter().all(|server| server.ended || server.waiting_records == 0) {
+            if servers.iter().all(|server| server.ended || server.is_delivered()) {
                 return;
             }
             if Instant::now() >= tell_at {
@@ -453,7 +453,10 @@ impl Work {
     /// What servers lack, in words; empty if nothing.
     fn undelivered(&self) -> String {
         let servers = self.forwarder.status().servers.into_iter();
-        let lacking = servers.filter(|server| server.waiting_records > 0).map(|server| {
+        let lacking = servers.filter(|server| !server.is_delivered()).map(|server| {
+            if !server.was_tried() {
+                return format!("{} was not heard yet", server.name);
+            }
             let (name, records) = (&server.name, grouped(server.waiting_records));
             let why = match &server.last_error {
                 Some(error) => format!(" ({error})"),
