@@ -285,7 +285,8 @@ async fn exchange(
             if state.link == Link::Stale {
                 return Ok(End::Again);
             }
-            (state.has_outgoing(Instant::now()), state.paused_until)
+            let now = Instant::now();
+            (state.has_outgoing(now), state.pause_end(now))
         };
         let pause = async {
             match resume_at {

@@ -238,22 +238,28 @@ impl State {
         self.flush_wanted = true;
     }
 
+    /// Until when no batch is sent, if a pause goes on.
+    pub(crate) fn pause_end(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|until| now < *until)
+    }
+
     pub(crate) fn has_outgoing(&self, now: Instant) -> bool {
         if !self.outbox.is_empty() {
             return true;
         }
-        let paused = self.paused_until.is_some_and(|until| now < until);
-        !paused && (self.queue.has_next() || self.flush_wanted && self.queue.is_sent())
+        self.pause_end(now).is_none()
+            && (self.queue.has_next() || self.flush_wanted && self.queue.is_sent())
     }
 
     pub(crate) fn take_outgoing(&mut self, now: Instant) -> Option<Message> {
         if !self.has_outgoing(now) {
             return None;
         }
-        self.paused_until = None;
+        // A definition is no batch: a pause goes on behind it.
         if let Some(message) = self.outbox.pop_front() {
             return Some(message);
         }
+        self.paused_until = None;
         if let Some(bytes) = self.queue.take_next() {
             return Some(Message::Batch(bytes));
         }
@@ -311,4 +317,56 @@ impl Totals {
 
 pub(crate) fn encode(message: &impl tagmill_proto::Message) -> bytes::Bytes {
     message.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shared() -> Shared {
+        Shared::new("s".into(), GatewayOptions::new("g"), None)
+    }
+
+    fn welcome(credit_bytes: u64) -> Welcome {
+        Welcome { credit_bytes, max_batch_bytes: 1 << 20, ..Welcome::default() }
+    }
+
+    /// Connected, with a batch that was refused at this time for a second.
+    fn paused(shared: &Shared, now: Instant) {
+        let mut state = shared.lock();
+        state.queue.push(&[0; 100]);
+        // As much as one batch takes: then there is none left.
+        assert_eq!(state.queue.welcome(0, 1), crate::queue::Resume::Here);
+        state.begin(&welcome(1));
+        assert!(matches!(state.take_outgoing(now), Some(Message::Batch(_))));
+        let nack = Nack { seq: 1, retriable: true, ..Nack::default() };
+        state.nacked(nack, now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn a_definition_does_not_end_a_pause() {
+        let (shared, now) = (shared(), Instant::now());
+        paused(&shared, now);
+        let mut state = shared.lock();
+        state.queue.grant(1_000);
+        state.say(Message::Flush(Flush { id: 7 }));
+        assert!(matches!(state.take_outgoing(now), Some(Message::Flush(Flush { id: 7 }))));
+        assert!(!state.has_outgoing(now) && state.pause_end(now).is_some());
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(state.take_outgoing(later), Some(Message::Batch(_))));
+    }
+
+    /// Without credit nothing may go when a pause is over: whoever waits, waits for the server.
+    #[test]
+    fn a_pause_that_is_over_is_not_waited_for() {
+        let (shared, now) = (shared(), Instant::now());
+        paused(&shared, now);
+        let state = shared.lock();
+        assert!(state.pause_end(now).is_some());
+        let later = now + Duration::from_secs(1);
+        assert!(!state.has_outgoing(later));
+        assert_eq!(state.pause_end(later), None);
+    }
 }
