@@ -223,7 +223,11 @@ impl State {
 
     /// Begins a connection: everything that was defined is said again, before any batch.
     pub(crate) fn begin(&mut self, welcome: &Welcome) {
-        self.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
+        // A server that does not say reads what all read.
+        self.batch_bytes_max = match usize::try_from(welcome.max_batch_bytes) {
+            Ok(0) => BATCH_BYTES_DEFAULT,
+            said => said.unwrap_or(usize::MAX),
+        };
         self.link = Link::Stands;
         self.last_error = None;
         let (tags, sets) = self.definitions.messages();
@@ -268,8 +272,9 @@ impl State {
     }
 
     pub(crate) fn acked(&mut self, ack: Ack) -> Result<(), OutOfReach> {
-        self.totals.accepted_samples += ack.accepted_samples;
-        self.counted.accepted_samples += ack.accepted_samples;
+        for count in [&mut self.totals.accepted_samples, &mut self.counted.accepted_samples] {
+            *count = count.saturating_add(ack.accepted_samples);
+        }
         for reject in ack.rejects {
             self.rejected(reject);
         }
@@ -296,7 +301,8 @@ impl State {
 
     /// Counts samples that the server does not take.
     fn keep(&mut self, rejected: Rejected) {
-        self.counted.rejected_samples += u64::from(rejected.count);
+        let rejected_samples = &mut self.counted.rejected_samples;
+        *rejected_samples = rejected_samples.saturating_add(u64::from(rejected.count));
         self.totals.keep(rejected);
     }
 
@@ -308,7 +314,7 @@ impl State {
 
 impl Totals {
     fn keep(&mut self, rejected: Rejected) {
-        self.rejected_samples += u64::from(rejected.count);
+        self.rejected_samples = self.rejected_samples.saturating_add(u64::from(rejected.count));
         if self.rejects.len() < REJECTS_KEPT {
             self.rejects.push(rejected);
         }
@@ -343,6 +349,23 @@ mod tests {
         assert!(matches!(state.take_outgoing(now), Some(Message::Batch(_))));
         let nack = Nack { seq: 1, retriable: true, ..Nack::default() };
         state.nacked(nack, now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn any_numbers_of_a_server_are_taken() {
+        let shared = shared();
+        let mut state = shared.lock();
+        state.begin(&Welcome::default());
+        assert_eq!(state.body_bytes_max(), BATCH_BYTES_DEFAULT - ENVELOPE_BYTES);
+        let reject = Reject { seq: u64::MAX, count: u32::MAX, ..Reject::default() };
+        for _ in 0..2 {
+            let rejects = vec![reject.clone()];
+            let ack = Ack { accepted_samples: u64::MAX, rejects, ..Ack::default() };
+            state.acked(ack).unwrap();
+        }
+        assert_eq!(state.totals.accepted_samples, u64::MAX);
+        assert_eq!(state.counted.accepted_samples, u64::MAX);
+        assert_eq!(state.counted.rejected_samples, 2 * u64::from(u32::MAX));
     }
 
     #[test]
