@@ -449,15 +449,20 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
     let started = Instant::now();
     let mut bucket = Bucket::new(rate);
     let mut cursor = Cursor::default();
-    let mut saved_at = Instant::now();
+    let mut saved_at = started;
     loop {
         progress.borrow_and_update();
         appended.borrow_and_update();
         let look = drain.look(&shared);
-        let mut pause = None;
         if let Look::Ended = look {
             return;
         }
+        // Also where reading never stops.
+        if drain.is_unsaved() && saved_at.elapsed() >= SAVE_EVERY {
+            saved_at = Instant::now();
+            drain.save_apart().await;
+        }
+        let mut pause = None;
         if let Look::Wanted(wanted) = look {
             bucket.take(drain.take_ahead_samples());
             pause = bucket.wait(started.elapsed());
@@ -484,15 +489,6 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
         let unsaved = drain.is_unsaved().then(|| SAVE_EVERY.saturating_sub(saved_at.elapsed()));
         let pause = [pause, unsaved].into_iter().flatten().min();
         wait(&mut progress, &mut appended, pause).await;
-        if drain.is_unsaved() && saved_at.elapsed() >= SAVE_EVERY {
-            saved_at = Instant::now();
-            let saving = Arc::clone(&drain);
-            let saved = tokio::task::spawn_blocking(move || saving.save()).await;
-            if let Ok(Err(error)) = saved {
-                // The next time may go better, and until then the server's mark knows.
-                tracing::warn!(server = drain.server, "{error}");
-            }
-        }
     }
 }
 
@@ -532,6 +528,16 @@ impl Drain {
             return Look::Idle;
         }
         Look::Wanted(Wanted { record: state.queue.last_ticket() + 1, bytes: left })
+    }
+
+    /// Saves how far the server has come where waiting for a disk holds up nobody.
+    async fn save_apart(self: &Arc<Self>) {
+        let saving = Arc::clone(self);
+        let saved = tokio::task::spawn_blocking(move || saving.save()).await;
+        if let Ok(Err(error)) = saved {
+            // The next time may go better, and until then the server's mark knows.
+            tracing::warn!(server = self.server, "{error}");
+        }
     }
 
     fn is_unsaved(&self) -> bool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tagmill_proto::v1::Welcome;
 use tokio::sync::{mpsc, oneshot};
 
-use super::drain::Drain;
+use super::drain::{Drain, feed};
 use super::folder::Folder;
 use super::frames::Kind;
 use super::known::Known;
@@ -248,4 +248,31 @@ fn after_a_pause_epochs_are_tried_again() {
             assert_eq!((0..).take_while(is_tried).count(), 199, "{position:?}");
         }
     }
+}
+
+/// A queue that is read without an end is no reason to forget how far the server is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_is_saved_while_reading_goes_on() {
+    let (store, _) = store(Full::Block);
+    let (drain, shared) = drain(&store, None);
+    drain.welcomed(&shared, &welcome(0)).unwrap();
+    let content = Content { samples: 1, payload: Bytes::new() };
+    store.log.append(&vec![content; 100_000], 1).unwrap();
+    let (drain, shared) = (Arc::new(drain), Arc::new(shared));
+    // With a rate one record is read at a time, and this one is never reached.
+    let feeding = tokio::spawn(feed(Arc::clone(&drain), Arc::clone(&shared), Some(1 << 40)));
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_millis(1_800) {
+        {
+            let mut state = shared.lock();
+            while state.queue.take_next().is_some() {}
+            let sent = state.queue.sent_seq();
+            state.queue.ack(sent).unwrap();
+            state.queue.grant(1 << 20);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let stored = position::load(&store.folder, "g", "s").unwrap();
+    assert!(matches!(stored, Stored::Position(Position { acked: 1.., .. })), "{stored:?}");
+    feeding.abort();
 }
