@@ -449,7 +449,7 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
     let started = Instant::now();
     let mut bucket = Bucket::new(rate);
     let mut cursor = Cursor::default();
-    let mut saved_at = started;
+    let (mut saved_at, mut read_at) = (started, started);
     loop {
         progress.borrow_and_update();
         appended.borrow_and_update();
@@ -465,7 +465,9 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
         let mut pause = None;
         if let Look::Wanted(wanted) = look {
             bucket.take(drain.take_ahead_samples());
-            pause = bucket.wait(started.elapsed());
+            // After an error the disk rests, whatever else happens meanwhile.
+            let rest = read_at.checked_duration_since(Instant::now());
+            pause = rest.or_else(|| bucket.wait(started.elapsed()));
             if pause.is_none() {
                 let bytes = if bucket.is_open() { wanted.bytes.min(READ_BYTES) } else { 1 };
                 let Some((found, back)) = drain.read(cursor, wanted.record, bytes).await else {
@@ -481,6 +483,7 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
                     Ok(Found::End) => {}
                     Err(error) => {
                         shared.lock().last_error = Some(error);
+                        read_at = Instant::now() + READ_AGAIN;
                         pause = Some(READ_AGAIN);
                     }
                 }

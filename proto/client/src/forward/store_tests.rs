@@ -19,7 +19,7 @@ use super::sim::SimDisk;
 use super::store::{Job, Store};
 use crate::error::{Error, Result};
 use crate::session::{Course as _, End};
-use crate::state::Shared;
+use crate::state::{Link, Shared};
 
 const CAPACITY_BYTES: u64 = 256 << 10;
 
@@ -248,6 +248,28 @@ fn after_a_pause_epochs_are_tried_again() {
             assert_eq!((0..).take_while(is_tried).count(), 199, "{position:?}");
         }
     }
+}
+
+/// Whatever else happens: a disk that gives an error is left alone for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_cannot_read_is_not_asked_all_the_time() {
+    let (store, disk) = store(Full::Block);
+    let (drain, shared) = drain(&store, None);
+    drain.welcomed(&shared, &welcome(0)).unwrap();
+    store.log.append(&[Content { samples: 1, payload: Bytes::new() }], 1).unwrap();
+    disk.set_unreadable(0..usize::MAX);
+    let (drain, shared) = (Arc::new(drain), Arc::new(shared));
+    let feeding = tokio::spawn(feed(Arc::clone(&drain), Arc::clone(&shared), None));
+    for _ in 0..50 {
+        shared.advance();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    {
+        let state = shared.lock();
+        assert!(state.last_error.as_ref().is_some_and(|error| error.to_string().contains("read")));
+        assert_eq!(state.link, Link::Stands, "nothing is given up so soon");
+    }
+    feeding.abort();
 }
 
 /// A queue that is read without an end is no reason to forget how far the server is.
