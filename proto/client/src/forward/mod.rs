@@ -175,7 +175,7 @@ impl Forwarder {
     /// If the call is dropped before it returns, the batch may or may not be stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; [`Error::Full`] unless it may wait; [`Error::Queue`] if the disk refuses.
+    /// [`Error::TooLarge`], [`Error::Unfit`]; [`Error::Full`] unless it may wait; [`Error::Queue`] if the disk refuses.
     pub async fn append(&self, batch: BatchBuilder) -> Result<Ticket> {
         let samples = u32::try_from(batch.samples()).unwrap_or(u32::MAX);
         let payload = batch.into_body();

@@ -145,13 +145,14 @@ impl Store {
     /// Whether a batch of this length fits into the queue at all.
     ///
     /// # Errors
-    /// [`Error::TooLarge`].
+    /// [`Error::Unfit`].
     pub(super) fn check_fits(&self, bytes: usize) -> Result<()> {
         let most = self.capacity_bytes - 4 * HEADER_BYTES as u64;
         if frame_len(bytes) as u64 <= most {
             return Ok(());
         }
-        Err(Error::TooLarge { bytes, limit_bytes: usize::try_from(most).unwrap_or(usize::MAX) })
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Err(Error::Unfit { bytes, limit_bytes: most.saturating_sub(frame_len(0)) })
     }
 
     /// Writes what comes, until nobody can send any more or the queue is closed. `before_removal` is called before records

@@ -154,6 +154,17 @@ fn a_full_disk_without_delivered_records_is_a_full_queue() {
     assert_eq!(waiting.blocking_recv().unwrap().unwrap(), last + 1);
 }
 
+/// No server is to blame for a small queue.
+#[test]
+fn a_batch_that_no_queue_of_this_size_takes_is_told_by_its_own_words() {
+    let (store, _) = store(Full::Block);
+    let refused = store.check_fits(1 << 20).unwrap_err();
+    let Error::Unfit { limit_bytes, .. } = refused else { panic!("{refused}") };
+    assert!(refused.to_string().contains("the queue has room for"), "{refused}");
+    store.check_fits(limit_bytes).unwrap();
+    assert!(store.check_fits(limit_bytes + 8).is_err());
+}
+
 /// What came together is not one file: a queue that drops its oldest drops little at a time.
 #[test]
 fn a_burst_is_in_many_files() {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagmill_client::{Destination, ForwardOptions, Forwarder, Full, Ticket};
+use tagmill_client::{Destination, Error, ForwardOptions, Forwarder, Full, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -200,6 +200,7 @@ pub fn run(args: &Args) -> Result<()> {
             told: String::new(),
             stop: stopping(),
             lost,
+            capacity_bytes: args.capacity,
         };
         work.run(args, read_input()?).await
     })
@@ -243,6 +244,8 @@ struct Work {
     stop: watch::Receiver<bool>,
     /// Records that had been given up before this run.
     lost: u64,
+    /// What the queue may take.
+    capacity_bytes: u64,
 }
 
 impl Work {
@@ -285,7 +288,7 @@ impl Work {
                         store_at = Instant::now() + STORE_WITHIN;
                     }
                     self.take(line)?;
-                    if self.pending.is_full() {
+                    if self.pending.is_full(self.capacity_bytes) {
                         self.store().await?;
                     }
                 }
@@ -350,10 +353,12 @@ impl Work {
             }
         };
         self.tags = tags;
-        let failed = |error: tagmill_client::Error| Failure::new(error.to_string());
+        let failed = |error: Error| Failure::new(error.to_string());
         match stored {
             Some(Ok(_)) => self.tally.stored_samples += samples,
-            Some(Err(error @ tagmill_client::Error::Full { .. })) => {
+            Some(Err(
+                error @ (Error::Full { .. } | Error::TooLarge { .. } | Error::Unfit { .. }),
+            )) => {
                 self.tally.unstored_samples += samples;
                 tell(format_args!("lines {first} to {last} are not stored: {error}"));
             }
@@ -395,7 +400,7 @@ impl Work {
             && let Ok(line) = lines.try_recv()
         {
             self.take(line)?;
-            if self.pending.is_full() {
+            if self.pending.is_full(self.capacity_bytes) {
                 self.store().await?;
             }
         }
@@ -566,10 +571,14 @@ mod tests {
         );
     }
 
+    const CAPACITY_BYTES: u64 = tagmill_client::forward::CAPACITY_BYTES_MIN;
+
     /// A queue with room in a folder, whose server is away, and a program that is told to stop.
     async fn stopped(folder: &std::path::Path) -> Work {
         let to = vec![Destination::new("127.0.0.1:1")];
-        let forwarder = Forwarder::open(folder, ForwardOptions::new("g", to)).await.unwrap();
+        let options =
+            ForwardOptions { capacity_bytes: CAPACITY_BYTES, ..ForwardOptions::new("g", to) };
+        let forwarder = Forwarder::open(folder, options).await.unwrap();
         // Without a sender it is true.
         let (_, stop) = watch::channel(true);
         Work {
@@ -584,6 +593,7 @@ mod tests {
             told: String::new(),
             stop,
             lost: 0,
+            capacity_bytes: CAPACITY_BYTES,
         }
     }
 
@@ -606,6 +616,21 @@ mod tests {
         let Tally { stored_samples, bad_lines, unstored_samples, .. } = work.tally;
         assert_eq!((stored_samples, bad_lines, unstored_samples), (4, 0, 7));
         assert_eq!(work.forwarder.status().last, Ticket(1), "in one batch");
+    }
+
+    /// A batch that is longer than all of the queue is told and left out; what follows it is stored.
+    #[tokio::test]
+    async fn a_batch_that_fits_no_queue_ends_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut work = stopped(folder.path()).await;
+        let words = "x".repeat(60_000);
+        let text = Ok(format!("m c=\"{words}\",d=\"{words}\" 1"));
+        work.take(Line { number: 1, read_ns: 1, text }).unwrap();
+        assert!(work.pending.is_full(work.capacity_bytes));
+        work.store().await.unwrap();
+        work.take(line(2)).unwrap();
+        work.store().await.unwrap();
+        assert_eq!((work.tally.stored_samples, work.tally.unstored_samples), (1, 2));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::cli::wire::type_to_wire;
 /// Samples at which a batch is closed.
 const SAMPLES_MAX: usize = 1_000;
 /// Bytes of texts at which it is closed.
-const TEXT_BYTES_MAX: usize = 1 << 20;
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// The tags, by the order in which they came.
 #[derive(Debug, Default)]
@@ -172,8 +172,10 @@ impl Pending {
         self.samples == 0
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.samples >= SAMPLES_MAX || self.text_bytes >= TEXT_BYTES_MAX
+    /// Whether it is closed, in a queue of this size: where that is small, fewer texts make a batch.
+    pub(super) fn is_full(&self, capacity_bytes: u64) -> bool {
+        let most = (capacity_bytes / 4).min(TEXT_BYTES_MAX);
+        self.samples >= SAMPLES_MAX || self.text_bytes as u64 >= most
     }
 
     pub(super) fn samples(&self) -> usize {
@@ -384,6 +386,17 @@ mod tests {
         assert_eq!(found, wanted);
         let values = &pending.columns[&(0, 1, Form::Value)].values;
         assert_eq!(*values, Values::F64(vec![2.5, 3.5]));
+    }
+
+    #[test]
+    fn a_small_queue_gets_small_batches_of_texts() {
+        let (mut tags, mut pending) = (Tags::default(), Pending::default());
+        for line in 1..=2 {
+            assert!(!pending.is_full(64 << 10));
+            let words = "word ".repeat(2_000);
+            pending.take(line, text("a", 1, &words), &mut tags, |_| None).unwrap();
+        }
+        assert!(pending.is_full(64 << 10) && !pending.is_full(1 << 30));
     }
 
     #[test]
