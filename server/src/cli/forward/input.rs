@@ -1,7 +1,7 @@
 //! Lines of standard input, read on a thread of their own.
 //!
 //! Contract: a line comes with its number and the time at which it was read. One that is none (too long, no UTF-8) comes as
-//! the reason why, and the next ones follow it.
+//! the reason why, and the next ones follow it. An error of the system comes in the place of a line, too, and is the last.
 //!
 //! What it does not know: what a line means, and where it goes.
 
@@ -9,7 +9,6 @@ use std::io::{BufRead, Read};
 
 use tokio::sync::mpsc;
 
-use super::tell;
 use crate::cli::failure::Result;
 use crate::cli::times;
 
@@ -30,43 +29,47 @@ pub(super) fn read_input() -> Result<mpsc::Receiver<Line>> {
     let (lines, read) = mpsc::channel(LINES_AHEAD);
     let reading = move || {
         let mut input = std::io::stdin().lock();
-        for number in 1.. {
-            let Some(text) = next_line(&mut input) else { return };
-            if lines.blocking_send(Line { number, read_ns: times::now_ns(), text }).is_err() {
-                return;
-            }
-        }
+        read_lines(&mut input, |line| lines.blocking_send(line).is_ok());
     };
     std::thread::Builder::new().name("tagmill-input".into()).spawn(reading)?;
     Ok(read)
 }
 
-/// The next line without its end; an error instead of a line that is none. `None` at the end.
-fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
-    let mut bytes = Vec::new();
-    match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
-        Ok(0) => return None,
-        Ok(_) => {}
-        Err(error) => {
-            tell(format_args!("standard input ends here: {error}"));
-            return None;
+/// Hands on one line after the other, as long as they are taken. An error ends them, in the place of a line.
+fn read_lines(input: &mut impl BufRead, mut take: impl FnMut(Line) -> bool) {
+    for number in 1.. {
+        let (text, is_last) = match next_line(input) {
+            Ok(Some(text)) => (text, false),
+            Ok(None) => return,
+            Err(error) => (Err(format!("standard input cannot be read any more: {error}")), true),
+        };
+        if !take(Line { number, read_ns: times::now_ns(), text }) || is_last {
+            return;
         }
+    }
+}
+
+/// The next line without its end; an error instead of a line that is none. `None` at the end.
+fn next_line(input: &mut impl BufRead) -> std::io::Result<Option<Result<String, String>>> {
+    let mut bytes = Vec::new();
+    if input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)? == 0 {
+        return Ok(None);
     }
     if bytes.last() != Some(&b'\n') && bytes.len() as u64 == LINE_BYTES_MAX {
         // The rest of it is passed over, however long it is.
-        while let Ok(1..) = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
+        while input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)? > 0 {
             if bytes.last() == Some(&b'\n') {
                 break;
             }
             bytes.clear();
         }
-        return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
+        return Ok(Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes"))));
     }
     let Ok(mut text) = String::from_utf8(bytes) else {
-        return Some(Err("it is no UTF-8".to_owned()));
+        return Ok(Some(Err("it is no UTF-8".to_owned())));
     };
     text.truncate(text.trim_end_matches(['\n', '\r']).len());
-    Some(Ok(text))
+    Ok(Some(Ok(text)))
 }
 
 #[cfg(test)]
@@ -81,11 +84,35 @@ mod tests {
         let at = bytes.iter().position(|byte| *byte == 0xC3).unwrap();
         bytes[at] = 0xFF;
         let mut input = bytes.as_slice();
-        let lines: Vec<_> = std::iter::from_fn(|| next_line(&mut input)).collect();
+        let lines: Vec<_> = std::iter::from_fn(|| next_line(&mut input).unwrap()).collect();
         assert_eq!((lines[0].as_deref(), lines[1].as_deref()), (Ok("a"), Ok("")));
         assert!(lines[2].as_ref().unwrap_err().contains("longer"));
         assert_eq!(lines[3].as_deref(), Ok("b"));
         assert!(lines[4].as_ref().unwrap_err().contains("UTF-8"));
         assert_eq!((lines[5].as_deref(), lines.len()), (Ok("last"), 6));
+    }
+
+    /// A disk or a terminal that gives an error.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("gone"))
+        }
+    }
+
+    /// What was cut off is not taken for all: whoever counts lines that were left out counts the error.
+    #[test]
+    fn an_error_is_told_in_the_place_of_a_line_and_ends_them() {
+        let mut input = std::io::BufReader::new(b"a\nb\nhalf".chain(Broken));
+        let mut texts = Vec::new();
+        read_lines(&mut input, |line| {
+            texts.push((line.number, line.text));
+            true
+        });
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        assert_eq!(texts[1], (2, Ok("b".to_owned())));
+        let (number, text) = &texts[2];
+        assert!(*number == 3 && text.as_ref().unwrap_err().contains("gone"), "{texts:?}");
     }
 }
