@@ -4,7 +4,8 @@
 //! * What [`Log::append`] has stored is there after any crash, in its order; what it has not reported is there as a
 //!   beginning of what was asked, or not at all.
 //! * What opening finds is durable, before anybody learns of it.
-//! * Opening looks at the newest file alone: its torn end is cut off. Damage in older files is found when they are read.
+//! * Opening looks at the newest file alone, and where that has no record for aliases at the last that has: its torn end is
+//!   cut off. Damage in older files is found when they are read.
 //! * More than one write can tear is not cut off: it stays as it is, and its numbers are not given again.
 //! * Damage costs the records it is in. They are named in [`Log::take_damage`], and reading goes on behind them. So do
 //!   sectors that the system cannot read, after a few tries.
@@ -161,6 +162,7 @@ impl Log {
                     None => false,
                 };
                 if !is_covered {
+                    aliases = aliases.max(log.aliases_before(&names, &segment));
                     log.index_of(&names, segment)?;
                     break;
                 }
@@ -205,12 +207,31 @@ impl Log {
 
     /// The last record in a file; one before its first if there is none.
     fn last_in(&self, name: Name) -> Result<u64> {
+        self.survey_of(name).map(|survey| survey.last)
+    }
+
+    fn survey_of(&self, name: Name) -> Result<Survey> {
         let file_name = name.file(self.kind);
         let bytes = self.folder.read(&file_name)?.unwrap_or_default();
         match frames::check_header(&bytes, name, self.kind) {
             Header::TooNew(version) => Err(self.too_new(&file_name, version)),
-            Header::Good | Header::Bad => Ok(survey(&bytes, name).last),
+            Header::Good | Header::Bad => Ok(survey(&bytes, name)),
         }
+    }
+
+    /// The greatest alias that files before the newest know of, where that one has no record to say it.
+    fn aliases_before(&self, names: &[Name], newest: &Segment) -> u32 {
+        let older = names.iter().rev().skip(1).filter(|_| newest.is_empty());
+        for name in older {
+            // Each record says the greatest of its time, so the last that can be read is enough.
+            // One that cannot be read keeps nobody from opening; its reader will tell.
+            if let Ok(survey) = self.survey_of(*name)
+                && survey.last >= name.first
+            {
+                return survey.aliases;
+            }
+        }
+        0
     }
 
     /// Takes a file out of the log, and keeps it for people.
