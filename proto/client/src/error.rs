@@ -38,6 +38,16 @@ pub enum Error {
         /// The greatest length.
         limit_bytes: usize,
     },
+    /// The batch is longer than a queue on disk has room for.
+    #[error(
+        "the batch has {bytes} bytes, the queue has room for {limit_bytes}: send it in parts, or give the queue more room"
+    )]
+    Unfit {
+        /// Its length.
+        bytes: usize,
+        /// The greatest length.
+        limit_bytes: usize,
+    },
     /// The server refused some of the tags; the others are defined.
     #[error("{} refused, the first: {}", Count(.0.len()), First(.0))]
     Definition(Vec<Refused>),

@@ -10,6 +10,9 @@ use bytes::Bytes;
 
 use crate::batch::numbered;
 
+/// Greatest number that a server can stand at: no gateway lives to send so many batches.
+const SEQ_MAX: u64 = 1 << 62;
+
 /// Unacknowledged batches, oldest first.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -84,7 +87,8 @@ impl Queue {
 
     /// Ticket of a batch of this epoch.
     pub(crate) fn ticket_of(&self, seq: u64) -> u64 {
-        (self.first_ticket + seq).saturating_sub(self.first_seq)
+        // Any number may come from the wire.
+        self.first_ticket.saturating_add(seq).saturating_sub(self.first_seq)
     }
 
     /// Appends a batch and gives its ticket.
@@ -125,6 +129,9 @@ impl Queue {
     pub(crate) fn welcome(&mut self, mark: u64, credit: u64) -> Resume {
         self.next = 0;
         self.credit = i64::try_from(credit).unwrap_or(i64::MAX);
+        if mark > SEQ_MAX {
+            return Resume::Foreign;
+        }
         if self.sent_seq == 0 {
             // Nothing of this epoch was sent from here: it goes on after whatever an earlier run sent.
             self.renumber(mark + 1);
@@ -305,6 +312,18 @@ mod tests {
         queue.take_next().unwrap();
         assert_eq!(queue.welcome(2, 100), Resume::Foreign);
         assert_eq!(queue.ack(2), Err(OutOfReach));
+    }
+
+    #[test]
+    fn numbers_that_nobody_has_sent_are_refused() {
+        let mut queue = filled(2);
+        assert_eq!(queue.welcome(u64::MAX, u64::MAX), Resume::Foreign);
+        assert_eq!(queue.welcome(SEQ_MAX, u64::MAX), Resume::Here);
+        assert_eq!(seq_of(queue.take_next()), Some(SEQ_MAX + 1));
+        queue.grant(u64::MAX);
+        assert_eq!(queue.ticket_of(u64::MAX), u64::MAX - SEQ_MAX - 1);
+        assert_eq!(queue.rewind(u64::MAX), Err(OutOfReach));
+        assert_eq!(queue.ack(u64::MAX), Err(OutOfReach));
     }
 
     #[test]

@@ -25,6 +25,9 @@ const AHEAD: usize = 4;
 /// Bytes of HTTP/2 flow control, above the greatest batch so that the server's credit is what holds a gateway back.
 const WINDOW_BYTES: u32 = 8 << 20;
 
+/// A second stream that takes over within this time is another program's.
+const FENCED_AGAIN_WITHIN: Duration = Duration::from_mins(10);
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -62,12 +65,13 @@ impl From<tonic::Status> for End {
 /// Runs until the gateway ends.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(shared.options.retry_min, shared.options.retry_max);
+    let mut fences = Fences::default();
     loop {
         let (started, acked) = (Instant::now(), shared.lock().queue.acked_ticket());
         let end = match connected(&shared).await {
             Ok(end) | Err(end) => end,
         };
-        let broken = match weighed(&shared, end) {
+        let broken = match weighed(&shared, end, &mut fences) {
             End::Again => continue,
             End::Broken(error) if shared.lock().was_connected() || shared.course.is_some() => error,
             End::Broken(error) | End::Fatal(error) => return finish(&shared, error),
@@ -110,8 +114,23 @@ impl Backoff {
     }
 }
 
+/// When a newer stream took over.
+#[derive(Debug, Default)]
+struct Fences {
+    last: Option<Instant>,
+}
+
+impl Fences {
+    /// Whether this one may be an echo of our own: a network may bring the hello of a connection that was given up behind
+    /// that of the next one. Another program comes back when it is taken over, an echo does not.
+    fn is_echo(&mut self, now: Instant) -> bool {
+        let last = self.last.replace(now);
+        last.is_none_or(|last| now.saturating_duration_since(last) > FENCED_AGAIN_WITHIN)
+    }
+}
+
 /// What the end of a connection means.
-fn weighed(shared: &Shared, end: End) -> End {
+fn weighed(shared: &Shared, end: End, fences: &mut Fences) -> End {
     let was_connected = {
         let mut state = shared.lock();
         let was_connected = state.is_connected();
@@ -125,6 +144,9 @@ fn weighed(shared: &Shared, end: End) -> End {
         Some(course) if !was_connected => course.failed(shared, end),
         Some(_) => match end {
             End::Fatal(error @ (Error::Server { .. } | Error::Protocol { .. })) => {
+                End::Broken(error)
+            }
+            End::Fatal(error @ Error::Fenced { .. }) if fences.is_echo(Instant::now()) => {
                 End::Broken(error)
             }
             end => end,
@@ -263,7 +285,8 @@ async fn exchange(
             if state.link == Link::Stale {
                 return Ok(End::Again);
             }
-            (state.has_outgoing(Instant::now()), state.paused_until)
+            let now = Instant::now();
+            (state.has_outgoing(now), state.pause_end(now))
         };
         let pause = async {
             match resume_at {
@@ -370,5 +393,44 @@ mod tests {
             assert_eq!(seconds(&mut backoff, 20, true), 1, "a short one that was good");
             assert_eq!(seconds(&mut backoff, 0, false), 2);
         }
+    }
+
+    /// Goes on wherever the server stands.
+    #[derive(Debug)]
+    struct Anywhere;
+
+    impl Course for Anywhere {
+        fn welcomed(&self, _: &Shared, _: &Welcome) -> Result<(), End> {
+            Ok(())
+        }
+
+        fn failed(&self, _: &Shared, end: End) -> End {
+            end
+        }
+    }
+
+    /// The first stream that takes over may be an earlier one of our own, which the network has brought late.
+    #[test]
+    fn a_queue_on_disk_gives_way_to_the_second_newer_stream() {
+        let options = crate::options::GatewayOptions::new("g");
+        let shared = Shared::new("s".into(), options.clone(), Some(Arc::new(Anywhere)));
+        let fenced = |shared: &Shared, fences: &mut Fences| {
+            shared.lock().link = Link::Stands;
+            weighed(shared, went_away(shared, GoAwayReason::Fenced, "newer".into()), fences)
+        };
+        let mut fences = Fences::default();
+        assert!(matches!(fenced(&shared, &mut fences), End::Broken(Error::Fenced { .. })));
+        assert!(!shared.lock().is_connected());
+        assert!(matches!(fenced(&shared, &mut fences), End::Fatal(Error::Fenced { .. })));
+        // One that has no queue on disk goes on after what the server has, whoever sent that: it stops at once.
+        let alone = Shared::new("s".into(), options, None);
+        assert!(matches!(fenced(&alone, &mut Fences::default()), End::Fatal(_)));
+    }
+
+    #[test]
+    fn newer_streams_that_are_far_apart_are_no_fight() {
+        let (mut fences, start) = (Fences::default(), Instant::now());
+        let is_echo = |minutes| fences.is_echo(start + Duration::from_mins(minutes));
+        assert_eq!([0, 11, 22, 30, 41].map(is_echo), [true, true, true, false, true]);
     }
 }

@@ -223,7 +223,11 @@ impl State {
 
     /// Begins a connection: everything that was defined is said again, before any batch.
     pub(crate) fn begin(&mut self, welcome: &Welcome) {
-        self.batch_bytes_max = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX);
+        // A server that does not say reads what all read.
+        self.batch_bytes_max = match usize::try_from(welcome.max_batch_bytes) {
+            Ok(0) => BATCH_BYTES_DEFAULT,
+            said => said.unwrap_or(usize::MAX),
+        };
         self.link = Link::Stands;
         self.last_error = None;
         let (tags, sets) = self.definitions.messages();
@@ -238,22 +242,28 @@ impl State {
         self.flush_wanted = true;
     }
 
+    /// Until when no batch is sent, if a pause goes on.
+    pub(crate) fn pause_end(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|until| now < *until)
+    }
+
     pub(crate) fn has_outgoing(&self, now: Instant) -> bool {
         if !self.outbox.is_empty() {
             return true;
         }
-        let paused = self.paused_until.is_some_and(|until| now < until);
-        !paused && (self.queue.has_next() || self.flush_wanted && self.queue.is_sent())
+        self.pause_end(now).is_none()
+            && (self.queue.has_next() || self.flush_wanted && self.queue.is_sent())
     }
 
     pub(crate) fn take_outgoing(&mut self, now: Instant) -> Option<Message> {
         if !self.has_outgoing(now) {
             return None;
         }
-        self.paused_until = None;
+        // A definition is no batch: a pause goes on behind it.
         if let Some(message) = self.outbox.pop_front() {
             return Some(message);
         }
+        self.paused_until = None;
         if let Some(bytes) = self.queue.take_next() {
             return Some(Message::Batch(bytes));
         }
@@ -262,8 +272,9 @@ impl State {
     }
 
     pub(crate) fn acked(&mut self, ack: Ack) -> Result<(), OutOfReach> {
-        self.totals.accepted_samples += ack.accepted_samples;
-        self.counted.accepted_samples += ack.accepted_samples;
+        for count in [&mut self.totals.accepted_samples, &mut self.counted.accepted_samples] {
+            *count = count.saturating_add(ack.accepted_samples);
+        }
         for reject in ack.rejects {
             self.rejected(reject);
         }
@@ -290,7 +301,8 @@ impl State {
 
     /// Counts samples that the server does not take.
     fn keep(&mut self, rejected: Rejected) {
-        self.counted.rejected_samples += u64::from(rejected.count);
+        let rejected_samples = &mut self.counted.rejected_samples;
+        *rejected_samples = rejected_samples.saturating_add(u64::from(rejected.count));
         self.totals.keep(rejected);
     }
 
@@ -302,7 +314,7 @@ impl State {
 
 impl Totals {
     fn keep(&mut self, rejected: Rejected) {
-        self.rejected_samples += u64::from(rejected.count);
+        self.rejected_samples = self.rejected_samples.saturating_add(u64::from(rejected.count));
         if self.rejects.len() < REJECTS_KEPT {
             self.rejects.push(rejected);
         }
@@ -311,4 +323,73 @@ impl Totals {
 
 pub(crate) fn encode(message: &impl tagmill_proto::Message) -> bytes::Bytes {
     message.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shared() -> Shared {
+        Shared::new("s".into(), GatewayOptions::new("g"), None)
+    }
+
+    fn welcome(credit_bytes: u64) -> Welcome {
+        Welcome { credit_bytes, max_batch_bytes: 1 << 20, ..Welcome::default() }
+    }
+
+    /// Connected, with a batch that was refused at this time for a second.
+    fn paused(shared: &Shared, now: Instant) {
+        let mut state = shared.lock();
+        state.queue.push(&[0; 100]);
+        // As much as one batch takes: then there is none left.
+        assert_eq!(state.queue.welcome(0, 1), crate::queue::Resume::Here);
+        state.begin(&welcome(1));
+        assert!(matches!(state.take_outgoing(now), Some(Message::Batch(_))));
+        let nack = Nack { seq: 1, retriable: true, ..Nack::default() };
+        state.nacked(nack, now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn any_numbers_of_a_server_are_taken() {
+        let shared = shared();
+        let mut state = shared.lock();
+        state.begin(&Welcome::default());
+        assert_eq!(state.body_bytes_max(), BATCH_BYTES_DEFAULT - ENVELOPE_BYTES);
+        let reject = Reject { seq: u64::MAX, count: u32::MAX, ..Reject::default() };
+        for _ in 0..2 {
+            let rejects = vec![reject.clone()];
+            let ack = Ack { accepted_samples: u64::MAX, rejects, ..Ack::default() };
+            state.acked(ack).unwrap();
+        }
+        assert_eq!(state.totals.accepted_samples, u64::MAX);
+        assert_eq!(state.counted.accepted_samples, u64::MAX);
+        assert_eq!(state.counted.rejected_samples, 2 * u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn a_definition_does_not_end_a_pause() {
+        let (shared, now) = (shared(), Instant::now());
+        paused(&shared, now);
+        let mut state = shared.lock();
+        state.queue.grant(1_000);
+        state.say(Message::Flush(Flush { id: 7 }));
+        assert!(matches!(state.take_outgoing(now), Some(Message::Flush(Flush { id: 7 }))));
+        assert!(!state.has_outgoing(now) && state.pause_end(now).is_some());
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(state.take_outgoing(later), Some(Message::Batch(_))));
+    }
+
+    /// Without credit nothing may go when a pause is over: whoever waits, waits for the server.
+    #[test]
+    fn a_pause_that_is_over_is_not_waited_for() {
+        let (shared, now) = (shared(), Instant::now());
+        paused(&shared, now);
+        let state = shared.lock();
+        assert!(state.pause_end(now).is_some());
+        let later = now + Duration::from_secs(1);
+        assert!(!state.has_outgoing(later));
+        assert_eq!(state.pause_end(later), None);
+    }
 }

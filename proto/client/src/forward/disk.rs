@@ -26,6 +26,9 @@ pub(super) enum Mode {
     Anew,
 }
 
+/// Bytes that a disk reads together or not at all.
+const SECTOR_BYTES: u64 = 4_096;
+
 /// Files by path.
 pub(super) trait Disk: Debug + Send + Sync {
     /// Names in a folder. One that is no UTF-8 is none of ours.
@@ -123,4 +126,20 @@ pub(super) fn read_up_to(file: &dyn DiskFile, at: u64, length: usize) -> io::Res
     }
     bytes.truncate(filled);
     Ok(bytes)
+}
+
+/// As [`read_up_to`], with zeros in the place of sectors that the system cannot read.
+pub(super) fn read_around(file: &dyn DiskFile, at: u64, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let from = at + bytes.len() as u64;
+        let to_next = usize::try_from(SECTOR_BYTES - from % SECTOR_BYTES).unwrap_or(usize::MAX);
+        let wanted = to_next.min(length - bytes.len());
+        match read_up_to(file, from, wanted) {
+            Ok(found) if found.is_empty() => break,
+            Ok(found) => bytes.extend(found),
+            Err(_) => bytes.resize(bytes.len() + wanted, 0),
+        }
+    }
+    bytes
 }

@@ -8,7 +8,8 @@
 //! * Where a restored server knows nothing of the epoch, it gets all that is kept in a new one: what it has from before cannot
 //!   be known.
 //! * Where the next record is gone, a new epoch begins at the first that is there; what is between is counted as lost. It is
-//!   on disk before the server hears of it.
+//!   on disk before the server hears of it, and its first records are in memory: however fast a full queue drops, each epoch
+//!   delivers something.
 //! * A full disk ends no delivery that can go on: what is delivered makes room.
 //!
 //! # What it does not know
@@ -28,7 +29,7 @@ use super::store::Store;
 use crate::error::{Error, Result};
 use crate::gateway::Ticket;
 use crate::session::{Course, End};
-use crate::state::{Link, Shared};
+use crate::state::{Link, Shared, State};
 
 /// Bytes of batches in memory for one server: what it lets be unacknowledged.
 const WINDOW_BYTES: usize = 8 << 20;
@@ -38,7 +39,7 @@ const READ_BYTES: usize = 1 << 20;
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Pause after the queue could not be read.
 const READ_AGAIN: Duration = Duration::from_secs(5);
-/// Epochs tried in a row; doubling, fewer reach any number.
+/// Epochs tried without a pause; doubling, fewer reach any number.
 const EPOCHS_TRIED_MAX: u32 = 200;
 
 /// One server of a queue.
@@ -51,6 +52,8 @@ pub(super) struct Drain {
     index: usize,
     /// Up to where the position on disk says that the server has everything.
     saved: AtomicU64,
+    /// Samples that an epoch put into memory and that are not counted against the rate yet.
+    ahead_samples: AtomicU64,
     place: Mutex<Place>,
 }
 
@@ -63,8 +66,17 @@ struct Place {
     has_past: bool,
     /// Whether the server was heard since the queue was opened.
     is_first: bool,
-    /// Epochs tried since the last that was taken.
+    /// Epochs tried since the last that was taken, or the last pause.
     tried: u32,
+}
+
+/// What an epoch begins with.
+#[derive(Debug)]
+struct Ahead {
+    /// The record before its first.
+    base: u64,
+    /// Its first records, as far as they were read.
+    records: Vec<Record>,
 }
 
 impl Drain {
@@ -88,7 +100,8 @@ impl Drain {
         };
         let (gateway, server) = (gateway.to_owned(), server.to_owned());
         let saved = AtomicU64::new(position.acked);
-        Self { store, gateway, server, index, saved, place: Mutex::new(place) }
+        let (ahead_samples, place) = (AtomicU64::new(0), Mutex::new(place));
+        Self { store, gateway, server, index, saved, ahead_samples, place }
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
@@ -151,18 +164,58 @@ impl Drain {
         let old = place.position;
         let Some(epoch) = old.epoch.checked_add(1).filter(|_| place.tried < EPOCHS_TRIED_MAX)
         else {
-            return no_epoch(shared);
+            return no_epoch(shared, place);
         };
-        place.position = Position { epoch, base, acked: base, lost: old.lost + lost, ..old };
+        let ahead = self.read_ahead(base);
+        let (base, lost) = (ahead.base, old.lost + lost + (ahead.base - base));
+        place.position = Position { epoch, base, acked: base, lost, ..old };
         if let Err(error) = self.write(place) {
             (place.position, place.tried) = (old, place.tried - 1);
             return End::Broken(error);
         }
         let mut state = shared.lock();
         state.epoch = epoch;
-        state.queue.restart(base + 1, 1, 0);
-        self.store.set_acked(self.index, base);
+        self.restart(&mut state, ahead);
         End::Again
+    }
+
+    /// What comes first in an epoch behind `base`. It is in memory before the server hears of the epoch: a full queue may drop
+    /// it from disk sooner than a connection is made, and the next, and so for ever.
+    fn read_ahead(&self, base: u64) -> Ahead {
+        let mut ahead = Ahead { base, records: Vec::new() };
+        let mut cursor = Cursor::default();
+        // Each turn is behind files that were removed meanwhile; to make one takes longer than to look for it.
+        loop {
+            match self.store.log.read(&mut cursor, ahead.base + 1, READ_BYTES) {
+                Ok(Found::Records(records)) => ahead.records = records,
+                Ok(Found::Gap(next)) => {
+                    let (server, first, last) = (&self.server, ahead.base + 1, next - 1);
+                    self.store.note(format!(
+                        "{server} lacks records {first} to {last}, which are no longer in the queue"
+                    ));
+                    ahead.base = last;
+                    continue;
+                }
+                // Whoever reads on tells of an error.
+                Ok(Found::End) | Err(_) => {}
+            }
+            return ahead;
+        }
+    }
+
+    /// Goes on with what was read ahead, under the first numbers of an epoch.
+    fn restart(&self, state: &mut State, ahead: Ahead) {
+        state.queue.restart(ahead.base + 1, 1, 0);
+        for Record { content, .. } in ahead.records {
+            state.queue.push(&content.payload);
+            self.ahead_samples.fetch_add(u64::from(content.samples), Ordering::SeqCst);
+        }
+        self.store.set_acked(self.index, ahead.base);
+    }
+
+    /// Samples that went into memory since the last call, past the rate.
+    pub(super) fn take_ahead_samples(&self) -> u32 {
+        u32::try_from(self.ahead_samples.swap(0, Ordering::SeqCst)).unwrap_or(u32::MAX)
     }
 
     /// What a server without a position says of an epoch that is tried.
@@ -170,7 +223,8 @@ impl Drain {
         if welcome.mark > 0 {
             return Err(try_epoch(shared, place, place.position.epoch.checked_add(1)));
         }
-        let base = self.store.log.oldest() - 1;
+        let ahead = self.read_ahead(self.store.log.oldest() - 1);
+        let base = ahead.base;
         let lost = base.saturating_sub(place.position.acked);
         let before = place.position;
         let Welcome { incarnation, .. } = *welcome;
@@ -188,9 +242,7 @@ impl Drain {
                  from {next} on in epoch {epoch}, also those that it may have"
             ));
         }
-        let mut state = shared.lock();
-        state.queue.restart(base + 1, 1, 0);
-        self.store.set_acked(self.index, base);
+        self.restart(&mut shared.lock(), ahead);
         Ok(())
     }
 
@@ -268,7 +320,7 @@ impl Drain {
             return Err(self.begin_epoch(shared, place, known, 0));
         }
         let next = base + welcome.mark + 1;
-        let was_acked = {
+        let (was_acked, is_in_memory) = {
             let mut state = shared.lock();
             let was_acked = state.queue.acked_ticket();
             if next <= was_acked {
@@ -282,7 +334,7 @@ impl Drain {
             }
             // From here on nothing is removed that it lacks; then it is looked for.
             self.store.set_acked(self.index, next - 1);
-            was_acked
+            (was_acked, !state.queue.is_empty())
         };
         if next <= was_acked {
             self.store.note(format!(
@@ -290,8 +342,11 @@ impl Drain {
                 next - 1
             ));
         }
-        let found = self.store.log.read(&mut Cursor::default(), next, 1).map_err(End::Broken)?;
-        if let Found::Gap(behind) = found {
+        // What is in memory can go, whatever has become of it on disk: the gap behind it is met when it is delivered.
+        if !is_in_memory
+            && let Found::Gap(behind) =
+                self.store.log.read(&mut Cursor::default(), next, 1).map_err(End::Broken)?
+        {
             let lost = behind - next;
             self.store.note(format!(
                 "{server} lacks {lost} records from {next} on that are no longer in the queue: new epoch"
@@ -351,14 +406,16 @@ fn try_epoch(shared: &Shared, place: &mut Place, epoch: Option<u64>) -> End {
     place.tried += 1;
     place.has_past = true;
     let Some(epoch) = epoch.filter(|_| place.tried < EPOCHS_TRIED_MAX) else {
-        return no_epoch(shared);
+        return no_epoch(shared, place);
     };
     place.position.epoch = epoch;
     shared.lock().epoch = epoch;
     End::Again
 }
 
-fn no_epoch(shared: &Shared) -> End {
+/// Enough for now: after a pause the next may be taken.
+fn no_epoch(shared: &Shared, place: &mut Place) -> End {
+    place.tried = 0;
     let why = "it takes no epoch of this gateway".into();
     End::Broken(Error::Protocol { uri: shared.uri.clone(), why })
 }
@@ -392,17 +449,25 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
     let started = Instant::now();
     let mut bucket = Bucket::new(rate);
     let mut cursor = Cursor::default();
-    let mut saved_at = Instant::now();
+    let (mut saved_at, mut read_at) = (started, started);
     loop {
         progress.borrow_and_update();
         appended.borrow_and_update();
         let look = drain.look(&shared);
-        let mut pause = None;
         if let Look::Ended = look {
             return;
         }
+        // Also where reading never stops.
+        if drain.is_unsaved() && saved_at.elapsed() >= SAVE_EVERY {
+            saved_at = Instant::now();
+            drain.save_apart().await;
+        }
+        let mut pause = None;
         if let Look::Wanted(wanted) = look {
-            pause = bucket.wait(started.elapsed());
+            bucket.take(drain.take_ahead_samples());
+            // After an error the disk rests, whatever else happens meanwhile.
+            let rest = read_at.checked_duration_since(Instant::now());
+            pause = rest.or_else(|| bucket.wait(started.elapsed()));
             if pause.is_none() {
                 let bytes = if bucket.is_open() { wanted.bytes.min(READ_BYTES) } else { 1 };
                 let Some((found, back)) = drain.read(cursor, wanted.record, bytes).await else {
@@ -418,6 +483,7 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
                     Ok(Found::End) => {}
                     Err(error) => {
                         shared.lock().last_error = Some(error);
+                        read_at = Instant::now() + READ_AGAIN;
                         pause = Some(READ_AGAIN);
                     }
                 }
@@ -426,15 +492,6 @@ pub(super) async fn feed(drain: Arc<Drain>, shared: Arc<Shared>, rate: Option<u6
         let unsaved = drain.is_unsaved().then(|| SAVE_EVERY.saturating_sub(saved_at.elapsed()));
         let pause = [pause, unsaved].into_iter().flatten().min();
         wait(&mut progress, &mut appended, pause).await;
-        if drain.is_unsaved() && saved_at.elapsed() >= SAVE_EVERY {
-            saved_at = Instant::now();
-            let saving = Arc::clone(&drain);
-            let saved = tokio::task::spawn_blocking(move || saving.save()).await;
-            if let Ok(Err(error)) = saved {
-                // The next time may go better, and until then the server's mark knows.
-                tracing::warn!(server = drain.server, "{error}");
-            }
-        }
     }
 }
 
@@ -474,6 +531,16 @@ impl Drain {
             return Look::Idle;
         }
         Look::Wanted(Wanted { record: state.queue.last_ticket() + 1, bytes: left })
+    }
+
+    /// Saves how far the server has come where waiting for a disk holds up nobody.
+    async fn save_apart(self: &Arc<Self>) {
+        let saving = Arc::clone(self);
+        let saved = tokio::task::spawn_blocking(move || saving.save()).await;
+        if let Ok(Err(error)) = saved {
+            // The next time may go better, and until then the server's mark knows.
+            tracing::warn!(server = self.server, "{error}");
+        }
     }
 
     fn is_unsaved(&self) -> bool {

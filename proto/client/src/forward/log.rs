@@ -4,20 +4,22 @@
 //! * What [`Log::append`] has stored is there after any crash, in its order; what it has not reported is there as a
 //!   beginning of what was asked, or not at all.
 //! * What opening finds is durable, before anybody learns of it.
-//! * Opening looks at the newest file alone: its torn end is cut off. Damage in older files is found when they are read.
+//! * Opening looks at the newest file alone, and where that has no record for aliases at the last that has: its torn end is
+//!   cut off. Damage in older files is found when they are read.
 //! * More than one write can tear is not cut off: it stays as it is, and its numbers are not given again.
-//! * Damage costs the records it is in. They are named in [`Log::take_damage`], and reading goes on behind them.
+//! * Damage costs the records it is in. They are named in [`Log::take_damage`], and reading goes on behind them. So do
+//!   sectors that the system cannot read, after a few tries.
 //! * After a failed sync nobody knows what is on disk: the log takes nothing more until it is opened again.
 //!
 //! # What it does not know
 //! What a record means, who has read it, and when it may go.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::disk::{DiskFile, read_up_to};
+use super::disk::{DiskFile, read_around, read_up_to};
 use super::folder::{Folder, failure, io_failure};
 use super::frames::{
     self, FRAME_BYTES, HEADER_BYTES, Header, Hole, Kind, NUMBER_MAX, Name, NewFrame, Survey, frame,
@@ -32,6 +34,10 @@ const READ_BYTES: usize = 256 << 10;
 const TORN_BYTES_MAX: usize = 8 << 20;
 /// Damaged places that are remembered; more are only logged.
 const DAMAGE_KEPT: usize = 100;
+/// Reads of a record that fail before what the system cannot read is passed over: the disk may only be away.
+const FAILURES_MAX: u32 = 3;
+/// Records whose reads failed that are remembered.
+const FAILING_KEPT: usize = 1_000;
 
 /// What a record holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +116,8 @@ pub(super) struct Log {
     index: Mutex<Index>,
     tail: Mutex<Tail>,
     damage: Mutex<Vec<String>>,
+    /// Records that reads began with which the system refused, and how many did.
+    failing: Mutex<BTreeMap<u64, u32>>,
 }
 
 /// A reader's place. The next read is cheap where it goes on after the last one.
@@ -134,6 +142,7 @@ impl Log {
             index: Mutex::default(),
             tail: Mutex::default(),
             damage: Mutex::default(),
+            failing: Mutex::default(),
         };
         let names = log.folder.names()?;
         let mut names: Vec<Name> =
@@ -153,6 +162,7 @@ impl Log {
                     None => false,
                 };
                 if !is_covered {
+                    aliases = aliases.max(log.aliases_before(&names, &segment));
                     log.index_of(&names, segment)?;
                     break;
                 }
@@ -197,12 +207,31 @@ impl Log {
 
     /// The last record in a file; one before its first if there is none.
     fn last_in(&self, name: Name) -> Result<u64> {
+        self.survey_of(name).map(|survey| survey.last)
+    }
+
+    fn survey_of(&self, name: Name) -> Result<Survey> {
         let file_name = name.file(self.kind);
         let bytes = self.folder.read(&file_name)?.unwrap_or_default();
         match frames::check_header(&bytes, name, self.kind) {
             Header::TooNew(version) => Err(self.too_new(&file_name, version)),
-            Header::Good | Header::Bad => Ok(survey(&bytes, name).last),
+            Header::Good | Header::Bad => Ok(survey(&bytes, name)),
         }
+    }
+
+    /// The greatest alias that files before the newest know of, where that one has no record to say it.
+    fn aliases_before(&self, names: &[Name], newest: &Segment) -> u32 {
+        let older = names.iter().rev().skip(1).filter(|_| newest.is_empty());
+        for name in older {
+            // Each record says the greatest of its time, so the last that can be read is enough.
+            // One that cannot be read keeps nobody from opening; its reader will tell.
+            if let Ok(survey) = self.survey_of(*name)
+                && survey.last >= name.first
+            {
+                return survey.aliases;
+            }
+        }
+        0
     }
 
     /// Takes a file out of the log, and keeps it for people.
@@ -309,6 +338,11 @@ impl Log {
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that fit a file of their own.
+    pub(super) fn group_bytes_max(&self) -> u64 {
+        self.segment_bytes.saturating_sub(HEADER_BYTES as u64)
     }
 
     /// The last record; 0: there was none yet.
@@ -459,7 +493,8 @@ impl Log {
     /// Reads from a record on: at least one, and about as many bytes as are asked for.
     ///
     /// # Errors
-    /// [`Error::Queue`] if the system cannot read the file.
+    /// [`Error::Queue`] if the system cannot read the file. The next reads from this record on may do without what it cannot
+    /// read.
     pub(super) fn read(&self, cursor: &mut Cursor, from: u64, most_bytes: usize) -> Result<Found> {
         let segment = {
             let index = self.index();
@@ -484,9 +519,12 @@ impl Log {
             (cursor.at, cursor.next) = (HEADER_BYTES as u64, segment.name.first);
         }
         let Some((_, file)) = &cursor.open else { return Ok(Found::Gap(segment.last + 1)) };
-        let place = Place { file: &**file, segment, at: cursor.at };
-        let failed =
-            |e: std::io::Error| io_failure("read", &self.folder.path().join(file_name), &e);
+        let is_patient = self.failing().get(&from).is_some_and(|times| *times >= FAILURES_MAX);
+        let place = Place { file: &**file, segment, at: cursor.at, is_patient };
+        let failed = |error: std::io::Error| {
+            self.count_failure(from);
+            io_failure("read", &self.folder.path().join(file_name), &error)
+        };
         let taken = place.read(from, most_bytes).map_err(failed)?;
         cursor.at = taken.at;
         cursor.next = taken.records.last().map_or(cursor.next, |record| record.number + 1);
@@ -498,6 +536,19 @@ impl Log {
         let at = usize::try_from(place.at).unwrap_or(usize::MAX);
         self.note_hole(segment.name, Hole { at, first: from, last: next - 1 });
         Ok(Found::Gap(next))
+    }
+
+    fn failing(&self) -> MutexGuard<'_, BTreeMap<u64, u32>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a read that failed. What was counted stays: whoever comes back to the record finds the same.
+    fn count_failure(&self, from: u64) {
+        let mut failing = self.failing();
+        *failing.entry(from).or_default() += 1;
+        if failing.len() > FAILING_KEPT {
+            failing.pop_first();
+        }
     }
 
     fn note_hole(&self, name: Name, hole: Hole) {
@@ -527,6 +578,8 @@ struct Place<'a> {
     file: &'a dyn DiskFile,
     segment: Segment,
     at: u64,
+    /// Whether what the system cannot read counts as damaged.
+    is_patient: bool,
 }
 
 /// What was read there.
@@ -559,7 +612,12 @@ impl Place<'_> {
                 }
                 found => {
                     let needed = frame(&chunk, identity).map_or(FRAME_BYTES, |frame| frame.len());
-                    let longer = if found.is_none() { self.piece(taken.at, needed)? } else { None };
+                    let longer =
+                        if found.is_none() { self.piece(taken.at, needed) } else { Ok(None) };
+                    if longer.is_err() && !taken.records.is_empty() {
+                        return Ok(taken);
+                    }
+                    let longer = longer?;
                     if let Some(longer) = longer.filter(|longer| longer.len() > chunk.len()) {
                         chunk = longer;
                         continue;
@@ -590,12 +648,17 @@ impl Place<'_> {
         if needed > left {
             return Ok(None);
         }
-        self.bytes(at, needed.max(READ_BYTES).min(left)).map(Some)
+        // What lies far ahead may be unreadable where what is needed is not.
+        let read = self.bytes(at, needed.max(READ_BYTES).min(left));
+        read.or_else(|_| self.bytes(at, needed)).map(Some)
     }
 
     fn bytes(&self, at: u64, length: usize) -> std::io::Result<Bytes> {
         // Fewer if somebody cut the file.
-        read_up_to(self.file, at, length).map(Bytes::from)
+        match read_up_to(self.file, at, length) {
+            Err(_) if self.is_patient => Ok(read_around(self.file, at, length).into()),
+            read => read.map(Bytes::from),
+        }
     }
 
     /// The next good frame behind damage: where it begins, and its record if there is one.

@@ -233,6 +233,29 @@ fn lost_and_strange_files_cost_their_own_records() {
     }
 }
 
+/// Aliases that batches hold are known from the last file that has any.
+#[test]
+fn a_newest_file_without_a_record_forgets_no_alias() {
+    let scratch = tempfile::tempdir().unwrap();
+    let reopened = || {
+        let folder = Arc::new(Folder::open(scratch.path()).unwrap());
+        let (log, aliases) = Log::open(Arc::clone(&folder), Kind::Batches, SEGMENT_BYTES).unwrap();
+        (log, aliases, folder)
+    };
+    let (log, aliases, folder) = reopened();
+    assert_eq!(aliases, 0);
+    for aliases in [3, 17] {
+        log.append(&[Content { samples: 1, payload: Bytes::new() }], aliases).unwrap();
+        log.seal().unwrap();
+    }
+    folder.release();
+    for _ in 0..2 {
+        let (log, aliases, folder) = reopened();
+        assert_eq!((log.end(), aliases), (2, 17));
+        folder.release();
+    }
+}
+
 #[test]
 fn records_seen_elsewhere_are_not_numbered_again() {
     let scratch = tempfile::tempdir().unwrap();

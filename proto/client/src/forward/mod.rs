@@ -175,7 +175,7 @@ impl Forwarder {
     /// If the call is dropped before it returns, the batch may or may not be stored.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; [`Error::Full`] unless it may wait; [`Error::Queue`] if the disk refuses.
+    /// [`Error::TooLarge`], [`Error::Unfit`]; [`Error::Full`] unless it may wait; [`Error::Queue`] if the disk refuses.
     pub async fn append(&self, batch: BatchBuilder) -> Result<Ticket> {
         let samples = u32::try_from(batch.samples()).unwrap_or(u32::MAX);
         let payload = batch.into_body();
@@ -191,7 +191,8 @@ impl Forwarder {
         stored.await.map_err(|_| Error::Closed)?.map(Ticket)
     }
 
-    /// Waits until every server has everything that was stored before.
+    /// Waits until every server has everything that was stored before, and was heard or found away: one that was put back to
+    /// an earlier state says so with its welcome.
     ///
     /// # Errors
     /// [`Error::Undelivered`] when the time is over, or a server has ended for good; what it lacks stays in the queue.
@@ -200,9 +201,17 @@ impl Forwarder {
         let waiting = async {
             for (index, lane) in self.lanes.iter().enumerate() {
                 let mut progress = lane.shared.watch();
-                while self.store.acked(index) < last {
-                    if let Some(failure) = &lane.shared.lock().failure {
-                        return Err(Error::Undelivered(format!("{}: {failure}", lane.name)));
+                loop {
+                    {
+                        let state = lane.shared.lock();
+                        let why = state.failure.as_ref().or(state.last_error.as_ref());
+                        let was_tried = state.is_connected() || why.is_some();
+                        if was_tried && self.store.acked(index) >= last {
+                            break;
+                        }
+                        if let Some(failure) = &state.failure {
+                            return Err(Error::Undelivered(format!("{}: {failure}", lane.name)));
+                        }
                     }
                     // The acknowledgement is noted by the task that this wakes, too: so not for long.
                     let changed =
@@ -219,9 +228,12 @@ impl Forwarder {
     }
 
     fn undelivered(&self) -> String {
-        let lacking = self.status().servers.into_iter().filter(|server| server.waiting_records > 0);
+        let lacking = self.status().servers.into_iter().filter(|server| !server.is_delivered());
         let texts: Vec<String> = lacking
             .map(|server| {
+                if !server.was_tried() {
+                    return format!("{} was not heard yet", server.name);
+                }
                 let why = server.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
                 format!("{} lacks {} records{why}", server.name, server.waiting_records)
             })
@@ -420,4 +432,30 @@ fn open_store(path: &Path, options: &ForwardOptions) -> Result<(Store, Vec<Optio
         store.note(notice);
     }
     Ok((store, positions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A position on disk says what a server had; whether it still has it, nobody knows before it was heard.
+    #[tokio::test]
+    async fn an_unheard_server_has_nothing_for_certain() {
+        // It takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let options = ForwardOptions::new("g", vec![Destination::new(address)]);
+        let forwarder = Forwarder::open(folder.path(), options.clone()).await.unwrap();
+        let status = forwarder.status().servers.remove(0);
+        assert!(status.waiting_records == 0 && !status.is_delivered(), "{status:?}");
+        let unheard = forwarder.flush(Duration::from_millis(200)).await.unwrap_err().to_string();
+        assert!(unheard.contains("was not heard yet"), "{unheard}");
+        drop(forwarder);
+        drop(silent);
+        // One that is away was tried.
+        let forwarder = Forwarder::open(folder.path(), options).await.unwrap();
+        forwarder.flush(Duration::from_mins(1)).await.unwrap();
+        assert!(forwarder.status().servers[0].last_error.is_some());
+    }
 }

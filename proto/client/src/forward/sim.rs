@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,6 +48,8 @@ struct State {
     /// What the process or the machine died of.
     dead: Option<Fault>,
     capacity_bytes: usize,
+    /// Bytes of each file that cannot be read.
+    unreadable: Range<usize>,
     life: u64,
 }
 
@@ -74,6 +77,7 @@ impl SimDisk {
             plan: None,
             dead: None,
             capacity_bytes: usize::MAX,
+            unreadable: 0..0,
             life: 0,
         })))
     }
@@ -95,6 +99,11 @@ impl SimDisk {
 
     pub(super) fn set_capacity(&self, bytes: usize) {
         self.lock().capacity_bytes = bytes;
+    }
+
+    /// Has every read of these bytes fail, in whichever file.
+    pub(super) fn set_unreadable(&self, bytes: Range<usize>) {
+        self.lock().unreadable = bytes;
     }
 
     /// Bytes that all files take.
@@ -270,6 +279,11 @@ impl DiskFile for SimFile {
         let from = from.unwrap_or_default();
         let length = bytes.len().min(from.len());
         bytes[..length].copy_from_slice(&from[..length]);
+        let read = usize::try_from(at).map_or(0..0, |at| at..at + length);
+        let bad = &state.unreadable;
+        if read.start.max(bad.start) < read.end.min(bad.end) {
+            return Err(io::Error::other("unreadable"));
+        }
         Ok(length)
     }
 

@@ -261,3 +261,41 @@ fn a_file_without_a_record_covers_no_other() {
         folder.release();
     }
 }
+
+/// A sector that cannot be read is tried a few times; then it costs the records in it, which are named, and no other.
+#[test]
+fn a_sector_that_cannot_be_read_costs_its_records() {
+    let disk = SimDisk::new(Random::seeded());
+    let (log, _) = Log::open(folder(&disk).unwrap(), Kind::Batches, 1 << 20).unwrap();
+    let content = Content { samples: 1, payload: Bytes::from(vec![5; 1_000]) };
+    for _ in 0..20 {
+        log.append(std::slice::from_ref(&content), 0).unwrap();
+    }
+    // Records 8 to 12 have a part of it.
+    disk.set_unreadable(8_192..12_288);
+    let (mut cursor, mut next, mut failures) = (Cursor::default(), 1, 0);
+    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    loop {
+        match log.read(&mut cursor, next, 3_000) {
+            Err(_) => failures += 1,
+            Ok(Found::End) => break,
+            Ok(Found::Gap(behind)) => {
+                gone.extend(next..behind);
+                next = behind;
+            }
+            Ok(Found::Records(records)) => {
+                found.extend(records.iter().map(|record| record.number));
+                next += records.len() as u64;
+            }
+        }
+        assert!(failures < 100, "it gives up on a sector some time");
+    }
+    assert_eq!(failures, 3, "a disk that is away for a moment loses nothing");
+    assert_eq!(gone, (8..=12).collect::<Vec<u64>>());
+    assert_eq!(found, (1..=7).chain(13..=20).collect::<Vec<u64>>());
+    assert!(log.take_damage().join("\n").contains("records 8 to 12 are damaged"));
+    // Another reader finds the same without a wait, and a record that can be read again is there.
+    assert_eq!(log.read(&mut Cursor::default(), 8, 1).unwrap(), Found::Gap(13));
+    disk.set_unreadable(0..0);
+    assert!(matches!(log.read(&mut Cursor::default(), 8, 1).unwrap(), Found::Records(_)));
+}

@@ -45,6 +45,19 @@ pub struct ServerStatus {
     pub last_error: Option<String>,
 }
 
+impl ServerStatus {
+    /// Whether it has everything that is stored, as far as can be known: a server that was not tried yet may have been put
+    /// back to an earlier state, and says so only then.
+    pub fn is_delivered(&self) -> bool {
+        self.waiting_records == 0 && self.was_tried()
+    }
+
+    /// Whether it was heard since the queue was opened, or is known to be away.
+    pub fn was_tried(&self) -> bool {
+        self.connected || self.last_error.is_some()
+    }
+}
+
 /// What one server has said since the last summary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSummary {

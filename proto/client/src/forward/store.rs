@@ -145,13 +145,14 @@ impl Store {
     /// Whether a batch of this length fits into the queue at all.
     ///
     /// # Errors
-    /// [`Error::TooLarge`].
+    /// [`Error::Unfit`].
     pub(super) fn check_fits(&self, bytes: usize) -> Result<()> {
         let most = self.capacity_bytes - 4 * HEADER_BYTES as u64;
         if frame_len(bytes) as u64 <= most {
             return Ok(());
         }
-        Err(Error::TooLarge { bytes, limit_bytes: usize::try_from(most).unwrap_or(usize::MAX) })
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Err(Error::Unfit { bytes, limit_bytes: most.saturating_sub(frame_len(0)) })
     }
 
     /// Writes what comes, until nobody can send any more or the queue is closed. `before_removal` is called before records
@@ -167,11 +168,13 @@ impl Store {
                 Err(error) => drop(first.done.send(Err(error))),
             }
             while !group.is_empty()
-                && bytes < GROUP_BYTES
                 && let Ok(job) = jobs.try_recv()
             {
                 let more = job.content.stored_bytes();
-                if self.make_room(bytes + more, false, before_removal).is_err() {
+                // A group is in one file: a longer one would make that file most of a small queue, which goes as a whole.
+                if bytes + more > self.log.group_bytes_max().min(GROUP_BYTES)
+                    || self.make_room(bytes + more, false, before_removal).is_err()
+                {
                     next = Some(job);
                     break;
                 }

@@ -4,22 +4,24 @@
 //! delivered then whatever happens to this program or to a server. A line that cannot be read is told and left out. It ends
 //! when everything is delivered after the end of the input, or at once when it is told to.
 //!
-//! Reading order: [`samples`] (a line; pure), [`pending`] (a batch), [`types`] (of tags that servers know), this file
-//! (input, queue, what is told).
+//! Reading order: [`input`] (lines), [`samples`] (of a line; pure), [`pending`] (a batch), [`types`] (of tags that servers
+//! know), this file (queue, what is told).
 
+mod input;
 mod pending;
 mod samples;
 mod types;
 
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tagmill_client::{Destination, ForwardOptions, Forwarder, Full, Ticket};
+use tagmill_client::{Destination, Error, ForwardOptions, Forwarder, Full, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::input::{Line, read_input};
 use self::pending::{Pending, Tags};
 use self::samples::{Reader, Refusal};
 use super::failure::{Failure, Result};
@@ -27,7 +29,6 @@ use super::import::report::grouped;
 use super::import::stamps::TimeFormat;
 use super::serve::asked_to_stop;
 use super::target::{TargetArgs, uri_of};
-use super::times;
 use crate::http::lines::{self, Precision, Template};
 use crate::ingest::messages::value_type;
 use crate::lifecycle::turns_true;
@@ -48,10 +49,6 @@ name, and one program at a time. CSV has the columns tag,time,value[,quality]; t
 --precision. A new tag has the type of its first value: of CSV a number makes it f64, true and false bool, else text.
 docs/cli.md says more.";
 
-/// How much is read ahead of the queue.
-const LINES_AHEAD: usize = 4_096;
-/// Longest line.
-const LINE_BYTES_MAX: u64 = 1 << 20;
 /// How long a sample may wait for others.
 const STORE_WITHIN: Duration = Duration::from_millis(500);
 /// How long a server may take to tell the types of its tags. Nothing is read before.
@@ -203,6 +200,7 @@ pub fn run(args: &Args) -> Result<()> {
             told: String::new(),
             stop: stopping(),
             lost,
+            capacity_bytes: args.capacity,
         };
         work.run(args, read_input()?).await
     })
@@ -223,57 +221,6 @@ fn stopping() -> watch::Receiver<bool> {
         stop.closed().await;
     });
     stopping
-}
-
-/// A line as it was read.
-struct Line {
-    number: u64,
-    read_ns: i64,
-    text: Result<String, String>,
-}
-
-/// Reads standard input on a thread of its own, which ends with the input or the process.
-fn read_input() -> Result<mpsc::Receiver<Line>> {
-    let (lines, read) = mpsc::channel(LINES_AHEAD);
-    let reading = move || {
-        let mut input = std::io::stdin().lock();
-        for number in 1.. {
-            let Some(text) = next_line(&mut input) else { return };
-            if lines.blocking_send(Line { number, read_ns: times::now_ns(), text }).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("tagmill-input".into()).spawn(reading)?;
-    Ok(read)
-}
-
-/// The next line without its end; an error instead of a line that is none. `None` at the end.
-fn next_line(input: &mut impl BufRead) -> Option<Result<String, String>> {
-    let mut bytes = Vec::new();
-    match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
-        Ok(0) => return None,
-        Ok(_) => {}
-        Err(error) => {
-            tell(format_args!("standard input ends here: {error}"));
-            return None;
-        }
-    }
-    if bytes.last() != Some(&b'\n') && bytes.len() as u64 == LINE_BYTES_MAX {
-        // The rest of it is passed over, however long it is.
-        while let Ok(1..) = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
-            if bytes.last() == Some(&b'\n') {
-                break;
-            }
-            bytes.clear();
-        }
-        return Some(Err(format!("it is longer than {LINE_BYTES_MAX} bytes")));
-    }
-    let Ok(mut text) = String::from_utf8(bytes) else {
-        return Some(Err("it is no UTF-8".to_owned()));
-    };
-    text.truncate(text.trim_end_matches(['\n', '\r']).len());
-    Some(Ok(text))
 }
 
 /// What was left out, and what was done.
@@ -297,6 +244,8 @@ struct Work {
     stop: watch::Receiver<bool>,
     /// Records that had been given up before this run.
     lost: u64,
+    /// What the queue may take.
+    capacity_bytes: u64,
 }
 
 impl Work {
@@ -339,7 +288,7 @@ impl Work {
                         store_at = Instant::now() + STORE_WITHIN;
                     }
                     self.take(line)?;
-                    if self.pending.is_full() {
+                    if self.pending.is_full(self.capacity_bytes) {
                         self.store().await?;
                     }
                 }
@@ -404,10 +353,12 @@ impl Work {
             }
         };
         self.tags = tags;
-        let failed = |error: tagmill_client::Error| Failure::new(error.to_string());
+        let failed = |error: Error| Failure::new(error.to_string());
         match stored {
             Some(Ok(_)) => self.tally.stored_samples += samples,
-            Some(Err(error @ tagmill_client::Error::Full { .. })) => {
+            Some(Err(
+                error @ (Error::Full { .. } | Error::TooLarge { .. } | Error::Unfit { .. }),
+            )) => {
                 self.tally.unstored_samples += samples;
                 tell(format_args!("lines {first} to {last} are not stored: {error}"));
             }
@@ -427,7 +378,7 @@ impl Work {
         let mut tell_at = Instant::now() + TELL_EVERY;
         while !*self.stop.borrow() {
             let servers = self.forwarder.status().servers;
-            if servers.iter().all(|server| server.ended || server.waiting_records == 0) {
+            if servers.iter().all(|server| server.ended || server.is_delivered()) {
                 return;
             }
             if Instant::now() >= tell_at {
@@ -442,15 +393,18 @@ impl Work {
     async fn rescue(&mut self, lines: &mut mpsc::Receiver<Line>) -> Result<()> {
         tell(format_args!("stopping"));
         lines.close();
-        // What waits in the channel is bounded, and nothing comes after it. A queue that is full is waited for once.
-        while self.tally.unstored_samples == 0
+        // What waits in the channel is bounded, and nothing comes after it. A queue that is full is waited for once; what was
+        // left out before says nothing of the room that there is now.
+        let before = self.tally.unstored_samples;
+        while self.tally.unstored_samples == before
             && let Ok(line) = lines.try_recv()
         {
             self.take(line)?;
-            if self.pending.is_full() {
+            if self.pending.is_full(self.capacity_bytes) {
                 self.store().await?;
             }
         }
+        self.store().await?;
         let mut left = 0_u64;
         while lines.try_recv().is_ok() {
             left += 1;
@@ -458,9 +412,8 @@ impl Work {
         if left > 0 {
             self.tally.bad_lines += left;
             tell(format_args!("{left} more lines are not stored"));
-            return Ok(());
         }
-        self.store().await
+        Ok(())
     }
 
     /// Says how it goes, if there is anything new.
@@ -505,7 +458,10 @@ impl Work {
     /// What servers lack, in words; empty if nothing.
     fn undelivered(&self) -> String {
         let servers = self.forwarder.status().servers.into_iter();
-        let lacking = servers.filter(|server| server.waiting_records > 0).map(|server| {
+        let lacking = servers.filter(|server| !server.is_delivered()).map(|server| {
+            if !server.was_tried() {
+                return format!("{} was not heard yet", server.name);
+            }
             let (name, records) = (&server.name, grouped(server.waiting_records));
             let why = match &server.last_error {
                 Some(error) => format!(" ({error})"),
@@ -615,20 +571,66 @@ mod tests {
         );
     }
 
-    #[test]
-    fn lines_end_where_they_end() {
-        let long = "x".repeat(usize::try_from(LINE_BYTES_MAX).unwrap() * 2 + 5);
-        let text = format!("a\r\n\n{long}\nb\n\u{e9}\nlast");
-        let mut bytes = text.into_bytes();
-        let at = bytes.iter().position(|byte| *byte == 0xC3).unwrap();
-        bytes[at] = 0xFF;
-        let mut input = bytes.as_slice();
-        let lines: Vec<_> = std::iter::from_fn(|| next_line(&mut input)).collect();
-        assert_eq!((lines[0].as_deref(), lines[1].as_deref()), (Ok("a"), Ok("")));
-        assert!(lines[2].as_ref().unwrap_err().contains("longer"));
-        assert_eq!(lines[3].as_deref(), Ok("b"));
-        assert!(lines[4].as_ref().unwrap_err().contains("UTF-8"));
-        assert_eq!((lines[5].as_deref(), lines.len()), (Ok("last"), 6));
+    const CAPACITY_BYTES: u64 = tagmill_client::forward::CAPACITY_BYTES_MIN;
+
+    /// A queue with room in a folder, whose server is away, and a program that is told to stop.
+    async fn stopped(folder: &std::path::Path) -> Work {
+        let to = vec![Destination::new("127.0.0.1:1")];
+        let options =
+            ForwardOptions { capacity_bytes: CAPACITY_BYTES, ..ForwardOptions::new("g", to) };
+        let forwarder = Forwarder::open(folder, options).await.unwrap();
+        // Without a sender it is true.
+        let (_, stop) = watch::channel(true);
+        Work {
+            forwarder: Arc::new(forwarder),
+            reader: Reader::Lines {
+                template: Template::parse(lines::DEFAULT).unwrap(),
+                precision: Precision::parse("ns").unwrap(),
+            },
+            tags: Tags::default(),
+            pending: Pending::default(),
+            tally: Tally::default(),
+            told: String::new(),
+            stop,
+            lost: 0,
+            capacity_bytes: CAPACITY_BYTES,
+        }
+    }
+
+    fn line(number: u64) -> Line {
+        Line { number, read_ns: 1, text: Ok(format!("m a={number} {number}")) }
+    }
+
+    /// What a full queue has not taken once does not keep what comes later from being stored where there is room.
+    #[tokio::test]
+    async fn what_was_read_is_stored_at_the_end_whatever_was_left_out_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut work = stopped(folder.path()).await;
+        work.tally.unstored_samples = 7;
+        work.take(line(1)).unwrap();
+        let (sender, mut lines) = mpsc::channel(8);
+        for number in 2..=4 {
+            sender.try_send(line(number)).unwrap_or_else(|_| panic!("there is room"));
+        }
+        work.rescue(&mut lines).await.unwrap();
+        let Tally { stored_samples, bad_lines, unstored_samples, .. } = work.tally;
+        assert_eq!((stored_samples, bad_lines, unstored_samples), (4, 0, 7));
+        assert_eq!(work.forwarder.status().last, Ticket(1), "in one batch");
+    }
+
+    /// A batch that is longer than all of the queue is told and left out; what follows it is stored.
+    #[tokio::test]
+    async fn a_batch_that_fits_no_queue_ends_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut work = stopped(folder.path()).await;
+        let words = "x".repeat(60_000);
+        let text = Ok(format!("m c=\"{words}\",d=\"{words}\" 1"));
+        work.take(Line { number: 1, read_ns: 1, text }).unwrap();
+        assert!(work.pending.is_full(work.capacity_bytes));
+        work.store().await.unwrap();
+        work.take(line(2)).unwrap();
+        work.store().await.unwrap();
+        assert_eq!((work.tally.stored_samples, work.tally.unstored_samples), (1, 2));
     }
 
     #[test]

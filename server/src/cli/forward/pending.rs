@@ -15,7 +15,7 @@ use crate::cli::wire::type_to_wire;
 /// Samples at which a batch is closed.
 const SAMPLES_MAX: usize = 1_000;
 /// Bytes of texts at which it is closed.
-const TEXT_BYTES_MAX: usize = 1 << 20;
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// The tags, by the order in which they came.
 #[derive(Debug, Default)]
@@ -42,6 +42,30 @@ enum Form {
     Absent,
 }
 
+/// Where a column stands in its batch: of equal times the later column wins, so by tag first, and then by turn.
+type Place = (usize, u32, Form);
+
+/// Which turn the next sample of a tag is in. In one turn no time stands in two forms.
+#[derive(Debug, Default)]
+struct Turn {
+    number: u32,
+    /// Greatest time of each form.
+    newest: BTreeMap<Form, i64>,
+}
+
+impl Turn {
+    /// The turn of a sample: a new one where its time may stand in a column that comes behind its own.
+    fn of(&mut self, form: Form, time_ns: i64) -> u32 {
+        if self.newest.iter().any(|(other, newest)| *other != form && *newest >= time_ns) {
+            self.number += 1;
+            self.newest.clear();
+        }
+        let newest = self.newest.entry(form).or_insert(time_ns);
+        *newest = time_ns.max(*newest);
+        self.number
+    }
+}
+
 #[derive(Debug)]
 struct Column {
     times: Vec<i64>,
@@ -52,7 +76,9 @@ struct Column {
 /// Samples of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    columns: BTreeMap<(usize, Form), Column>,
+    columns: BTreeMap<Place, Column>,
+    /// By tag.
+    turns: HashMap<usize, Turn>,
     samples: usize,
     text_bytes: usize,
     /// The lines they are from.
@@ -146,8 +172,10 @@ impl Pending {
         self.samples == 0
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.samples >= SAMPLES_MAX || self.text_bytes >= TEXT_BYTES_MAX
+    /// Whether it is closed, in a queue of this size: where that is small, fewer texts make a batch.
+    pub(super) fn is_full(&self, capacity_bytes: u64) -> bool {
+        let most = (capacity_bytes / 4).min(TEXT_BYTES_MAX);
+        self.samples >= SAMPLES_MAX || self.text_bytes as u64 >= most
     }
 
     pub(super) fn samples(&self) -> usize {
@@ -195,16 +223,17 @@ impl Pending {
                 }
             };
             let quality = if quality.is_bad() || !own.is_bad() { quality } else { own };
-            fitted.push(((tag, form), time_ns, value, quality));
+            fitted.push((tag, form, time_ns, value, quality));
         }
         let first = self.lines.map_or(line, |(first, _)| first);
         self.lines = Some((first, line));
-        for (place, time_ns, value, quality) in fitted {
+        for (tag, form, time_ns, value, quality) in fitted {
             self.samples += 1;
             if let Value::Text(words) = &value {
                 self.text_bytes += words.len();
             }
-            let column = self.columns.entry(place).or_insert_with(|| Column {
+            let turn = self.turns.entry(tag).or_default().of(form, time_ns);
+            let column = self.columns.entry((tag, turn, form)).or_insert_with(|| Column {
                 times: Vec::new(),
                 values: Values::empty(value.value_type()),
                 qualities: Vec::new(),
@@ -222,7 +251,7 @@ impl Pending {
     /// If a column has more samples than a column may have, which the limits above exclude.
     pub(super) fn batch(&self, tags: &Tags) -> tagmill_client::Result<BatchBuilder> {
         let mut batch = BatchBuilder::new();
-        for ((tag, form), column) in &self.columns {
+        for ((tag, _, form), column) in &self.columns {
             let alias = tags.all[*tag].alias.unwrap_or_default();
             let times = Times::Each(&column.times);
             let qualities = Qualities::Each(&column.qualities);
@@ -318,13 +347,56 @@ mod tests {
         let found: Vec<_> =
             pending.columns.iter().map(|(place, column)| (*place, column.times.clone())).collect();
         let wanted = [
-            ((0, Form::Value), vec![1, 3]),
-            ((0, Form::Absent), vec![2]),
-            ((1, Form::Value), vec![2]),
-            ((1, Form::Label), vec![1]),
+            ((0, 0, Form::Value), vec![1, 3]),
+            ((0, 0, Form::Absent), vec![2]),
+            ((1, 0, Form::Value), vec![2]),
+            ((1, 0, Form::Label), vec![1]),
         ];
         assert_eq!(found, wanted);
-        assert_eq!(pending.columns[&(0, Form::Absent)].qualities, [Quality::BAD.0]);
+        assert_eq!(pending.columns[&(0, 0, Form::Absent)].qualities, [Quality::BAD.0]);
+    }
+
+    /// A later line about the same time is a correction, in whichever form: of equal times the later column wins.
+    #[test]
+    fn a_correction_stands_behind_what_it_corrects() {
+        let told = HashMap::from([("state".to_owned(), ValueType::State)]);
+        let (mut tags, mut pending) = (Tags::new(told), Pending::default());
+        let samples = [
+            text("a", 5, "1.5"),
+            text("a", 5, "NaN"),
+            text("a", 5, "2.5"),
+            text("a", 6, "3.5"),
+            text("a", 4, "NaN"),
+            text("state", 1, "RUN"),
+            text("state", 1, "7"),
+        ];
+        for (line, samples) in (1..).zip(samples) {
+            pending.take(line, samples, &mut tags, |_| None).unwrap();
+        }
+        let found: Vec<_> =
+            pending.columns.iter().map(|(place, column)| (*place, column.times.clone())).collect();
+        let wanted = [
+            ((0, 0, Form::Value), vec![5]),
+            ((0, 0, Form::Absent), vec![5]),
+            ((0, 1, Form::Value), vec![5, 6]),
+            ((0, 2, Form::Absent), vec![4]),
+            ((1, 0, Form::Label), vec![1]),
+            ((1, 1, Form::Value), vec![1]),
+        ];
+        assert_eq!(found, wanted);
+        let values = &pending.columns[&(0, 1, Form::Value)].values;
+        assert_eq!(*values, Values::F64(vec![2.5, 3.5]));
+    }
+
+    #[test]
+    fn a_small_queue_gets_small_batches_of_texts() {
+        let (mut tags, mut pending) = (Tags::default(), Pending::default());
+        for line in 1..=2 {
+            assert!(!pending.is_full(64 << 10));
+            let words = "word ".repeat(2_000);
+            pending.take(line, text("a", 1, &words), &mut tags, |_| None).unwrap();
+        }
+        assert!(pending.is_full(64 << 10) && !pending.is_full(1 << 30));
     }
 
     #[test]
