@@ -183,24 +183,28 @@ impl Drain {
     /// it from disk sooner than a connection is made, and the next, and so for ever.
     fn read_ahead(&self, base: u64) -> Ahead {
         let mut ahead = Ahead { base, records: Vec::new() };
-        let mut cursor = Cursor::default();
-        // Each turn is behind files that were removed meanwhile; to make one takes longer than to look for it.
-        loop {
-            match self.store.log.read(&mut cursor, ahead.base + 1, READ_BYTES) {
-                Ok(Found::Records(records)) => ahead.records = records,
-                Ok(Found::Gap(next)) => {
-                    let (server, first, last) = (&self.server, ahead.base + 1, next - 1);
+        let (mut cursor, mut bytes) = (Cursor::default(), 0);
+        // Each turn is behind the one before; to make a file takes longer than to look for it.
+        while bytes < READ_BYTES as u64 {
+            let next = ahead.base + 1 + ahead.records.len() as u64;
+            match self.store.log.read(&mut cursor, next, READ_BYTES) {
+                Ok(Found::Records(records)) => {
+                    bytes +=
+                        records.iter().map(|record| record.content.stored_bytes()).sum::<u64>();
+                    ahead.records.extend(records);
+                }
+                Ok(Found::Gap(behind)) if ahead.records.is_empty() => {
+                    let (server, last) = (&self.server, behind - 1);
                     self.store.note(format!(
-                        "{server} lacks records {first} to {last}, which are no longer in the queue"
+                        "{server} lacks records {next} to {last}, which are no longer in the queue"
                     ));
                     ahead.base = last;
-                    continue;
                 }
-                // Whoever reads on tells of an error.
-                Ok(Found::End) | Err(_) => {}
+                // Whoever reads on meets the gap, and tells of an error.
+                Ok(Found::Gap(_) | Found::End) | Err(_) => break,
             }
-            return ahead;
         }
+        ahead
     }
 
     /// Goes on with what was read ahead, under the first numbers of an epoch.
@@ -223,8 +227,7 @@ impl Drain {
         if welcome.mark > 0 {
             return Err(try_epoch(shared, place, place.position.epoch.checked_add(1)));
         }
-        let ahead = self.read_ahead(self.store.log.oldest() - 1);
-        let base = ahead.base;
+        let base = self.store.log.oldest() - 1;
         let lost = base.saturating_sub(place.position.acked);
         let before = place.position;
         let Welcome { incarnation, .. } = *welcome;
@@ -242,7 +245,9 @@ impl Drain {
                  from {next} on in epoch {epoch}, also those that it may have"
             ));
         }
-        self.restart(&mut shared.lock(), ahead);
+        let mut state = shared.lock();
+        state.queue.restart(base + 1, 1, 0);
+        self.store.set_acked(self.index, base);
         Ok(())
     }
 

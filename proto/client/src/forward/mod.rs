@@ -231,7 +231,7 @@ impl Forwarder {
         let lacking = self.status().servers.into_iter().filter(|server| !server.is_delivered());
         let texts: Vec<String> = lacking
             .map(|server| {
-                if !server.was_tried() {
+                if server.waiting_records == 0 {
                     return format!("{} was not heard yet", server.name);
                 }
                 let why = server.last_error.map(|error| format!(" ({error})")).unwrap_or_default();

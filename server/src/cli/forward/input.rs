@@ -104,7 +104,8 @@ mod tests {
     /// What was cut off is not taken for all: whoever counts lines that were left out counts the error.
     #[test]
     fn an_error_is_told_in_the_place_of_a_line_and_ends_them() {
-        let mut input = std::io::BufReader::new(b"a\nb\nhalf".chain(Broken));
+        let bytes: &[u8] = b"a\nb\nhalf";
+        let mut input = std::io::BufReader::new(bytes.chain(Broken));
         let mut texts = Vec::new();
         read_lines(&mut input, |line| {
             texts.push((line.number, line.text));

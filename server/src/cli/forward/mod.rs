@@ -2,7 +2,7 @@
 //!
 //! Contract: a line is in the queue half a second after it was read, or with the 1,000 samples it came with, and is
 //! delivered then whatever happens to this program or to a server. A line that cannot be read is told and left out. It ends
-//! when everything is delivered after the end of the input, or at once when it is told to.
+//! when everything is delivered after the end of the input, or when it is told to: then what it has read is stored.
 //!
 //! Reading order: [`input`] (lines), [`samples`] (of a line; pure), [`pending`] (a batch), [`types`] (of tags that servers
 //! know), this file (queue, what is told).
@@ -459,7 +459,7 @@ impl Work {
     fn undelivered(&self) -> String {
         let servers = self.forwarder.status().servers.into_iter();
         let lacking = servers.filter(|server| !server.is_delivered()).map(|server| {
-            if !server.was_tried() {
+            if server.waiting_records == 0 {
                 return format!("{} was not heard yet", server.name);
             }
             let (name, records) = (&server.name, grouped(server.waiting_records));
