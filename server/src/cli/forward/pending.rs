@@ -54,7 +54,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// The turn of a sample: a new one where its time may stand in a column that comes behind its own.
+    /// The turn of a sample: a new one where its time may stand in a column of another form.
     fn of(&mut self, form: Form, time_ns: i64) -> u32 {
         if self.newest.iter().any(|(other, newest)| *other != form && *newest >= time_ns) {
             self.number += 1;
@@ -377,14 +377,14 @@ mod tests {
             pending.columns.iter().map(|(place, column)| (*place, column.times.clone())).collect();
         let wanted = [
             ((0, 0, Form::Value), vec![5]),
-            ((0, 0, Form::Absent), vec![5]),
-            ((0, 1, Form::Value), vec![5, 6]),
-            ((0, 2, Form::Absent), vec![4]),
+            ((0, 1, Form::Absent), vec![5]),
+            ((0, 2, Form::Value), vec![5, 6]),
+            ((0, 3, Form::Absent), vec![4]),
             ((1, 0, Form::Label), vec![1]),
             ((1, 1, Form::Value), vec![1]),
         ];
         assert_eq!(found, wanted);
-        let values = &pending.columns[&(0, 1, Form::Value)].values;
+        let values = &pending.columns[&(0, 2, Form::Value)].values;
         assert_eq!(*values, Values::F64(vec![2.5, 3.5]));
     }
 
