@@ -170,7 +170,7 @@ def types(plant):
             connection.execute(f"SET timezone = '{zone}'")
             row = connection.execute("SELECT ts FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1").fetchone()
             equal((row[0], row[0].utcoffset()), (START, datetime.timedelta(minutes=minutes)), f"a time in the session's zone, {zone}")
-        sql = "SELECT ts AT TIME ZONE 'Europe/Berlin' FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 1"
+        sql = "SELECT ts AT TIME ZONE 'Europe/Berlin' AS there FROM samples WHERE tag = 'plant/u1/T' ORDER BY there LIMIT 1"
         with connection.cursor().copy(f"COPY ({sql}) TO STDOUT") as copy:
             equal(b"".join(copy), b"2026-03-01 01:00:00.000000+01\n", "a time in a zone of its own")
 
