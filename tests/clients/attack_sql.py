@@ -361,7 +361,7 @@ def beyond_memory(plant):
         ("array_agg", f"SELECT array_agg(a.tag || b.tag || a.value) {many}"),
         ("array_agg of groups", f"SELECT a.ts, b.ts AS other, array_agg(a.tag || b.tag) {many} GROUP BY 1, 2 ORDER BY 1"),
         ("string_agg", f"SELECT length(string_agg(a.tag || b.tag, ',')) {many}"),
-        ("a sort", f"SELECT a.tag || b.tag || a.value AS x, a.ts, b.ts {many} ORDER BY x, a.value * b.value"),
+        ("a sort", f"SELECT a.tag || b.tag || a.value AS x, a.ts, b.ts AS other {many} ORDER BY x, a.value * b.value"),
         ("distinct", f"SELECT count(*) FROM (SELECT DISTINCT a.value * b.value, a.ts, b.ts {many})"),
         ("distinct counts", f"SELECT count(DISTINCT a.value * b.value + random()) {many}"),
         ("ranks", f"SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY a.value * b.value, a.ts) AS n {many})"),
