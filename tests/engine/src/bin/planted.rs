@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         let name = name.to_string_lossy();
         let bug = Bug::ALL.iter().find(|bug| format!("{bug:?}") == name).copied();
         plant(bug);
-        hunt();
+        hunt(bug.is_some());
         return ExitCode::SUCCESS;
     }
     let started = Instant::now();
@@ -85,8 +85,9 @@ fn tell(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
 }
 
-/// What the harnesses do in one round, the quick ones first.
-fn hunt() {
+/// What the harnesses do in one round, the quick ones first. That the longest one finds nothing where nothing is planted
+/// the tests show often enough.
+fn hunt(is_planted: bool) {
     let round = |name: &'static str, work: &dyn Fn(&Tally)| work(&Tally::new(name));
     let test = "planted";
     round("samples_end_at_the_horizon", &|tally| expiry::at_the_horizon(test, &seeds(4), tally));
@@ -117,9 +118,11 @@ fn hunt() {
     round("errors_at_every_call_of_recovery", &|tally| {
         errors::at_every_call_of_recovery(test, &seeds(1), tally);
     });
-    round("errors_at_every_call_of_scripts", &|tally| {
-        errors::at_every_call_of_scripts(test, &seeds(1), tally);
-    });
+    if is_planted {
+        round("errors_at_every_call_of_scripts", &|tally| {
+            errors::at_every_call_of_scripts(test, &seeds(1), tally);
+        });
+    }
 }
 
 /// How a hunt ended.
