@@ -14,6 +14,7 @@ use tagmill::Database;
 use tagmill_proto::v1::admin_server::AdminServer;
 use tagmill_proto::v1::query_server::QueryServer;
 use tagmill_proto::view::ingest_server::IngestServer;
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
@@ -189,7 +190,7 @@ impl Server {
         let template = Template::parse(&options.line_template).map_err(Error::Safety)?;
         let gateways = runtime("tagmill-serve")?;
         let queries = runtime("tagmill-query")?;
-        let (long, small) = (runtime("tagmill-long")?, runtime("tagmill-small")?);
+        let (long, small) = (patient_runtime("tagmill-long")?, runtime("tagmill-small")?);
         let threads = Threads { long: long.handle().clone(), small: small.handle().clone() };
         let (stop, stopping) = watch::channel(false);
         let common = Common {
@@ -434,8 +435,30 @@ async fn bind(runtime: &Handle, address: SocketAddr) -> Result<(TcpListener, Soc
 }
 
 fn runtime(name: &str) -> Result<Runtime> {
+    threads(name).build().map_err(Error::Threads)
+}
+
+/// A runtime whose threads take what others leave of the processors, if there is not enough for all.
+fn patient_runtime(name: &str) -> Result<Runtime> {
+    threads(name).on_thread_start(step_back).build().map_err(Error::Threads)
+}
+
+fn threads(name: &str) -> tokio::runtime::Builder {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.thread_name(name).enable_all().build().map_err(Error::Threads)
+    builder.thread_name(name).enable_all();
+    builder
+}
+
+/// Gives this thread a nice value of 10. It still gets a tenth of a processor that others want as a whole, so that what it
+/// holds comes free.
+fn step_back() {
+    /// Of 0 to 99, of which the library makes nice values of 19 down to -20.
+    const PATIENT: u8 = 22;
+    let patient = ThreadPriorityValue::try_from(PATIENT).map(ThreadPriority::Crossplatform);
+    let set = patient.map(set_current_thread_priority);
+    if !matches!(set, Ok(Ok(()))) {
+        tracing::debug!("a thread of long statements keeps its priority: {set:?}");
+    }
 }
 
 async fn serve(
@@ -470,4 +493,32 @@ async fn serve(
         .await;
     accepting.abort();
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nice value of this thread, field 19 of its line in `/proc` (`proc_pid_stat(5)`).
+    fn nice() -> Option<i32> {
+        let line = std::fs::read_to_string("/proc/thread-self/stat").ok()?;
+        let (_, behind_name) = line.rsplit_once(") ")?;
+        behind_name.split(' ').nth(16)?.parse().ok()
+    }
+
+    #[test]
+    fn long_statements_step_back_and_small_ones_do_not() {
+        let Some(own @ ..=10) = nice() else {
+            return eprintln!(
+                "SKIPPED: this system has no /proc, or this process steps back itself"
+            );
+        };
+        let of = |runtime: Runtime| {
+            let there = runtime.block_on(runtime.spawn(async { nice() })).unwrap();
+            runtime.shutdown_background();
+            there
+        };
+        assert_eq!(of(patient_runtime("long").unwrap()), Some(10));
+        assert_eq!(of(runtime("small").unwrap()), Some(own));
+    }
 }

@@ -414,14 +414,14 @@ mod tests {
     fn a_queue_on_disk_gives_way_to_the_second_newer_stream() {
         let options = crate::options::GatewayOptions::new("g");
         let shared = Shared::new("s".into(), options.clone(), Some(Arc::new(Anywhere)));
-        let fenced = |shared: &Shared, fences: &mut Fences| {
+        let fenced = |shared: &Shared, earlier: &mut Fences| {
             shared.lock().link = Link::Stands;
-            weighed(shared, went_away(shared, GoAwayReason::Fenced, "newer".into()), fences)
+            weighed(shared, went_away(shared, GoAwayReason::Fenced, "newer".into()), earlier)
         };
-        let mut fences = Fences::default();
-        assert!(matches!(fenced(&shared, &mut fences), End::Broken(Error::Fenced { .. })));
+        let mut earlier = Fences::default();
+        assert!(matches!(fenced(&shared, &mut earlier), End::Broken(Error::Fenced { .. })));
         assert!(!shared.lock().is_connected());
-        assert!(matches!(fenced(&shared, &mut fences), End::Fatal(Error::Fenced { .. })));
+        assert!(matches!(fenced(&shared, &mut earlier), End::Fatal(Error::Fenced { .. })));
         // One that has no queue on disk goes on after what the server has, whoever sent that: it stops at once.
         let alone = Shared::new("s".into(), options, None);
         assert!(matches!(fenced(&alone, &mut Fences::default()), End::Fatal(_)));

@@ -189,7 +189,8 @@ fn check_parts(name: &str, made: &DataType) -> Result<()> {
             | DataType::LargeList(field)
             | DataType::LargeListView(field)
             | DataType::FixedSizeList(field, _)
-            | DataType::Map(field, _) => left(field.data_type(), most),
+            | DataType::Map(field, _)
+            | DataType::RunEndEncoded(_, field) => left(field.data_type(), most),
             DataType::Struct(fields) => {
                 fields.iter().try_fold(most, |most, field| left(field.data_type(), most))
             }
@@ -197,7 +198,6 @@ fn check_parts(name: &str, made: &DataType) -> Result<()> {
                 fields.iter().try_fold(most, |most, (_, field)| left(field.data_type(), most))
             }
             DataType::Dictionary(_, of) => left(of, most),
-            DataType::RunEndEncoded(_, field) => left(field.data_type(), most),
             _ => Some(most),
         }
     }

@@ -454,7 +454,8 @@ mod tests {
     #[test]
     fn a_set_that_names_tags_outside_of_the_scope_writes_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = tagmill_storage::Engine::open(dir.path(), Default::default()).unwrap();
+        let engine =
+            tagmill_storage::Engine::open(dir.path(), tagmill_storage::Options::default()).unwrap();
         let define = |name| tagmill_storage::TagDefinition::new(name, ValueType::F64);
         let ids = engine.define(&[define("plant/a"), define("other/b")]).unwrap();
         let scope = Arc::new(tagmill_storage::TagScope::new(&["plant"]).unwrap());

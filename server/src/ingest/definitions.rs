@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn an_alias_of_a_tag_outside_of_the_scope_is_in_no_set() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(&dir.path().join("data"), Default::default()).unwrap();
+        let engine =
+            Engine::open(&dir.path().join("data"), tagmill_storage::Options::default()).unwrap();
         let (access, caller) = access_of(dir.path(), 9);
         let define = |name| TagDefinition::new(name, tagmill_storage::ValueType::F64);
         let ids = engine.define(&[define("plant/a"), define("other/b")]).unwrap();
@@ -309,7 +310,8 @@ mod tests {
     #[test]
     fn tags_whose_ids_are_taken_cost_their_share_whatever_comes_next() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::open(&dir.path().join("data"), Default::default()).unwrap();
+        let engine =
+            Engine::open(&dir.path().join("data"), tagmill_storage::Options::default()).unwrap();
         let (access, caller) = access_of(dir.path(), 2);
         let no_name = "g".repeat(tagmill_storage::limits::GATEWAY_BYTES_MAX + 1);
         let apply = |names: &[&str], gateway: &str| {
