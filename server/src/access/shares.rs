@@ -1,5 +1,5 @@
-//! What a token may make in a day: tags, names of gateways, idempotency keys and more. Each of them is kept for ever, so that whoever makes
-//! them up without end would fill the memory.
+//! What a token may make in a day: tags, names of gateways, idempotency keys and more. Each of them is kept for ever, so
+//! that whoever makes them up without end would fill the memory.
 //!
 //! Contract: a [`Share`] is taken before the work; what was not spent of it when it is dropped is given back. Days are of
 //! UTC, counts of this run of the server.

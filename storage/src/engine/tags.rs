@@ -94,8 +94,9 @@ impl Engine {
 
     /// Whether a name has an id, if only a reserved one.
     pub fn has_name(&self, name: &str) -> bool {
-        let pending = lock(&self.core.pending);
-        self.core.view().registry.find(name).is_some() || pending.by_name.contains_key(name)
+        // Most are durable: then nobody waits for the lock.
+        self.core.view().registry.find(name).is_some()
+            || lock(&self.core.pending).by_name.contains_key(name)
     }
 
     /// Codes of labels in a state set, new labels appended; durable when it returns.

@@ -519,8 +519,8 @@ impl Log {
             (cursor.at, cursor.next) = (HEADER_BYTES as u64, segment.name.first);
         }
         let Some((_, file)) = &cursor.open else { return Ok(Found::Gap(segment.last + 1)) };
-        let is_patient = self.failing().get(&from).is_some_and(|times| *times >= FAILURES_MAX);
-        let place = Place { file: &**file, segment, at: cursor.at, is_patient };
+        let is_given_up = self.failing().get(&from).is_some_and(|times| *times >= FAILURES_MAX);
+        let place = Place { file: &**file, segment, at: cursor.at, is_given_up };
         let failed = |error: std::io::Error| {
             self.count_failure(from);
             io_failure("read", &self.folder.path().join(file_name), &error)
@@ -579,7 +579,7 @@ struct Place<'a> {
     segment: Segment,
     at: u64,
     /// Whether what the system cannot read counts as damaged.
-    is_patient: bool,
+    is_given_up: bool,
 }
 
 /// What was read there.
@@ -656,7 +656,7 @@ impl Place<'_> {
     fn bytes(&self, at: u64, length: usize) -> std::io::Result<Bytes> {
         // Fewer if somebody cut the file.
         match read_up_to(self.file, at, length) {
-            Err(_) if self.is_patient => Ok(read_around(self.file, at, length).into()),
+            Err(_) if self.is_given_up => Ok(read_around(self.file, at, length).into()),
             read => read.map(Bytes::from),
         }
     }
