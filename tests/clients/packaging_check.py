@@ -246,8 +246,9 @@ def systemd(site):
 
 
 def resolved(names):
-    """Names of system calls, from names of systemd's sets."""
-    found, open_sets = set(), list(names)
+    """Names of system calls, from names of them and of systemd's sets."""
+    found = {name for name in names if not name.startswith("@")}
+    open_sets = [name for name in names if name.startswith("@")]
     while open_sets:
         name = open_sets.pop()
         said = run(["systemd-analyze", "syscall-filter", "--no-pager", name])
