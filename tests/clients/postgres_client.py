@@ -44,7 +44,7 @@ def main():
         plant = Plant(binary, pathlib.Path(scratch))
         with plant.serve():
             for case in [
-                protocols, no_text, parameters, types, transactions, settings, copies, cancels, portals, catalogs,
+                protocols, no_text, parameters, types, subqueries, transactions, settings, copies, cancels, portals, catalogs,
                 macros, sqlalchemy_and_pandas, dbeaver, psql, by_command, scopes, strangers, hostile_bytes, revoked,
             ]:
                 began = time.monotonic()
@@ -173,6 +173,30 @@ def types(plant):
         sql = "SELECT ts AT TIME ZONE 'Europe/Berlin' AS there FROM samples WHERE tag = 'plant/u1/T' ORDER BY there LIMIT 1"
         with connection.cursor().copy(f"COPY ({sql}) TO STDOUT") as copy:
             equal(b"".join(copy), b"2026-03-01 01:00:00.000000+01\n", "a time in a zone of its own")
+
+
+def subqueries(plant):
+    """What a subquery answers is asked, whatever it hangs on; one with too many rows is an error."""
+    last = 1000 + (ROWS - 1) / 8
+    with connect(plant) as connection:
+        for sql, wanted in {
+            "SELECT (SELECT max(samples.value) FROM samples WHERE samples.tag = 'plant/u1/T')": [(last,)],
+            "SELECT t.tag, (SELECT max(s.value) FROM samples s WHERE s.tag = t.tag) AS most FROM tags t WHERE tag = 'plant/u1/T'": [("plant/u1/T", last)],
+            "SELECT (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace) FROM pg_class c WHERE relname = 'samples'": [("public",)],
+            "SELECT count(*) FROM tags WHERE tag LIKE 'plant!/u1/_' ESCAPE '!'": [(1,)],
+            "SELECT count(*) FROM samples WHERE tag = ANY ('{plant/u1/T,\"no, tag\"}')": [(ROWS,)],
+            "SELECT count(*) FROM samples WHERE value <> ALL (ARRAY[1.0, NULL])": [(0,)],
+        }.items():
+            equal(connection.execute(sql).fetchall(), wanted, sql)
+        sql = "SELECT (SELECT max(value) FROM samples s WHERE s.tag = t.tag AND value < %s) FROM tags t WHERE tag = %s"
+        equal(connection.execute(sql, [1001, "plant/u1/T"]).fetchall(), [(1000.875,)], "parameters within")
+        for sql, text in {
+            "SELECT (SELECT tag FROM samples) AS one": "more than one row",
+            "SELECT (SELECT s.tag FROM samples s WHERE s.tag = t.tag) AS one FROM tags t": "at most one row",
+            "SELECT tag FROM tags ORDER BY tag COLLATE \"de_DE\"": "compared by its bytes",
+        }.items():
+            with fails(text):
+                connection.execute(sql).fetchall()
 
 
 def transactions(plant):
@@ -409,7 +433,23 @@ def sqlalchemy_and_pandas(plant):
         frame = pandas.read_sql(sql, engine, params={"tag": "plant/u1/T", "since": START + datetime.timedelta(seconds=8)})
         equal((len(frame), frame.value.iloc[0]), (ROWS - 8, 1001.0), "a frame")
         inspector = sqlalchemy.inspect(engine)
+        equal({"public", "system"} & set(inspector.get_schema_names()), {"public", "system"}, "schemas")
         check("samples" in inspector.get_table_names(), "SQLAlchemy finds the relations")
+        check(inspector.has_table("samples") and not inspector.has_table("sample"), "and knows them by name")
+        columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns("samples")}
+        equal([columns[name] for name in ["ts", "value"]], [("TIMESTAMP", False), ("DOUBLE PRECISION", True)], "columns")
+        # What there is none of.
+        equal(inspector.get_pk_constraint("samples")["constrained_columns"], [], "the primary key")
+        for asked in ["get_foreign_keys", "get_indexes", "get_unique_constraints", "get_check_constraints"]:
+            equal(getattr(inspector, asked)("samples"), [], asked)
+        equal((inspector.get_enums(), inspector.get_view_names(), inspector.get_sequence_names()), ([], [], []), "enums, views, sequences")
+        # Tables made of what the inspector tells, and asked by them.
+        table = sqlalchemy.Table("samples", sqlalchemy.MetaData(), autoload_with=engine)
+        with engine.connect() as connection:
+            query = sqlalchemy.select(sqlalchemy.func.max(table.c.value)).where(table.c.tag == "plant/u1/T")
+            equal(connection.execute(query).scalar(), 1000 + (ROWS - 1) / 8, "by a table")
+        frame = pandas.read_sql_table("tags", engine)
+        check("plant/u1/T" in set(frame.tag), f"a table as a frame: {frame}")
     finally:
         engine.dispose()
     return f"SQLAlchemy {sqlalchemy.__version__}, pandas {pandas.__version__}"
@@ -466,7 +506,9 @@ def psql(plant):
     check("3000" in ask("SELECT count(*) FROM samples WHERE tag = 'plant/u1/T'"), "psql counts")
     check("samples" in ask("\\d"), "\\d lists relations")
     check("timestamp with time zone" in ask("\\d samples"), "\\d describes one")
-    for command in ["\\dt", "\\dv", "\\dn", "\\l", "\\di", "\\dx", "\\conninfo", "\\encoding"]:
+    for command in ["\\d+", "\\d+ samples", "\\dS", "\\dt", "\\dt+", "\\dt system.*", "\\dv", "\\dv+", "\\dm", "\\di", "\\ds", "\\dE",
+                    "\\dn", "\\dn+", "\\l", "\\l+", "\\db", "\\dx", "\\du", "\\dg", "\\drds", "\\dp", "\\z", "\\dT", "\\dT+", "\\dD", "\\dO",
+                    "\\df", "\\df+", "\\dconfig", "\\da", "\\do", "\\dC", "\\dF", "\\dy", "\\dRp", "\\conninfo", "\\encoding"]:
         ask(command)
     out = plant.scratch / "out.csv"
     ask(f"\\copy (SELECT tag, value FROM samples WHERE tag = 'plant/u1/T' ORDER BY ts LIMIT 2) TO '{out}' WITH (FORMAT csv)")

@@ -37,11 +37,12 @@ const DEFAULTS: [(&str, &str); 18] = [
 ];
 
 /// What can be shown and not set.
-const FIXED: [(&str, &str); 8] = [
+const FIXED: [(&str, &str); 9] = [
     ("in_hot_standby", "off"),
     ("integer_datetimes", "on"),
     ("is_superuser", "off"),
     ("max_identifier_length", "63"),
+    ("max_index_keys", "32"),
     ("server_encoding", "UTF8"),
     ("server_version", VERSION),
     ("server_version_num", "160006"),
@@ -137,6 +138,15 @@ impl Variables {
 pub(super) fn known(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     FIXED.iter().chain(&DEFAULTS).find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
+/// Names of all, their values in a new session, and whether they are fixed, in the order of names.
+pub(super) fn every() -> Vec<(&'static str, &'static str, bool)> {
+    let fixed = FIXED.iter().map(|(name, value)| (*name, *value, true));
+    let mut all: Vec<_> =
+        DEFAULTS.iter().map(|(name, value)| (*name, *value, false)).chain(fixed).collect();
+    all.sort_unstable();
+    all
 }
 
 fn is_ours(settings: &Settings, name: &str) -> bool {
