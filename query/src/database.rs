@@ -20,7 +20,6 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use tagmill_storage::{Appended, Batch, Engine, Seq, TagDefinition, TagId, TagScope};
-use tokio::sync::Semaphore;
 
 use crate::aggregate_pushdown::TierAggregates;
 use crate::arrow::array::RecordBatch;
@@ -32,10 +31,9 @@ use crate::functions;
 use crate::guard;
 use crate::guard::memory::StatementPool;
 use crate::hosted::Hosted;
-use crate::limits::{
-    BATCH_ROWS, MEMORY_BYTES, MEMORY_SHARE, PLANS_MAX, SORT_AHEAD_BYTES, SPILL_BYTES,
-};
+use crate::limits::{BATCH_ROWS, MEMORY_BYTES, MEMORY_SHARE, SORT_AHEAD_BYTES, SPILL_BYTES};
 use crate::planner::Planner;
+use crate::planning::PlanPlaces;
 use crate::relations::Scope;
 use crate::running::{Asker, Place, Running, Statement};
 use crate::selection::Notices;
@@ -106,7 +104,7 @@ struct Inner {
     base: SessionState,
     statement_memory_bytes: usize,
     /// Places for statements that are being planned.
-    planners: Arc<Semaphore>,
+    planning: PlanPlaces,
     running: Arc<Running>,
     hosted: RwLock<Arc<[Arc<dyn Hosted>]>>,
 }
@@ -143,9 +141,8 @@ impl Database {
         let share = options.statement_memory_bytes.unwrap_or(options.memory_bytes / MEMORY_SHARE);
         let statement_memory_bytes = share.min(options.memory_bytes);
         let base = base_state(options)?;
-        let planners = Arc::new(Semaphore::new(PLANS_MAX));
-        let (running, hosted) = (Arc::default(), RwLock::default());
-        let inner = Inner { engine, base, statement_memory_bytes, planners, running, hosted };
+        let (planning, running, hosted) = Default::default();
+        let inner = Inner { engine, base, statement_memory_bytes, planning, running, hosted };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -263,8 +260,8 @@ impl Database {
     }
 
     /// Places for statements that are being planned.
-    pub(crate) fn planners(&self) -> &Arc<Semaphore> {
-        &self.inner.planners
+    pub(crate) fn planning(&self) -> &PlanPlaces {
+        &self.inner.planning
     }
 }
 

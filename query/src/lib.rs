@@ -29,6 +29,7 @@ pub mod limits;
 mod near;
 mod pieces;
 mod planner;
+mod planning;
 mod pushdown;
 mod relations;
 mod running;

@@ -22,7 +22,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
 use tagmill_storage::TagScope;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::catalog::catalogs;
@@ -35,6 +35,7 @@ use crate::guard;
 use crate::guard::interrupt::{Limit, interruptible};
 use crate::guard::sizes::bytes_of;
 use crate::limits::{BATCHES_AHEAD, PARAMETERS_MAX, PLAN_STACK_BYTES};
+use crate::planning::PlanPlace;
 use crate::relations::Scope;
 use crate::relations::system::settings_batch;
 use crate::running::{Asker, Place};
@@ -353,8 +354,7 @@ impl Session {
         &self,
         planning: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        // The semaphore is never closed.
-        let place = Arc::clone(self.database.planners()).acquire_owned().await.ok();
+        let place = self.database.planning().take(&self.asker.id).await;
         aside(place, planning).await
     }
 
@@ -382,7 +382,7 @@ impl Session {
 /// Plans on a thread with a stack that deep statements cannot exhaust. Its place is free again when it has ended,
 /// not when nobody waits for it any more.
 async fn aside<T: Send + 'static>(
-    place: Option<OwnedSemaphorePermit>,
+    place: PlanPlace,
     planning: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let runtime = Handle::try_current()
@@ -413,7 +413,7 @@ pub async fn with_text<T: Send + 'static>(
 ) -> Result<T> {
     request_of(sql)?;
     let text = sql.to_owned();
-    aside(None, async move { Ok(work(&text)) }).await
+    aside(PlanPlace::new(), async move { Ok(work(&text)) }).await
 }
 
 /// Waits for a plan no longer than a statement may take.

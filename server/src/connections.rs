@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,11 +39,12 @@ pub(crate) async fn accept(
     listener: TcpListener,
     most: usize,
     (protocol, tls): (Protocol, Option<Arc<Tls>>),
+    counted: Arc<Counted>,
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(most));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let crowd = Arc::new(Crowd::default());
+    let crowd = Arc::new(Crowd::new(counted));
     // The door of HTTP has limits of its own for what comes after the first word.
     let let_in = (protocol == Protocol::Grpc).then_some(LET_IN);
     loop {
@@ -97,38 +98,70 @@ pub(crate) async fn accept(
     }
 }
 
-/// How many connections each address has. Those of this machine are not counted: whoever is here has other ways.
+/// Connections of all doors.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    open: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counted {
+    /// Those that are open now.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Those that their address had too many of.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// How many connections each address has at one door. Those of this machine have no limit: whoever is here has other ways.
 #[derive(Debug, Default)]
 pub(crate) struct Crowd {
     of: Mutex<HashMap<IpAddr, usize>>,
+    counted: Arc<Counted>,
 }
 
 /// One connection of an address.
 #[derive(Debug)]
-pub(crate) struct OfAddress(Option<(Arc<Crowd>, IpAddr)>);
+pub(crate) struct OfAddress {
+    crowd: Arc<Crowd>,
+    /// The address, if its connections have a limit.
+    limited: Option<IpAddr>,
+}
 
 impl Crowd {
+    /// Nobody yet. All doors count together.
+    pub(crate) fn new(counted: Arc<Counted>) -> Self {
+        Self { of: Mutex::default(), counted }
+    }
+
     /// One more of an address, unless it has [`PER_ADDRESS_MAX`].
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<OfAddress> {
         let address = address.to_canonical();
-        if address.is_loopback() {
-            return Some(OfAddress(None));
+        let limited = (!address.is_loopback()).then_some(address);
+        if limited.is_some() {
+            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = of.entry(address).or_default();
+            if *count >= PER_ADDRESS_MAX {
+                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%address, "it has {PER_ADDRESS_MAX} connections: one more is refused");
+                return None;
+            }
+            *count += 1;
         }
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = of.entry(address).or_default();
-        if *count >= PER_ADDRESS_MAX {
-            tracing::warn!(%address, "it has {PER_ADDRESS_MAX} connections: one more is refused");
-            return None;
-        }
-        *count += 1;
-        Some(OfAddress(Some((Arc::clone(self), address))))
+        self.counted.open.fetch_add(1, Ordering::Relaxed);
+        Some(OfAddress { crowd: Arc::clone(self), limited })
     }
 }
 
 impl Drop for OfAddress {
     fn drop(&mut self) {
-        let Some((crowd, address)) = &self.0 else { return };
-        let mut of = crowd.of.lock().unwrap_or_else(PoisonError::into_inner);
+        self.crowd.counted.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = &self.limited else { return };
+        let mut of = self.crowd.of.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = of.get_mut(address) {
             *count -= 1;
             if *count == 0 {
@@ -320,7 +353,8 @@ mod tests {
         let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (Connection::new(Wire::Clear(stream), (place, OfAddress(None)), let_in), other)
+        let one = Arc::new(Crowd::default()).enter([127, 0, 0, 1].into()).unwrap();
+        (Connection::new(Wire::Clear(stream), (place, one), let_in), other)
     }
 
     #[tokio::test]
@@ -374,7 +408,10 @@ mod tests {
         for _ in 0..=PER_ADDRESS_MAX {
             all.push(crowd.enter("127.0.0.1".parse().unwrap()).unwrap());
         }
+        let counted = Arc::clone(&crowd.counted);
+        assert_eq!((counted.open(), counted.refused()), (all.len() as u64, 2));
         drop(all);
+        assert_eq!(counted.open(), 0);
         assert!(crowd.enter(far).is_some() && crowd.of.lock().unwrap().is_empty());
     }
 }

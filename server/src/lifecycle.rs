@@ -24,12 +24,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::access::Access;
 use crate::admin::AdminService;
 use crate::audit::{Audit, Event};
-use crate::connections::accept;
+use crate::connections::{Counted, accept};
 use crate::doors::{Doors, Reflection};
 use crate::flight::{self, Flight};
 use crate::http::{self, lines::Template};
 use crate::ingest::{Ingest, IngestService};
-use crate::own;
+use crate::own::{self, Watched};
 use crate::postgres;
 use crate::queries::{Admission, Threads};
 use crate::sql_service::QueryService;
@@ -197,6 +197,7 @@ impl Server {
             access,
             tls: tls.map(Arc::new),
             admission: Admission::new(threads),
+            connections: Arc::default(),
             gateways: gateways.handle().clone(),
             queries: queries.handle().clone(),
             database: database.clone(),
@@ -239,8 +240,7 @@ impl Server {
     /// What the server tells of itself: its figures as tags, its start.
     fn begin_to_watch(&self, common: &Common, options: &ServeOptions, ingest: &Arc<Ingest>) {
         if let Some(every) = options.own_figures {
-            let engine = Arc::clone(common.database.engine());
-            let writing = own::write(engine, Arc::clone(ingest), every, common.stopping.clone());
+            let writing = own::write(common.watched(ingest), every, common.stopping.clone());
             common.gateways.spawn(writing);
         }
         common.access.note(|| Event::new("server.start").on(self.address.to_string()));
@@ -330,6 +330,7 @@ struct Common {
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
     admission: Admission,
+    connections: Arc<Counted>,
     /// Where gateways are served, and all that writes.
     gateways: Handle,
     /// Where statements run.
@@ -344,6 +345,17 @@ impl Common {
         let (message_bytes, memory_bytes) = (options.message_bytes, options.ingest_bytes);
         let stopping = self.stopping.clone();
         Arc::new(Ingest::new(engine, message_bytes, memory_bytes, access, stopping))
+    }
+
+    /// What the server counts.
+    fn watched(&self, ingest: &Arc<Ingest>) -> Watched {
+        Watched {
+            engine: Arc::clone(self.database.engine()),
+            ingest: Arc::clone(ingest),
+            access: Arc::clone(&self.access),
+            admission: self.admission.clone(),
+            connections: Arc::clone(&self.connections),
+        }
     }
 
     /// All services of the gRPC port.
@@ -373,9 +385,9 @@ impl Common {
 
     async fn serve_postgres(&self, address: SocketAddr) -> Result<SocketAddr> {
         let (listener, address) = bind(&self.queries, address).await?;
-        let Self { access, tls, admission, database, stopping, .. } = self.clone();
+        let Self { access, tls, admission, connections, database, stopping, .. } = self.clone();
         let door = postgres::Door::new(database, access, admission, tls).await?;
-        self.queries.spawn(door.serve(listener, stopping));
+        self.queries.spawn(door.serve(listener, connections, stopping));
         Ok(address)
     }
 
@@ -388,8 +400,10 @@ impl Common {
     ) -> Result<SocketAddr> {
         let (listener, address) = bind(&self.gateways, address).await?;
         let Self { access, tls, admission, queries, database, stopping, .. } = self.clone();
+        let watched = self.watched(&ingest);
         let door = http::Door {
             database,
+            watched,
             ingest,
             access,
             admission,
@@ -399,7 +413,8 @@ impl Common {
             looked: tokio::sync::Mutex::default(),
         };
         let (accepted, connections) = mpsc::channel(1);
-        self.gateways.spawn(accept(listener, most, (Protocol::Http, tls), accepted));
+        let (spoken, counted) = ((Protocol::Http, tls), Arc::clone(&self.connections));
+        self.gateways.spawn(accept(listener, most, spoken, counted, accepted));
         self.gateways.spawn(door.serve(connections));
         Ok(address)
     }
@@ -468,12 +483,12 @@ async fn serve(
     reflection: Reflection,
     listener: TcpListener,
 ) -> Result<(), tonic::transport::Error> {
-    let tls = common.tls.clone();
+    let (tls, counted) = (common.tls.clone(), Arc::clone(&common.connections));
     let stopping = common.stopping.clone();
     let doors = common.doors(&options, ingest, reflection);
     let (accepted, connections) = mpsc::channel(1);
     let spoken = (Protocol::Grpc, tls);
-    let accepting = tokio::spawn(accept(listener, options.connections, spoken, accepted));
+    let accepting = tokio::spawn(accept(listener, options.connections, spoken, counted, accepted));
     let mut stop = stopping;
     let served = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

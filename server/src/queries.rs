@@ -11,6 +11,7 @@
 mod streamed;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +98,20 @@ pub(crate) struct Admission {
     own: Arc<Mutex<HashMap<Arc<str>, Places>>>,
     /// Statements that rest between two parts of their answer, and see nothing meanwhile.
     resting: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>,
+    refused: Arc<AtomicU64>,
+}
+
+/// How many statements there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Statements {
+    /// Of all kinds, that are planned, wait or run.
+    pub(crate) all: usize,
+    /// Long ones that run.
+    pub(crate) running: usize,
+    /// Long ones that wait for their turn.
+    pub(crate) waiting: usize,
+    /// Those that found no place, since the start.
+    pub(crate) refused: u64,
 }
 
 /// Tells whether a statement that rests was ended. Nobody needs to know once this is dropped.
@@ -167,8 +182,21 @@ pub(crate) enum Failure {
 impl Admission {
     /// Places on threads that do nothing else.
     pub(crate) fn new(threads: Threads) -> Self {
-        let (own, resting) = Default::default();
-        Self { threads, places: Places::new(4), own, resting }
+        let (own, resting, refused) = Default::default();
+        Self { threads, places: Places::new(4), own, resting, refused }
+    }
+
+    /// How many there are now.
+    pub(crate) fn statements(&self) -> Statements {
+        let taken = |places: &Semaphore, of: usize| of - places.available_permits();
+        let running = taken(&self.places.running, RUNNING_MAX);
+        Statements {
+            all: taken(&self.places.all, STATEMENTS_MAX),
+            running,
+            // One that is admitted has its turn a moment later.
+            waiting: taken(&self.places.admitted, ADMITTED_MAX).saturating_sub(running),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
     }
 
     /// Ends a statement that an asker may see. Whether there is such a one.
@@ -256,13 +284,26 @@ impl Admission {
     /// [`Failure::Full`].
     pub(crate) async fn long_place(&self, principal: &Principal) -> Result<Place, Failure> {
         let both = self.both(principal);
-        let mut held = one_in(&both, |places| &places.admitted)?;
+        let mut held = self.one_in(&both, |places| &places.admitted)?;
         held.extend(turn_in(both, |places| &places.running).await);
         Ok(Place { held })
     }
 
     fn one_of_all(&self, principal: &Principal) -> Result<Vec<OwnedSemaphorePermit>, Failure> {
-        one_in(&self.both(principal), |places| &places.all)
+        self.one_in(&self.both(principal), |places| &places.all)
+    }
+
+    /// A place of a kind among one's own and among all, if both are free.
+    fn one_in(
+        &self,
+        both: &[Places],
+        kind: fn(&Places) -> &Arc<Semaphore>,
+    ) -> Result<Vec<OwnedSemaphorePermit>, Failure> {
+        let free = |places: &Places| Arc::clone(kind(places)).try_acquire_owned();
+        both.iter().map(free).collect::<Result<Vec<_>, _>>().map_err(|_| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Failure::Full
+        })
     }
 
     /// A principal's own places, if it is told apart from others, and those of all.
@@ -276,15 +317,6 @@ impl Admission {
         both.push(self.places.clone());
         both
     }
-}
-
-/// A place of a kind among one's own and among all, if both are free.
-fn one_in(
-    both: &[Places],
-    kind: fn(&Places) -> &Arc<Semaphore>,
-) -> Result<Vec<OwnedSemaphorePermit>, Failure> {
-    let free = |places: &Places| Arc::clone(kind(places)).try_acquire_owned();
-    both.iter().map(free).collect::<Result<Vec<_>, _>>().map_err(|_| Failure::Full)
 }
 
 /// Waits for a place of a kind. First for one's own: who waits for that keeps none from others.
@@ -342,7 +374,8 @@ mod tests {
         let more = more.await.unwrap();
         drop((held, others, more));
         // Of those that wait it has its share too.
-        let admitted = |principal| one_in(&admission.both(principal), |places| &places.admitted);
+        let admitted =
+            |principal| admission.one_in(&admission.both(principal), |places| &places.admitted);
         let full: Vec<_> = (0..ADMITTED_MAX * SHARE / 4).map(|_| admitted(&one)).collect();
         assert!(full.iter().all(Result::is_ok) && admitted(&one).is_err());
         assert!(admitted(&other).is_ok());

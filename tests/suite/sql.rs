@@ -13,8 +13,9 @@ use sqllogictest::{
     default_validator,
 };
 use tagmill::arrow::array::{AsArray, RecordBatch};
-use tagmill::arrow::datatypes::{DataType, Int64Type};
+use tagmill::arrow::datatypes::{DataType, Float64Type, Int64Type};
 use tagmill::arrow::util::display::{ArrayFormatter, FormatOptions};
+use tagmill::arrow::util::pretty::pretty_format_batches;
 use tagmill::{
     Batch, Database, Dialect, Qualities, Session, TagColumn, TagDefinition, ValueType, Values,
 };
@@ -292,6 +293,32 @@ fn a_query_beyond_its_memory_ends_with_an_error() {
         first_i64(&on_runtime(database.sql("SELECT count(*) FROM samples")).unwrap()),
         80_000
     );
+}
+
+#[test]
+fn a_sort_beyond_its_memory_spills_and_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    fixture::build("many_rows", directory.path(), true).close().unwrap();
+    let memory_bytes = 8 << 20;
+    let options = tagmill::Options { memory_bytes, ..tagmill::Options::default() };
+    let database = Database::open(directory.path(), options).unwrap();
+    on_runtime(async {
+        let sorted = "SELECT value FROM samples, (VALUES (1), (2), (3), (4)) AS times(n) ORDER BY value, tag, ts, n";
+        let plan = database.sql(&format!("EXPLAIN ANALYZE {sorted}")).await.unwrap();
+        let plan = pretty_format_batches(&plan).unwrap().to_string();
+        let spilled = plan.split("spill_count=").skip(1).any(|rest| !rest.starts_with('0'));
+        assert!(spilled, "{plan}");
+        let mut rows = 0;
+        let mut last = f64::NEG_INFINITY;
+        for batch in database.sql(sorted).await.unwrap() {
+            for value in batch.column(0).as_primitive::<Float64Type>().iter().flatten() {
+                assert!(last <= value);
+                last = value;
+            }
+            rows += batch.num_rows();
+        }
+        assert_eq!(rows, 320_000);
+    });
 }
 
 #[test]

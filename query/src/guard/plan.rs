@@ -121,7 +121,10 @@ fn check_call(expr: &Expr, patterns: &mut HashSet<String>) -> Result<()> {
         Expr::ScalarFunction(call) if call.name().starts_with("regexp_") => {
             call.args.get(1).map_or(Ok(()), |pattern| check_pattern(pattern, patterns))
         }
-        Expr::SimilarTo(like) => check_pattern(&like.pattern, patterns),
+        // DataFusion looks for the pattern anywhere in the text; the standard asks for all of it.
+        Expr::SimilarTo(_) => Err(Error::Sql(
+            "SIMILAR TO is not there: write a regular expression, ~ '^(..)$', or LIKE".to_owned(),
+        )),
         Expr::BinaryExpr(BinaryExpr { op, right, .. }) if is_pattern(*op) => {
             check_pattern(right, patterns)
         }

@@ -5,6 +5,7 @@
 //! * It is replaced as a whole, synced, and readable by its owner alone; changes from several processes wait for each
 //!   other. A reader sees it before or after a change.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -106,6 +107,16 @@ impl Entry {
         self.within.clone()
     }
 
+    /// Whether the file says the same of both.
+    fn is_same(&self, other: &Self) -> bool {
+        let says = |entry: &Self| {
+            let Self { name, roles, scope, certificate, new_tags, .. } = entry.clone();
+            let secrets = (entry.sha256.clone(), entry.scram.clone());
+            (name, roles, scope, certificate, new_tags, entry.expires.clone(), secrets)
+        };
+        says(self) == says(other)
+    }
+
     /// Takes what is written apart.
     fn check(&mut self) -> Result<(), String> {
         let name = self.name.clone();
@@ -183,6 +194,22 @@ impl Tokens {
     /// The token of a name in a certificate.
     pub fn by_certificate(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.certificate.as_deref() == Some(name))
+    }
+
+    /// What has changed since the file had other tokens: `token.create`, `token.change` or `token.revoke`, and the name.
+    pub fn since<'a>(&'a self, before: &'a Self) -> Vec<(&'static str, &'a str)> {
+        let by_id = |tokens: &'a Self| -> HashMap<&'a str, &'a Entry> {
+            tokens.iter().map(|entry| (entry.id.as_str(), entry)).collect()
+        };
+        let (known, there) = (by_id(before), by_id(self));
+        let gone = before.iter().filter(|entry| !there.contains_key(entry.id.as_str()));
+        let gone = gone.map(|entry| ("token.revoke", entry.name.as_str()));
+        let new = self.iter().filter_map(|entry| match known.get(entry.id.as_str()) {
+            None => Some(("token.create", entry.name.as_str())),
+            Some(known) if !known.is_same(entry) => Some(("token.change", entry.name.as_str())),
+            Some(_) => None,
+        });
+        gone.chain(new).collect()
     }
 
     /// Adds a token to a file, which is made if there is none. Gives its text, which is nowhere afterwards.

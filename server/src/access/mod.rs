@@ -4,8 +4,8 @@
 //! * Nobody is let in by default: who is not known, whose token has ended or was revoked, gets [`Denied`], and no word why.
 //! * A [`Principal`] has roles, which say what it may do, and a scope, which says with which tags. Both only allow.
 //! * Secrets are kept as digests; what the file holds lets nobody in. Comparisons take the same time whatever differs.
-//! * The file of tokens is read again within [`LOOK_EVERY`] of a change. One that cannot be read lets nobody in, until it
-//!   can.
+//! * The file of tokens is read again within [`LOOK_EVERY`] of a change, and the log hears of what has changed. One that
+//!   cannot be read lets nobody in, until it can.
 //! * A refusal beyond the budget of its address comes late, by [`Access::ask`] and [`Access::refused`]. Calls that a
 //!   principal may not make have a budget of their own, beyond which the log hears of them together ([`Access::forbade`]).
 //!
@@ -23,6 +23,7 @@ pub mod token;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -127,6 +128,8 @@ pub struct Access {
     attempts: Attempts,
     /// Calls that were refused to principals, by address: they are not late, but told together.
     forbidden: Attempts,
+    /// Logins and calls that were refused since the start.
+    refused: [AtomicU64; 2],
     audit: Option<Arc<Audit>>,
     shares: Shares,
 }
@@ -134,6 +137,10 @@ pub struct Access {
 #[derive(Debug, Default)]
 struct Known {
     tokens: Tokens,
+    /// Those that the file had when it could last be read: the log hears of what has changed since.
+    told: Tokens,
+    /// Whether it cannot be read now, which the log hears once.
+    is_unread: bool,
     /// Whether there is or ever was a file: it is never taken for none again.
     has_file: bool,
     looked: Option<Instant>,
@@ -217,7 +224,8 @@ impl Access {
     pub fn by_tokens(path: PathBuf) -> Result<Self, String> {
         let (looked, stamp) = (Some(Instant::now()), stamp_of(&path));
         let tokens = Tokens::read(&path).map_err(|error| error.to_string())?;
-        let known = Known { tokens, has_file: true, looked, stamp };
+        let told = tokens.clone();
+        let known = Known { tokens, told, has_file: true, looked, stamp, ..Known::default() };
         Ok(Self::new(Some(path), known, token::random()?))
     }
 
@@ -235,7 +243,8 @@ impl Access {
     fn new(path: Option<PathBuf>, known: Known, seed: [u8; 32]) -> Self {
         let (attempts, shares) = (Attempts::default(), Shares::default());
         let (known, forbidden) = (Mutex::new(known), Attempts::default());
-        Self { path, known, seed, attempts, forbidden, audit: None, shares }
+        let refused = Default::default();
+        Self { path, known, seed, attempts, forbidden, refused, audit: None, shares }
     }
 
     /// The same, and who was refused is told to a log.
@@ -251,9 +260,20 @@ impl Access {
         }
     }
 
+    /// Logins and tokens that were refused since the start.
+    pub fn refused_logins(&self) -> u64 {
+        self.refused[0].load(Ordering::Relaxed)
+    }
+
+    /// Calls by gRPC that a principal may not make, since the start.
+    pub fn refused_calls(&self) -> u64 {
+        self.refused[1].load(Ordering::Relaxed)
+    }
+
     /// Tells the log of a call that a principal may not make. Those beyond the budget of its address are told together: no
     /// token fills the log, nor keeps other events out of it.
     pub fn forbade(&self, peer: Option<SocketAddr>, event: impl FnOnce() -> Event) {
+        self.refused[1].fetch_add(1, Ordering::Relaxed);
         if let Some(address) = peer.map(|peer| peer.ip()) {
             if !self.forbidden.may(address) {
                 self.forbidden.suppress();
@@ -318,6 +338,7 @@ impl Access {
 
     /// Counts a login that failed, and tells the log. Those beyond the budget of their address are told together.
     fn refuse(&self, user: &str, origin: Origin) -> Denied {
+        self.refused[0].fetch_add(1, Ordering::Relaxed);
         let Origin { door, peer } = origin;
         let address = peer.map(|peer| peer.ip());
         if address.is_some_and(|address| !self.attempts.may(address)) {
@@ -439,10 +460,23 @@ impl Access {
             let read = Tokens::read(path);
             // What could not be read may be readable the next time, though nothing has changed.
             known.stamp = stamp.filter(|_| !matches!(read, Err(Unusable::Unread(_))));
-            known.tokens = read.unwrap_or_else(|error| {
-                tracing::error!("nobody is let in: {error}");
-                Tokens::default()
-            });
+            match read {
+                Ok(tokens) => {
+                    for (action, name) in tokens.since(&known.told) {
+                        self.note(|| Event::new(action).on(name));
+                    }
+                    known.told = tokens.clone();
+                    known.tokens = tokens;
+                    known.is_unread = false;
+                }
+                Err(error) => {
+                    tracing::error!("nobody is let in: {error}");
+                    if !std::mem::replace(&mut known.is_unread, true) {
+                        self.note(|| Event::new("tokens.read").result(error.to_string()));
+                    }
+                    known.tokens = Tokens::default();
+                }
+            }
         }
         known
     }
@@ -545,6 +579,44 @@ mod tests {
         look_again();
         assert!(access.asks());
         assert_eq!(access.by_token(&text).unwrap_err(), Denied::Unknown);
+    }
+
+    #[test]
+    fn the_log_hears_of_tokens_that_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        Tokens::create(&path, new("old", &[Role::Reader], &[])).unwrap();
+        let audit = Audit::open(dir.path()).unwrap();
+        let access = Access::by_tokens(path.clone()).unwrap().with_audit(audit);
+        let look_again = || {
+            access.known.lock().unwrap().looked = None;
+            access.asks();
+        };
+        look_again();
+        Tokens::create(&path, new("new", &[Role::Writer], &[])).unwrap();
+        look_again();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, "token = 3").unwrap();
+        look_again();
+        std::fs::write(&path, text.replace("\"writer\"", "\"writer\", \"admin\"")).unwrap();
+        look_again();
+        Tokens::revoke(&path, "old").unwrap();
+        look_again();
+        access.require(Event::new("server.stop")).unwrap();
+        let log = std::fs::read_to_string(dir.path().join(crate::audit::FILE)).unwrap();
+        let lines =
+            log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let told: Vec<String> =
+            lines.map(|line| format!("{} {}", line["action"], line["object"])).collect();
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        let wanted = [
+            r#""token.create" "new""#,
+            r#""tokens.read" """#,
+            r#""token.change" "new""#,
+            r#""token.revoke" "old""#,
+            r#""server.stop" """#,
+        ];
+        assert_eq!(told, wanted);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::{Refusal, Shared};
 use crate::access::Principal;
-use crate::own::{Figure, figures};
+use crate::own::Figure;
 
-/// The figures of the engine, as text.
+/// The server's figures, as text.
 pub(super) async fn metrics(
     State(door): Shared,
     Extension(principal): Extension<Principal>,
@@ -22,9 +22,7 @@ pub(super) async fn metrics(
         return Err(Refusal::new(StatusCode::FORBIDDEN, text));
     }
     // It counts all tags.
-    let counting = tokio::task::spawn_blocking(move || {
-        exposition(figures(door.database.engine(), &door.ingest))
-    });
+    let counting = tokio::task::spawn_blocking(move || exposition(door.watched.figures()));
     let text = counting.await.map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the count stopped: {error}"))
     })?;

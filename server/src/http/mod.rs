@@ -44,12 +44,15 @@ use crate::access::Access;
 use crate::connections::{Connection, Peer};
 use crate::ingest::Ingest;
 use crate::lifecycle::turns_true;
+use crate::own::Watched;
 use crate::queries::Admission;
 
 use self::lines::Template;
 
 /// Longest body, as it travels and unpacked.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
+/// Bytes of the head of a request, and of what is read ahead of a body.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long the head of a request may take, and a connection be silent.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long the body of a request may take.
@@ -70,6 +73,8 @@ pub(crate) struct Door {
     pub(crate) queries: Handle,
     /// Names of the tags of lines.
     pub(crate) template: Template,
+    /// What `/metrics` tells.
+    pub(crate) watched: Watched,
     pub(crate) stopping: watch::Receiver<bool>,
     /// The last look at whether writes reach the disk.
     pub(crate) looked: tokio::sync::Mutex<Option<(std::time::Instant, bool)>>,
@@ -132,7 +137,7 @@ async fn serve_one(connection: Connection, router: Router, mut stopping: watch::
         router.clone().call(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES_MAX);
     let serving = builder.serve_connection(TokioIo::new(connection), service);
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {

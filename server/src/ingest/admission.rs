@@ -5,6 +5,7 @@
 //! returning, and fast gateways wait: first come, first served, and acknowledgements go on meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -19,6 +20,8 @@ const BATCH_BYTES: u64 = 1 << 10;
 const PART_BYTES: u64 = 256;
 /// A definition takes the memory of so many parts: two copies of its attributes, and an answer.
 pub(super) const PARTS_PER_TAG: u64 = 4;
+/// How long a call may wait for memory. A stream waits as long as it takes: its gateway has credit, and keeps what it sent.
+pub(super) const CALL: Duration = Duration::from_secs(30);
 /// Permits are counted in this unit, so that any memory fits into them.
 const UNIT_BYTES: u64 = 1 << 10;
 
@@ -53,6 +56,27 @@ impl Admission {
         let closed = |_| Status::unavailable("the server shuts down");
         memory.acquire_many_owned(units).await.map_err(closed)
     }
+
+    /// The same, but waits no longer than `most`.
+    pub(super) async fn acquire_within(
+        &self,
+        most: Duration,
+        encoded: usize,
+        samples: u64,
+        parts: u64,
+    ) -> Result<Grant, Status> {
+        let acquired = tokio::time::timeout(most, self.acquire(encoded, samples, parts));
+        acquired.await.unwrap_or_else(|_| {
+            Err(Status::resource_exhausted(format!(
+                "there was no memory for this within {most:?}: other batches are on their way; try again"
+            )))
+        })
+    }
+
+    /// Memory that batches have now.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        (u64::from(self.units) - self.memory.available_permits() as u64) * UNIT_BYTES
+    }
 }
 
 /// Gives back what the samples of a batch took that the engine has answered. What is still to be told of it, so many parts
@@ -83,7 +107,18 @@ mod tests {
         drop(second);
         // What announces more than there is gets everything, not nothing.
         let all = admission.acquire(0, u64::MAX, u64::MAX).await.unwrap();
-        assert_eq!(all.num_permits(), 100);
+        assert_eq!((all.num_permits(), admission.taken_bytes()), (100, 100 << 10));
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_for_memory_so_long_and_no_longer() {
+        let admission = Admission::new(100 << 10);
+        let all = admission.acquire(0, u64::MAX, 0).await.unwrap();
+        let most = Duration::from_millis(5);
+        let refused = admission.acquire_within(most, 1, 0, 0).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop(all);
+        assert_eq!(admission.acquire_within(most, 1, 0, 0).await.unwrap().num_permits(), 1);
     }
 
     #[tokio::test]

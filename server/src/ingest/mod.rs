@@ -102,13 +102,18 @@ impl Ingest {
         self.clock.wall_ns()
     }
 
-    /// Waits for the memory of samples that come another way.
+    /// Memory of samples on their way from the wire to the log.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.admission.taken_bytes()
+    }
+
+    /// Waits for the memory of samples that come another way, as long as a call may.
     pub(crate) async fn admit(
         &self,
         bytes: usize,
         samples: u64,
     ) -> Result<admission::Grant, Status> {
-        self.admission.acquire(bytes, samples, 0).await
+        self.admission.acquire_within(admission::CALL, bytes, samples, 0).await
     }
 }
 

@@ -11,7 +11,7 @@ use tagmill_storage::{
 };
 use tonic::Status;
 
-use super::admission::PARTS_PER_TAG;
+use super::admission::{CALL, PARTS_PER_TAG};
 use super::convert::{Converted, PARTS_MAX, Target, announced};
 use super::definitions::{check_gateway, take_gateway};
 use super::messages::{Definitions, NamedColumn, check_key, columns, type_of};
@@ -57,7 +57,7 @@ impl Ingest {
             let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
             return Err(Status::invalid_argument(why));
         }
-        let grant = self.admission.acquire(batch.len(), samples, parts).await?;
+        let grant = self.admission.acquire_within(CALL, batch.len(), samples, parts).await?;
         let (engine, access) = (Arc::clone(&self.engine), Arc::clone(&self.access));
         let now_ns = self.now_ns();
         let written = tokio::task::spawn_blocking(move || {
@@ -73,7 +73,7 @@ impl Ingest {
         request: view::DefineTagsRequest,
     ) -> Result<v1::DefineTagsResponse, Status> {
         let tags = Definitions::count(&request.define)? * PARTS_PER_TAG;
-        let _held = self.admission.acquire(request.define.len(), 0, tags).await?;
+        let _held = self.admission.acquire_within(CALL, request.define.len(), 0, tags).await?;
         let definitions = Definitions::read(&request.define)?;
         let gateway = request.gateway;
         if gateway.starts_with(KEY_PREFIX) {

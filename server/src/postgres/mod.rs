@@ -54,7 +54,7 @@ use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
 use crate::access::Access;
-use crate::connections::Crowd;
+use crate::connections::{Counted, Crowd};
 use crate::lifecycle::turns_true;
 use crate::queries::{Admission, STALL};
 use crate::tls::{Protocol, Tls};
@@ -133,10 +133,15 @@ impl Door {
     }
 
     /// Serves what comes in until the server stops. Runs on the runtime of queries.
-    pub(crate) async fn serve(self, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        counted: Arc<Counted>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let door = Arc::new(self);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let crowd = Arc::new(Crowd::default());
+        let crowd = Arc::new(Crowd::new(counted));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {

@@ -3,8 +3,8 @@
 //! # Contract
 //! * Only for statements of which [`reads_catalogs_alone`] says so.
 //! * Much of what tools look for there is none of: indexes, constraints, policies. A SELECT that draws from a relation
-//!   without rows ([`EMPTY`]) has none, whatever it computes from them: it is replaced by one that has its columns, as text,
-//!   and its parameters, and no row.
+//!   without rows ([`EMPTY`]) has none, whatever it computes from them: it is replaced by one that has its columns, all of
+//!   them null, and its parameters, and no row.
 //! * A subquery for one value that hangs on the row around it takes the first of its rows. PostgreSQL refuses several; in
 //!   catalogs they are found by their numbers, and there is one.
 //!
@@ -16,24 +16,22 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use tagmill::datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr,
-    FunctionArguments, GroupByExpr, Ident, JoinOperator, Query, Select, SelectItem, SetExpr,
-    Statement, TableFactor, TableWithJoins, Value, Visit as _, VisitMut as _, Visitor, VisitorMut,
+    ArrayElemTypeDef, BinaryOperator, DataType, Expr, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, JoinOperator, OrderByExpr,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Statement, TableFactor, TableWithJoins, Value,
+    Visit, VisitMut as _, Visitor, VisitorMut,
 };
-use tagmill::datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use tagmill::datafusion::sql::sqlparser::parser::Parser as SqlParser;
 
-use super::parser::call;
-use super::relations::EMPTY;
+use super::relations::{EMPTY, NULL_ARRAYS};
+use super::tree::{call, cast, is_column, last, normal, text, value};
 
 /// Schemas of catalogs.
 const CATALOGS: [&str; 2] = ["pg_catalog", "information_schema"];
-/// Columns of arrays that are null in every row.
-const NULL_ARRAYS: [&str; 2] = ["reloptions", "relacl"];
 /// Functions in FROM that read no relation.
 const FUNCTIONS: [&str; 3] = ["generate_series", "string_to_array", "unnest"];
-/// Functions of many rows.
-const AGGREGATES: [&str; 14] = [
+/// Functions of many rows that tools call.
+const AGGREGATES: [&str; 15] = [
+    "any_value",
     "array_agg",
     "avg",
     "bool_and",
@@ -50,56 +48,46 @@ const AGGREGATES: [&str; 14] = [
     "xmlagg",
 ];
 
-/// Whether a statement reads relations, and no others than those of catalogs.
+/// Whether a statement reads relations, and no others than those of catalogs. Of doubt it makes no: a relation without a
+/// schema may be one that WITH names, or one of the plant.
 pub(super) fn reads_catalogs_alone(statement: &Statement) -> bool {
+    #[derive(Default)]
+    struct Read {
+        catalogs: bool,
+        others: bool,
+    }
+    impl Visitor for Read {
+        type Break = Infallible;
+
+        fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<Infallible> {
+            let is_one = |name: &str| FUNCTIONS.contains(&name) || name.starts_with("pg_");
+            match table {
+                TableFactor::Table { name, args: None, .. } => {
+                    let schema = name.0.len().checked_sub(2).and_then(|at| name.0[at].as_ident());
+                    let schema = schema.map(normal).unwrap_or_default();
+                    let is_catalog = CATALOGS.contains(&schema.as_str());
+                    self.catalogs |= is_catalog;
+                    self.others |= !is_catalog;
+                }
+                TableFactor::Table { name, .. } | TableFactor::Function { name, .. } => {
+                    self.others |= !is_one(&last(name));
+                }
+                TableFactor::Derived { .. }
+                | TableFactor::NestedJoin { .. }
+                | TableFactor::UNNEST { .. } => {}
+                _ => self.others = true,
+            }
+            ControlFlow::Continue(())
+        }
+    }
     let mut read = Read::default();
     let ControlFlow::Continue(()) = statement.visit(&mut read);
-    let of_catalogs = |name: &Vec<String>| match name.as_slice() {
-        [.., schema, _] => CATALOGS.contains(&schema.as_str()),
-        _ => false,
-    };
-    read.relations.retain(|name| name.len() > 1 || !read.named.contains(&name[0]));
-    matches!(statement, Statement::Query(_))
-        && !read.relations.is_empty()
-        && read.relations.iter().all(of_catalogs)
+    matches!(statement, Statement::Query(_)) && read.catalogs && !read.others
 }
 
 /// See the contract of this file.
 pub(super) fn rewrite(statement: &mut Statement) {
     let ControlFlow::Continue(()) = statement.visit(&mut Catalogs);
-}
-
-/// What a statement reads.
-#[derive(Default)]
-struct Read {
-    /// In lower case, level by level.
-    relations: Vec<Vec<String>>,
-    /// Names given by WITH.
-    named: BTreeSet<String>,
-}
-
-impl Visitor for Read {
-    type Break = Infallible;
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Infallible> {
-        let named = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.named.extend(named.map(|table| table.alias.name.value.to_lowercase()));
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<Infallible> {
-        if let TableFactor::Table { name, args, .. } = table {
-            let levels = name.0.iter().filter_map(|part| part.as_ident());
-            let levels: Vec<String> = levels.map(|level| level.value.to_lowercase()).collect();
-            let last = levels.last().map(String::as_str).unwrap_or_default();
-            // With arguments it is a function: one of lists and catalogs, or of the plant.
-            let is_of_nobody = FUNCTIONS.contains(&last) || last.starts_with("pg_");
-            if args.is_none() || !is_of_nobody {
-                self.relations.push(levels);
-            }
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 struct Catalogs;
@@ -108,27 +96,12 @@ impl VisitorMut for Catalogs {
     type Break = Infallible;
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
-        match expr {
-            // Grafana's way to the schemas in which a name is looked up.
-            Expr::InSubquery { expr: name, subquery, negated }
-                if subquery.to_string().contains("current_setting('search_path')") =>
-            {
-                let list = vec![text("public")];
-                *expr = Expr::InList { expr: name.clone(), list, negated: *negated };
-            }
-            // DBeaver writes the name where the number would be.
-            Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
-                if is_column(left, "relnamespace") && is_text(right) =>
-            {
-                let schemas = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname =";
-                let query = SqlParser::new(&PostgreSqlDialect {})
-                    .try_with_sql(&format!("{schemas} {right}"))
-                    .and_then(|mut parser| parser.parse_query());
-                if let Ok(query) = query {
-                    **right = Expr::Subquery(query);
-                }
-            }
-            _ => {}
+        // Grafana's way to the schemas in which a name is looked up.
+        if let Expr::InSubquery { expr: name, subquery, negated } = expr
+            && is_search_path(subquery)
+        {
+            let list = vec![text("public")];
+            *expr = Expr::InList { expr: name.clone(), list, negated: *negated };
         }
         ControlFlow::Continue(())
     }
@@ -136,17 +109,17 @@ impl VisitorMut for Catalogs {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
         match expr {
             Expr::Subquery(query) if hangs_on_its_row(query) => {
-                aggregate(query, |item| call("first_value", [item]));
+                aggregate(query, |item, _| call("first_value", [item]));
             }
             // ARRAY (SELECT ..)
-            Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("array") => {
+            Expr::Function(function) if last(&function.name) == "array" => {
                 if let FunctionArguments::Subquery(query) = &mut function.args {
                     let mut query = query.clone();
-                    if aggregate(&mut query, |item| call("array_agg", [item])) {
+                    if aggregate(&mut query, array_agg) {
                         *expr = Expr::Subquery(query);
                     } else if select_of(&query).is_some_and(is_nothing) {
                         let of = ArrayElemTypeDef::SquareBracket(Box::new(DataType::Text), None);
-                        *expr = null(DataType::Array(of));
+                        *expr = cast(value(Value::Null), DataType::Array(of));
                     }
                 }
             }
@@ -164,11 +137,24 @@ impl VisitorMut for Catalogs {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Infallible> {
         // What would be ordered is gone, and with it the columns it is ordered by.
-        if select_of(query).is_some_and(is_nothing) {
+        if select_of(query).is_some_and(is_nothing) && parameters_of(&query.order_by).is_empty() {
             query.order_by = None;
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether a query takes the search path apart, and reads nothing else.
+fn is_search_path(query: &Query) -> bool {
+    let Some(select) = select_of(query) else { return false };
+    let is_function = |tables: &TableWithJoins| {
+        matches!(tables.relation, TableFactor::Table { args: Some(_), .. })
+            && tables.joins.is_empty()
+    };
+    let functions = select.from.iter().filter(|tables| is_function(tables)).count();
+    functions > 0
+        && functions == select.from.len()
+        && query.to_string().contains("current_setting('search_path')")
 }
 
 /// Whether there can be no row: one of the relations that each row takes part of has none.
@@ -190,17 +176,16 @@ fn draws_from_nothing(from: &[TableWithJoins]) -> bool {
 }
 
 fn has_no_rows(table: &TableFactor) -> bool {
+    let is_null = |of: &Expr| NULL_ARRAYS.iter().any(|(_, column)| is_column(of, column));
     match table {
-        TableFactor::Table { name, args: None, .. } => {
-            let name = name.0.last().and_then(|part| part.as_ident());
-            name.is_some_and(|name| EMPTY.contains(&name.value.to_lowercase().as_str()))
-        }
+        TableFactor::Table { name, args: None, .. } => EMPTY.contains(&last(name).as_str()),
         TableFactor::Table { name, args: Some(arguments), .. } => {
-            let [FunctionArg::Unnamed(FunctionArgExpr::Expr(of))] = arguments.args.as_slice()
-            else {
-                return false;
-            };
-            name.to_string() == "unnest" && NULL_ARRAYS.iter().any(|column| is_column(of, column))
+            matches!(arguments.args.as_slice(),
+                [FunctionArg::Unnamed(FunctionArgExpr::Expr(of))] if is_null(of))
+                && last(name) == "unnest"
+        }
+        TableFactor::UNNEST { array_exprs, .. } => {
+            matches!(array_exprs.as_slice(), [of] if is_null(of))
         }
         TableFactor::Derived { subquery, .. } => select_of(subquery).is_some_and(is_nothing),
         TableFactor::NestedJoin { table_with_joins, .. } => {
@@ -213,9 +198,7 @@ fn has_no_rows(table: &TableFactor) -> bool {
 /// Puts in place of a SELECT one without relations and without rows. One whose columns are not named stays, and so does
 /// one that has a row even of nothing, such as a count.
 fn make_nothing(select: &mut Select) {
-    let is_grouped =
-        !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
-    if !is_grouped && aggregates(select) {
+    if grouping(select) == Grouping::Makes {
         return;
     }
     let Some(names) = select.projection.iter().map(name_of).collect::<Option<Vec<_>>>() else {
@@ -223,43 +206,40 @@ fn make_nothing(select: &mut Select) {
     };
     let parameters = parameters_of(select);
     let mut known = BTreeSet::new();
-    let item = |mut alias: Ident| {
-        // Without quotes a name is one whatever its case.
-        if alias.quote_style.is_none() {
-            alias = Ident::with_quote('"', alias.value.to_lowercase());
-        }
+    let item = |name: Ident| {
+        let mut alias = Ident::with_quote('"', normal(&name));
         while !known.insert(alias.value.clone()) {
             alias.value.push('_');
         }
-        SelectItem::ExprWithAlias { expr: null(DataType::Text), alias }
+        SelectItem::ExprWithAlias { expr: value(Value::Null), alias }
     };
     select.projection = names.into_iter().map(item).collect();
     select.from = Vec::new();
     select.distinct = None;
     select.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
     select.having = None;
-    // The client sends values for the parameters it has written, wherever they went.
-    select.selection = Some(parameters.into_iter().fold(never(), |all, parameter| {
-        let parameter = Expr::Value(Value::Placeholder(parameter).with_empty_span());
-        Expr::BinaryOp {
-            left: Box::new(all),
-            op: BinaryOperator::And,
-            right: Box::new(Expr::IsNull(Box::new(cast(parameter, DataType::Text)))),
-        }
-    }));
+    let never = value(Value::Boolean(false));
+    select.selection = Some(if parameters.is_empty() {
+        never
+    } else {
+        // The client sends values for the parameters it has written, wherever they went.
+        let parameter = |name| cast(value(Value::Placeholder(name)), DataType::Text);
+        let kept = call("coalesce", parameters.into_iter().map(parameter));
+        let right = Box::new(Expr::IsNull(Box::new(kept)));
+        Expr::BinaryOp { left: Box::new(never), op: BinaryOperator::And, right }
+    });
 }
 
 /// Whether [`make_nothing`] made it.
 fn is_nothing(select: &Select) -> bool {
-    let mut condition = select.selection.as_ref();
-    while let Some(Expr::BinaryOp { left, op: BinaryOperator::And, .. }) = condition {
-        condition = Some(left);
-    }
-    select.from.is_empty() && condition == Some(&never())
-}
-
-fn never() -> Expr {
-    Expr::Value(Value::Boolean(false).with_empty_span())
+    let is_null = |item: &SelectItem| matches!(item, SelectItem::ExprWithAlias { expr: Expr::Value(null), .. } if null.value == Value::Null);
+    let condition = match select.selection.as_ref() {
+        Some(Expr::BinaryOp { left, op: BinaryOperator::And, .. }) => Some(&**left),
+        condition => condition,
+    };
+    select.from.is_empty()
+        && condition == Some(&value(Value::Boolean(false)))
+        && select.projection.iter().all(is_null)
 }
 
 /// The name of a column of an answer. None of a wildcard, which may be many.
@@ -293,17 +273,18 @@ fn hangs_on_its_row(query: &Query) -> bool {
         type Break = Infallible;
 
         fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<Infallible> {
-            match table {
-                TableFactor::Table { alias: Some(alias), .. }
-                | TableFactor::Derived { alias: Some(alias), .. } => {
-                    self.drawn_from.insert(alias.name.value.clone());
-                }
-                TableFactor::Table { name, .. } => {
-                    let name = name.0.last().and_then(|part| part.as_ident());
-                    self.drawn_from.extend(name.map(|name| name.value.clone()));
-                }
-                _ => {}
-            }
+            let (TableFactor::Table { alias, .. }
+            | TableFactor::Derived { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::UNNEST { alias, .. }) = table
+            else {
+                return ControlFlow::Continue(());
+            };
+            self.drawn_from.extend(match (alias, table) {
+                (Some(alias), _) => Some(normal(&alias.name)),
+                (None, TableFactor::Table { name, .. }) => Some(last(name)),
+                _ => None,
+            });
             ControlFlow::Continue(())
         }
 
@@ -311,7 +292,7 @@ fn hangs_on_its_row(query: &Query) -> bool {
             if let Expr::CompoundIdentifier(levels) = expr
                 && let [.., table, _] = levels.as_slice()
             {
-                self.spoken_of.insert(table.value.clone());
+                self.spoken_of.insert(normal(table));
             }
             ControlFlow::Continue(())
         }
@@ -321,18 +302,18 @@ fn hangs_on_its_row(query: &Query) -> bool {
     !tables.spoken_of.is_subset(&tables.drawn_from)
 }
 
-/// Wraps the one column of a query without groups in a function of many rows. False, and nothing done, of another query.
-fn aggregate(query: &mut Query, wrap: impl FnOnce(Expr) -> Expr) -> bool {
+/// Wraps the one column of a query without groups in a function of many rows, which is told of the order. False, and
+/// nothing done, of another query.
+fn aggregate(query: &mut Query, wrap: impl FnOnce(Expr, Vec<OrderByExpr>) -> Expr) -> bool {
+    let order = match query.order_by.as_ref().map(|order| &order.kind) {
+        None => Vec::new(),
+        Some(OrderByKind::Expressions(order)) => order.clone(),
+        Some(OrderByKind::All(_)) => return false,
+    };
     let is_whole = query.limit_clause.is_none() && query.fetch.is_none();
     let SetExpr::Select(select) = query.body.as_mut() else { return false };
-    let is_grouped =
-        !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
-    if !is_whole
-        || is_grouped
-        || select.distinct.is_some()
-        || aggregates(select)
-        || is_nothing(select)
-    {
+    let is_plain = grouping(select) == Grouping::None && select.distinct.is_none();
+    if !is_whole || !is_plain || is_nothing(select) {
         return false;
     }
     let [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] =
@@ -340,13 +321,60 @@ fn aggregate(query: &mut Query, wrap: impl FnOnce(Expr) -> Expr) -> bool {
     else {
         return false;
     };
-    *item = wrap(item.clone());
+    *item = wrap(item.clone(), order);
     query.order_by = None;
     true
 }
 
+/// A list of all, in their order. A number in that order is the column itself.
+fn array_agg(item: Expr, mut order: Vec<OrderByExpr>) -> Expr {
+    for by in &mut order {
+        if matches!(&by.expr, Expr::Value(number) if matches!(number.value, Value::Number(..))) {
+            by.expr = item.clone();
+        }
+    }
+    let mut list = call("array_agg", [item]);
+    if let Expr::Function(function) = &mut list
+        && let FunctionArguments::List(arguments) = &mut function.args
+        && !order.is_empty()
+    {
+        arguments.clauses.push(FunctionArgumentClause::OrderBy(order));
+    }
+    list
+}
+
+/// How the rows of a SELECT come from those that it draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grouping {
+    /// Each from one.
+    None,
+    /// Each from some: none from none.
+    Takes,
+    /// One from all, also from none.
+    Makes,
+}
+
+fn grouping(select: &Select) -> Grouping {
+    match &select.group_by {
+        GroupByExpr::Expressions(keys, more) if more.is_empty() => {
+            // Of ROLLUP and its like, and of the key (), there is a row of everything.
+            let is_key = |key: &Expr| {
+                matches!(key, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Function(_))
+            };
+            match keys.as_slice() {
+                [] if select.having.is_some() || aggregates(select) => Grouping::Makes,
+                [] => Grouping::None,
+                keys if keys.iter().all(is_key) => Grouping::Takes,
+                _ => Grouping::Makes,
+            }
+        }
+        _ => Grouping::Makes,
+    }
+}
+
 /// Whether a SELECT itself, not one within it, computes something of many rows.
 fn aggregates(select: &Select) -> bool {
+    #[derive(Default)]
     struct Calls {
         depth: usize,
         found: bool,
@@ -366,21 +394,19 @@ fn aggregates(select: &Select) -> bool {
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Infallible> {
             if let Expr::Function(function) = expr {
-                let name = function.name.to_string().to_lowercase();
-                let is_aggregate = AGGREGATES.contains(&name.as_str()) && function.over.is_none();
-                self.found |= self.depth == 0 && is_aggregate;
+                let is_aggregate = AGGREGATES.contains(&last(&function.name).as_str());
+                self.found |= self.depth == 0 && is_aggregate && function.over.is_none();
             }
             ControlFlow::Continue(())
         }
     }
-    let mut calls = Calls { depth: 0, found: false };
+    let mut calls = Calls::default();
     let ControlFlow::Continue(()) = select.projection.visit(&mut calls);
-    let ControlFlow::Continue(()) = select.having.visit(&mut calls);
     calls.found
 }
 
 /// `$1` and its like, each once.
-fn parameters_of(select: &Select) -> BTreeSet<String> {
+fn parameters_of(part: &impl Visit) -> BTreeSet<String> {
     struct Parameters(BTreeSet<String>);
     impl Visitor for Parameters {
         type Break = Infallible;
@@ -395,7 +421,7 @@ fn parameters_of(select: &Select) -> BTreeSet<String> {
         }
     }
     let mut parameters = Parameters(BTreeSet::new());
-    let ControlFlow::Continue(()) = select.visit(&mut parameters);
+    let ControlFlow::Continue(()) = part.visit(&mut parameters);
     parameters.0
 }
 
@@ -408,32 +434,6 @@ fn select_of(query: &Query) -> Option<&Select> {
     }
 }
 
-fn is_column(expr: &Expr, name: &str) -> bool {
-    match expr {
-        Expr::Identifier(column) => column.value == name,
-        Expr::CompoundIdentifier(levels) => {
-            levels.last().is_some_and(|column| column.value == name)
-        }
-        _ => false,
-    }
-}
-
-fn is_text(expr: &Expr) -> bool {
-    matches!(expr, Expr::Value(value) if matches!(&value.value, Value::SingleQuotedString(text) if text.parse::<i64>().is_err()))
-}
-
-fn text(text: &str) -> Expr {
-    Expr::Value(Value::SingleQuotedString(text.to_owned()).with_empty_span())
-}
-
-fn null(of: DataType) -> Expr {
-    cast(Expr::Value(Value::Null.with_empty_span()), of)
-}
-
-fn cast(expr: Expr, data_type: DataType) -> Expr {
-    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::parser::Parser;
@@ -444,57 +444,82 @@ mod tests {
 
     #[test]
     fn what_draws_from_nothing_has_no_rows() {
-        let nothing = "SELECT CAST(NULL AS TEXT) AS \"a\"";
+        let nothing = "SELECT NULL AS \"a\"";
+        let left_of = |what: &str| {
+            format!(
+                "SELECT oid AS a FROM pg_catalog.pg_class AS c LEFT JOIN ({what}) AS i ON i.a = oid"
+            )
+        };
         for (sql, wanted) in [
             (
                 "SELECT i.indkey AS A FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid ORDER BY c.oid",
                 format!("{nothing} WHERE false"),
             ),
             (
-                "SELECT x.a FROM (SELECT unnest(conkey) AS a FROM pg_catalog.pg_constraint WHERE oid = $2) x",
-                format!("{nothing} WHERE false AND CAST($2 AS TEXT) IS NULL"),
-            ),
-            (
-                "SELECT oid AS a FROM pg_catalog.pg_class AS c LEFT JOIN (SELECT a FROM pg_index) AS i ON i.a = oid",
+                "SELECT x.a FROM (SELECT unnest(conkey) AS a FROM pg_catalog.pg_constraint WHERE oid = $2) x WHERE a = $1",
                 format!(
-                    "SELECT oid AS a FROM pg_catalog.pg_class AS c LEFT JOIN ({nothing} WHERE false) AS i ON i.a = oid"
+                    "{nothing} WHERE false AND coalesce(CAST($1 AS TEXT), CAST($2 AS TEXT)) IS NULL"
                 ),
             ),
+            (&left_of("SELECT a FROM pg_index"), left_of(&format!("{nothing} WHERE false"))),
             (
                 "SELECT ARRAY(SELECT b.rolname FROM pg_auth_members m JOIN pg_roles b ON m.roleid = b.oid) FROM pg_class",
                 "SELECT CAST(NULL AS TEXT[]) FROM pg_catalog.pg_class".to_owned(),
             ),
-            // A count of nothing is a row.
             (
-                "SELECT count(*) FROM pg_catalog.pg_index",
-                "SELECT count(*) FROM pg_catalog.pg_index".to_owned(),
+                "SELECT a, a FROM pg_class c, pg_catalog.unnest(c.reloptions) x",
+                "SELECT NULL AS \"a\", NULL AS \"a_\" WHERE false".to_owned(),
             ),
-            (
-                "SELECT i.*, i.indkey AS keys FROM pg_catalog.pg_index AS i",
-                "SELECT i.*, i.indkey AS keys FROM pg_catalog.pg_index AS i".to_owned(),
-            ),
+            ("SELECT a FROM pg_index GROUP BY a", format!("{nothing} WHERE false")),
         ] {
-            assert_eq!(rewritten(sql), wanted);
+            assert_eq!(rewritten(sql), wanted, "{sql}");
+        }
+        for stays in [
+            // A count of nothing is a row.
+            "SELECT count(*) FROM pg_catalog.pg_index",
+            "SELECT \"count\"(*) FROM pg_catalog.pg_index",
+            "SELECT 1 FROM pg_catalog.pg_index HAVING true",
+            "SELECT indrelid FROM pg_catalog.pg_index GROUP BY ROLLUP (indrelid)",
+            "SELECT i.*, i.indkey AS keys FROM pg_catalog.pg_index AS i",
+            "SELECT oid FROM pg_catalog.pg_class, (SELECT count(*) AS n WHERE false) AS x",
+            "SELECT oid FROM pg_catalog.pg_index AS i RIGHT JOIN pg_catalog.pg_class AS c ON true",
+        ] {
+            assert_eq!(rewritten(stays), stays);
         }
     }
 
     #[test]
     fn a_subquery_of_its_row_takes_one() {
+        let of_the_row = |what: &str| {
+            format!(
+                "SELECT (SELECT {what} FROM pg_catalog.pg_namespace AS n WHERE n.oid = c.relnamespace) FROM pg_catalog.pg_class AS c"
+            )
+        };
         for (sql, wanted) in [
-            (
-                "SELECT (SELECT n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.oid = c.relnamespace) FROM pg_catalog.pg_class AS c",
-                "SELECT (SELECT first_value(n.nspname) FROM pg_catalog.pg_namespace AS n WHERE n.oid = c.relnamespace) FROM pg_catalog.pg_class AS c",
-            ),
-            (
-                "SELECT (SELECT oid FROM pg_catalog.pg_class WHERE relname = 'samples') FROM pg_catalog.pg_am",
-                "SELECT (SELECT oid FROM pg_catalog.pg_class WHERE relname = 'samples') FROM pg_catalog.pg_am",
-            ),
-            (
-                "SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.relnamespace = 'public'",
-                "SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public')",
-            ),
+            (of_the_row("n.nspname"), of_the_row("first_value(n.nspname)")),
+            (of_the_row("max(n.nspname)"), of_the_row("max(n.nspname)")),
+            ("SELECT (SELECT N.oid FROM pg_catalog.pg_class AS n WHERE relname = 'samples') FROM pg_catalog.pg_am".to_owned(),
+             "SELECT (SELECT N.oid FROM pg_catalog.pg_class AS n WHERE relname = 'samples') FROM pg_catalog.pg_am".to_owned()),
+            ("SELECT ARRAY(SELECT relname FROM pg_catalog.pg_class ORDER BY 1 DESC) FROM pg_catalog.pg_am".to_owned(),
+             "SELECT (SELECT array_agg(relname ORDER BY relname DESC) FROM pg_catalog.pg_class) FROM pg_catalog.pg_am".to_owned()),
         ] {
-            assert_eq!(rewritten(sql), wanted);
+            assert_eq!(rewritten(&sql), wanted);
+        }
+    }
+
+    #[test]
+    fn names_of_schemas_are_looked_up() {
+        let path =
+            "generate_series(1, 2) AS i, string_to_array(current_setting('search_path'), ',') AS s";
+        for (sql, wanted) in [
+            (format!("SELECT 1 FROM pg_catalog.pg_class WHERE relname IN (SELECT trim(s[i]) FROM {path})"),
+             "SELECT 1 FROM pg_catalog.pg_class WHERE relname IN ('public')"),
+            ("SELECT 1 FROM pg_catalog.pg_settings WHERE name IN (SELECT name FROM pg_catalog.pg_settings WHERE setting = current_setting('search_path'))".to_owned(),
+             "SELECT 1 FROM pg_catalog.pg_settings WHERE name IN (SELECT name FROM pg_catalog.pg_settings WHERE setting = current_setting('search_path'))"),
+            ("SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.relnamespace = 'public'".to_owned(),
+             "SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public')"),
+        ] {
+            assert_eq!(rewritten(&sql), wanted);
         }
     }
 }

@@ -32,8 +32,6 @@ const SILENT: [&str; 14] = [
     "pg_tablespace_location",
     "shobj_description",
 ];
-/// Numbers of types of extensions, of which there are none.
-const NUMBERS: [&str; 1] = ["to_regtype"];
 /// Sizes on disk that nobody knows of a relation or a database: samples lie together.
 const SIZES: [&str; 3] = ["pg_database_size", "pg_indexes_size", "pg_table_size"];
 /// Names that are found without their schema.
@@ -57,7 +55,8 @@ pub(super) fn add(context: &SessionContext) {
     context.register_udf(size_pretty());
     let all = [
         (SILENT.as_slice(), ScalarValue::Utf8(None)),
-        (NUMBERS.as_slice(), ScalarValue::Int32(None)),
+        // Types of extensions, of which there are none.
+        (["to_regtype"].as_slice(), ScalarValue::Int32(None)),
         (SIZES.as_slice(), ScalarValue::Int64(None)),
         (VISIBLE.as_slice(), ScalarValue::Boolean(Some(true))),
     ];
@@ -108,7 +107,9 @@ fn like_escape() -> ScalarUDF {
             let (escape, None) = (characters.next(), characters.next()) else {
                 return plan_err!("ESCAPE takes one character: {escape:?}");
             };
-            Ok(Some(with_backslashes(pattern, escape)))
+            with_backslashes(pattern, escape)
+                .map(Some)
+                .ok_or_else(|| plan_datafusion_err!("the pattern {pattern:?} ends with its escape"))
         });
         Ok(Arc::new(all.collect::<Result<StringArray>>()?))
     };
@@ -116,7 +117,8 @@ fn like_escape() -> ScalarUDF {
     create_udf("like_escape", texts, DataType::Utf8, Volatility::Immutable, of_arrays(call))
 }
 
-fn with_backslashes(pattern: &str, escape: Option<char>) -> String {
+/// None if the last character would escape one that is not there.
+fn with_backslashes(pattern: &str, escape: Option<char>) -> Option<String> {
     let mut made = String::with_capacity(pattern.len());
     let mut is_escaped = false;
     for character in pattern.chars() {
@@ -131,7 +133,7 @@ fn with_backslashes(pattern: &str, escape: Option<char>) -> String {
         made.push(character);
         is_escaped = false;
     }
-    made
+    (!is_escaped).then_some(made)
 }
 
 /// `pg_size_pretty(bytes)`, as PostgreSQL rounds.
@@ -222,8 +224,9 @@ mod tests {
             ("a\\%", None, "a\\\\%"),
             ("!é!!", Some('!'), "\\é\\!"),
         ] {
-            assert_eq!(with_backslashes(pattern, escape), wanted, "{pattern}");
+            assert_eq!(with_backslashes(pattern, escape).as_deref(), Some(wanted), "{pattern}");
         }
+        assert_eq!(with_backslashes("x!", Some('!')), None);
     }
 
     #[test]

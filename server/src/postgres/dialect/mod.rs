@@ -1,11 +1,13 @@
 //! SQL in PostgreSQL's words: its operators and casts, and `pg_catalog`, which its tools look through.
 //!
-//! [`parser`] reads statements, [`catalogs`] those over catalogs; [`relations`] and [`functions`] are what they find there.
+//! [`parser`] reads statements, [`catalogs`] those over catalogs; [`relations`] and [`functions`] are what they find
+//! there. [`tree`] has the pieces that statements are rewritten with.
 
 mod catalogs;
 mod functions;
 mod parser;
 mod relations;
+mod tree;
 
 use std::sync::Arc;
 

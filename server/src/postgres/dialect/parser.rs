@@ -11,54 +11,52 @@
 
 use std::ops::ControlFlow;
 
+use datafusion_pg_catalog::pg_catalog::PG_CATALOG_TABLES;
 use datafusion_pg_catalog::sql::rules::{
     AliasDuplicatedProjectionRewrite, CurrentUserVariableToSessionUserFunctionCall,
-    FixVersionColumnName, PrependUnqualifiedPgTableName, ResolveUnqualifiedIdentifier,
-    RewriteArrayAnyAllOperation, RewritePgCatalogOperator, RewriteRegCastToSubquery,
-    SqlStatementRewriteRule, StripCallableQualifier,
+    FixVersionColumnName, PrependUnqualifiedPgTableName, RewritePgCatalogOperator,
+    RewriteRegCastToSubquery, SqlStatementRewriteRule,
 };
 use tagmill::Error;
 use tagmill::datafusion::sql::parser::Statement;
 use tagmill::datafusion::sql::sqlparser::ast::{
-    self, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Value,
-    VisitMut as _, VisitorMut,
+    self, Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, ObjectName, Query,
+    TableFactor, Value, VisitMut as _, VisitorMut,
 };
 use tagmill::datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use tagmill::datafusion::sql::sqlparser::parser::{Parser as SqlParser, ParserError};
 
 use super::catalogs;
+use super::tree::{call, cast, is_column, last, normal, text, text_of, value};
 
 /// Orders of text that are the order of its bytes, which is the only one here.
 const BYTE_ORDERS: [&str; 5] = ["c", "default", "posix", "ucs_basic", "pg_c_utf8"];
+/// Schemas whose functions have no other names than they have without.
+const SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "public"];
 
 /// Reads statements. One is enough for all connections.
 pub(super) struct Parser {
-    of_all: Vec<Box<dyn SqlStatementRewriteRule>>,
-    of_catalogs: [Box<dyn SqlStatementRewriteRule>; 1],
+    rules: Vec<Box<dyn SqlStatementRewriteRule>>,
 }
 
 impl Parser {
     pub(super) fn new() -> Self {
         Self {
-            of_all: vec![
+            rules: vec![
                 Box::new(AliasDuplicatedProjectionRewrite),
-                Box::new(RewriteArrayAnyAllOperation),
                 Box::new(PrependUnqualifiedPgTableName),
-                Box::new(StripCallableQualifier),
                 Box::new(CurrentUserVariableToSessionUserFunctionCall),
                 Box::new(RewritePgCatalogOperator),
                 Box::new(RewriteRegCastToSubquery::new()),
                 Box::new(FixVersionColumnName),
             ],
-            of_catalogs: [Box::new(ResolveUnqualifiedIdentifier)],
         }
     }
 
     /// The one statement of a text.
     ///
     /// # Errors
-    /// [`Error::Sql`] if it cannot be read, is none or several, or orders text otherwise than by its bytes.
+    /// [`Error::Sql`] if it cannot be read, is none or several, or has words that mean nothing here.
     pub(super) fn parse(&self, sql: &str) -> tagmill::Result<Statement> {
         let statements = SqlParser::new(&PostgreSqlDialect {})
             .try_with_sql(sql)
@@ -70,13 +68,10 @@ impl Parser {
         if let ControlFlow::Break(refused) = statement.visit(&mut Words) {
             return Err(Error::Sql(refused));
         }
-        for rule in &self.of_all {
+        for rule in &self.rules {
             statement = rule.rewrite(statement);
         }
         if catalogs::reads_catalogs_alone(&statement) {
-            for rule in &self.of_catalogs {
-                statement = rule.rewrite(statement);
-            }
             catalogs::rewrite(&mut statement);
         }
         Ok(Statement::Statement(Box::new(statement)))
@@ -87,37 +82,38 @@ fn of_parser(error: &ParserError) -> Error {
     Error::Sql(error.to_string().replacen("sql parser error: ", "syntax error: ", 1))
 }
 
-/// A call of a function.
-pub(super) fn call(name: &str, arguments: impl IntoIterator<Item = Expr>) -> Expr {
-    let unnamed = |argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument));
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
-        args: FunctionArguments::List(FunctionArgumentList {
-            args: arguments.into_iter().map(unnamed).collect(),
-            duplicate_treatment: None,
-            clauses: Vec::new(),
-        }),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
-}
-
-/// Words for which there are others that mean the same.
+/// Puts words in place of others that mean the same, and refuses what means nothing here.
 struct Words;
 
 impl VisitorMut for Words {
     type Break = String;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<String> {
+        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let name = normal(&table.alias.name);
+            if PG_CATALOG_TABLES.contains(&name.as_str()) {
+                return ControlFlow::Break(format!(
+                    "WITH {name}: that is a relation of pg_catalog; choose another name"
+                ));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<String> {
+        if let TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } =
+            table
+        {
+            strip(name);
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<String> {
         match expr {
+            Expr::Function(function) => strip(&mut function.name),
             Expr::Collate { expr: inner, collation } => {
-                let name = collation.0.last().and_then(|part| part.as_ident());
-                let name = name.map(|name| name.value.to_lowercase()).unwrap_or_default();
-                if !BYTE_ORDERS.contains(&name.as_str()) {
+                if !BYTE_ORDERS.contains(&last(collation).to_lowercase().as_str()) {
                     return ControlFlow::Break(format!(
                         "there is no collation {collation}: text is compared by its bytes; leave COLLATE away, or write COLLATE \"C\""
                     ));
@@ -134,83 +130,108 @@ impl VisitorMut for Words {
                     *escape_char = None;
                 }
             }
-            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
-                if let Some(list) = elements(right) {
+            Expr::AnyOp { left, compare_op, right, .. } => match elements(right) {
+                Ok(Some(list)) if *compare_op == BinaryOperator::Eq => {
                     *expr = in_list(left, list, false);
                 }
-            }
-            Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
-                if let Some(list) = elements(right) {
+                Ok(Some(list)) => **right = array(list),
+                Ok(None) => {}
+                Err(refused) => return ControlFlow::Break(refused),
+            },
+            Expr::AllOp { left, compare_op, right } => match elements(right) {
+                Ok(Some(list)) if *compare_op == BinaryOperator::NotEq => {
                     *expr = in_list(left, list, true);
                 }
+                Ok(Some(list)) => **right = array(list),
+                Ok(None) => {}
+                Err(refused) => return ControlFlow::Break(refused),
+            },
+            // DBeaver writes the name where the number would be.
+            Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
+                if is_column(left, "relnamespace") && is_name(right) =>
+            {
+                let regnamespace = ObjectName::from(vec![ast::Ident::new("regnamespace")]);
+                **right = cast((**right).clone(), DataType::Custom(regnamespace, Vec::new()));
             }
             Expr::Cast {
                 kind: CastKind::Cast | CastKind::DoubleColon,
                 expr: inner,
                 data_type: DataType::Array(_),
                 ..
-            } => {
-                if let Some(list) = text_of(inner).and_then(elements_of_text) {
-                    **inner = Expr::Array(Array { elem: list, named: true });
-                }
-            }
+            } => match text_of(inner).map(elements_of_text) {
+                Some(Ok(list)) => **inner = array(list),
+                Some(Err(refused)) => return ControlFlow::Break(refused),
+                None => {}
+            },
             _ => {}
         }
         ControlFlow::Continue(())
     }
 }
 
+/// Whether an expression is a text, and not a number in one.
+fn is_name(expr: &Expr) -> bool {
+    text_of(expr).is_some_and(|text| text.parse::<i64>().is_err())
+}
+
+/// Functions stand without the name of their schema.
+fn strip(name: &mut ObjectName) {
+    if let [schema, _] = name.0.as_slice()
+        && schema.as_ident().is_some_and(|schema| SCHEMAS.contains(&normal(schema).as_str()))
+    {
+        name.0.remove(0);
+    }
+}
+
 /// `x = ANY (list)` or `x <> ALL (list)`: what IN means, with nulls too.
 fn in_list(left: &Expr, list: Vec<Expr>, negated: bool) -> Expr {
     if list.is_empty() {
-        return Expr::Value(Value::Boolean(negated).with_empty_span());
+        return value(Value::Boolean(negated));
     }
     Expr::InList { expr: Box::new(left.clone()), list, negated }
 }
 
-/// The elements of an array that stands in the text: `ARRAY[..]`, `'{..}'`, `'{..}'::T[]`.
-fn elements(array: &Expr) -> Option<Vec<Expr>> {
+fn array(elem: Vec<Expr>) -> Expr {
+    Expr::Array(Array { elem, named: true })
+}
+
+/// The elements of an array that stands in the text: `ARRAY[..]`, `'{..}'`, `'{..}'::T[]`. None of one that does not.
+///
+/// # Errors
+/// A text that is no array, or has more than one dimension.
+fn elements(array: &Expr) -> Result<Option<Vec<Expr>>, String> {
+    if let Some(text) = text_of(array) {
+        return elements_of_text(text).map(Some);
+    }
     match array {
         Expr::Nested(inner) => elements(inner),
-        Expr::Array(array) => Some(array.elem.clone()),
-        Expr::Value(_) => text_of(array).and_then(elements_of_text),
-        Expr::Cast { expr: inner, data_type: DataType::Array(of), .. } => {
-            let (ArrayElemTypeDef::SquareBracket(of, None) | ArrayElemTypeDef::Parenthesis(of)) =
-                of
-            else {
-                return None;
-            };
-            let cast = |element: Expr| Expr::Cast {
-                kind: CastKind::Cast,
-                expr: Box::new(element),
-                data_type: (**of).clone(),
-                array: false,
-                format: None,
-            };
-            Some(elements(inner)?.into_iter().map(cast).collect())
+        Expr::Array(array) => Ok(Some(array.elem.clone())),
+        Expr::Cast {
+            expr: inner,
+            data_type:
+                DataType::Array(
+                    ArrayElemTypeDef::SquareBracket(of, None) | ArrayElemTypeDef::Parenthesis(of),
+                ),
+            ..
+        } => {
+            let typed = |element| cast(element, (**of).clone());
+            Ok(elements(inner)?.map(|list| list.into_iter().map(typed).collect()))
         }
-        _ => None,
+        _ => Ok(None),
     }
 }
 
-fn text_of(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The elements of an array of one dimension in PostgreSQL's text, such as `{a,"b, c",NULL}`. None if it is another text.
+/// The elements of an array of one dimension in PostgreSQL's text, such as `{a,"b, c",NULL}`.
 ///
 /// Source: <https://www.postgresql.org/docs/16/arrays.html#ARRAYS-IO>
-fn elements_of_text(text: &str) -> Option<Vec<Expr>> {
-    let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+fn elements_of_text(whole: &str) -> Result<Vec<Expr>, String> {
+    let refused =
+        || format!("'{whole}' is no array of one dimension, such as '{{a,\"b, c\",NULL}}'");
+    let inner = whole.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let inner = inner.ok_or_else(refused)?;
     let mut found = Vec::new();
     if inner.trim().is_empty() {
-        return Some(found);
+        return Ok(found);
     }
     let mut rest = inner.chars().peekable();
     loop {
@@ -219,14 +240,14 @@ fn elements_of_text(text: &str) -> Option<Vec<Expr>> {
         let mut element = String::new();
         loop {
             match rest.peek() {
-                None if is_quoted => return None,
+                None if is_quoted => return Err(refused()),
                 None => break,
                 Some('"') if is_quoted => break,
                 Some(',') if !is_quoted => break,
-                Some('{' | '}' | '"') if !is_quoted => return None,
+                Some('{' | '}' | '"') if !is_quoted => return Err(refused()),
                 Some('\\') => {
                     rest.next();
-                    element.push(rest.next()?);
+                    element.push(rest.next().ok_or_else(refused)?);
                 }
                 Some(_) => element.extend(rest.next()),
             }
@@ -237,16 +258,15 @@ fn elements_of_text(text: &str) -> Option<Vec<Expr>> {
         } else {
             element.truncate(element.trim_end().len());
             if element.is_empty() {
-                return None;
+                return Err(refused());
             }
         }
         let is_null = !is_quoted && element.eq_ignore_ascii_case("null");
-        let value = if is_null { Value::Null } else { Value::SingleQuotedString(element) };
-        found.push(Expr::Value(value.with_empty_span()));
+        found.push(if is_null { value(Value::Null) } else { text(&element) });
         match rest.next() {
-            None => return Some(found),
+            None => return Ok(found),
             Some(',') => {}
-            Some(_) => return None,
+            Some(_) => return Err(refused()),
         }
     }
 }
@@ -268,10 +288,17 @@ mod tests {
                 "SELECT 1 WHERE a NOT IN ('x', 'y, z', NULL)",
             ),
             (
-                "SELECT 1 WHERE a = ANY ('{1,2}'::int[])",
+                "SELECT 1 WHERE a = ANY (('{1,2}')::int[])",
                 "SELECT 1 WHERE a IN (CAST('1' AS INT), CAST('2' AS INT))",
             ),
+            ("SELECT 1 WHERE a = ANY (E'{1}')", "SELECT 1 WHERE a IN ('1')"),
             ("SELECT 1 WHERE a = ANY ('{}')", "SELECT 1 WHERE false"),
+            ("SELECT 1 WHERE a > ALL ('{1,2}')", "SELECT 1 WHERE a > ALL(ARRAY['1', '2'])"),
+            (
+                "SELECT 1 WHERE a = ANY (SELECT b FROM t)",
+                "SELECT 1 WHERE a = ANY((SELECT b FROM t))",
+            ),
+            ("SELECT 1 WHERE a = ANY ($1)", "SELECT 1 WHERE a = ANY($1)"),
             ("SELECT '{\"a\\\"b\", c}'::text[]", "SELECT ARRAY['a\"b', 'c']::TEXT[]"),
             (
                 "SELECT 1 WHERE a LIKE b || '%' ESCAPE '/'",
@@ -282,25 +309,52 @@ mod tests {
                 "SELECT 1 WHERE a NOT ILIKE like_escape('x', '')",
             ),
             ("SELECT a COLLATE \"C\" FROM t", "SELECT (a) FROM t"),
-            // What is no array stays what it is.
+            (
+                "SELECT pg_catalog.max(a), nowhere.max(a) FROM pg_catalog.unnest(b)",
+                "SELECT max(a), nowhere.max(a) FROM unnest(b)",
+            ),
+            // What is neither cast nor compared is a text.
             ("SELECT '{1,2'", "SELECT '{1,2'"),
-            ("SELECT '{{1},{2}}'::int[]", "SELECT '{{1},{2}}'::INT[]"),
         ] {
-            assert_eq!(rewritten(sql), wanted);
+            assert_eq!(rewritten(sql), wanted, "{sql}");
         }
-        let refused =
-            Parser::new().parse("SELECT a FROM t ORDER BY a COLLATE \"de_DE\"").unwrap_err();
-        assert!(refused.to_string().contains("compared by its bytes"), "{refused}");
+    }
+
+    #[test]
+    fn what_would_mean_something_else_is_refused() {
+        for (sql, why) in [
+            ("SELECT a FROM t ORDER BY a COLLATE \"de_DE\"", "compared by its bytes"),
+            ("SELECT 1 WHERE a = ANY ('{1,2')", "no array of one dimension"),
+            ("SELECT 1 WHERE a <> ALL ('{{1},{2}}')", "no array of one dimension"),
+            ("SELECT 1 WHERE a = ANY ('{a,,b}')", "no array of one dimension"),
+            ("SELECT 'x'::text[]", "no array of one dimension"),
+            (
+                "WITH PG_settings AS (SELECT tag FROM tags) SELECT * FROM pg_settings",
+                "choose another name",
+            ),
+            ("SELECT 1; SELECT 2", "one statement at a time"),
+        ] {
+            let refused = Parser::new().parse(sql).unwrap_err().to_string();
+            assert!(refused.contains(why), "{sql}: {refused}");
+        }
     }
 
     #[test]
     fn statements_over_the_plant_are_not_rewritten_like_those_over_catalogs() {
+        let of_the_row = "(SELECT t.tag FROM tags AS t WHERE t.tag <> c.relname)";
         for sql in [
             "SELECT t.tag, (SELECT s.value FROM samples AS s WHERE s.tag = t.tag) AS v FROM tags AS t",
             "SELECT (SELECT max(samples.value) FROM samples)",
             "SELECT (SELECT w.value FROM pg_catalog.pg_class AS c WHERE c.relname = w.tag) FROM grid('a') AS w",
+            "SELECT (SELECT w.value FROM pg_catalog.pg_class AS c WHERE c.relname = w.tag) FROM LATERAL grid('a') AS w",
             "SELECT t.*, c.relname FROM tags AS t JOIN pg_catalog.pg_class AS c ON unit = relname",
             "WITH w AS (SELECT tag FROM tags) SELECT (SELECT tag FROM w) FROM pg_catalog.pg_index AS i",
+            &format!(
+                "WITH tags AS (SELECT * FROM tags) SELECT {of_the_row} FROM pg_catalog.pg_class AS c"
+            ),
+            &format!(
+                "WITH \"TAGS\" AS (SELECT 1) SELECT {of_the_row} FROM pg_catalog.pg_class AS c"
+            ),
         ] {
             assert_eq!(rewritten(sql), sql);
         }

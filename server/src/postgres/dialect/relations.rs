@@ -48,7 +48,7 @@ pub(super) const EMPTY: [&str; 26] = [
 
 /// Columns of text arrays, null in all rows, which the library lacks or has as text: of rights and options, which nothing
 /// here has.
-const NULL_ARRAYS: [(&str, &str); 7] = [
+pub(super) const NULL_ARRAYS: [(&str, &str); 7] = [
     ("pg_attribute", "attacl"),
     ("pg_attribute", "attoptions"),
     ("pg_class", "relacl"),
