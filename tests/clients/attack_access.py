@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import threading
 import time
@@ -20,7 +21,7 @@ import pyarrow.ipc
 import flight_client
 from attack_sql import by_http, by_postgres, listing
 from grpc_client import generate, messages, new
-from plant import NEW, ROWS, START, Authority, check, equal, run
+from plant import NEW, ROWS, START, Authority, certify, check, equal, run
 from witness import ask_http, post_http
 
 WAIT_S = 60
@@ -474,10 +475,13 @@ def failed_logins(plant):
 
 
 GATEWAY = "urn:tagmill:gateway:g1"
+# The server looks at its files every five seconds.
+NEW_FILES_S = 20
 
 
-def certificates(plant, authority):
+def certificates(plant):
     """Against a server that asks gateways for certificates. Names stand for tokens; what is revoked, foreign or missing is refused."""
+    authority = Authority(plant.scratch / "authority")
     good, revoked, late = [authority.issue(name, GATEWAY) for name in ["good", "revoked", "late"]]
     nameless = authority.issue("nameless", "urn:tagmill:gateway:nobody")
     foreign = Authority(plant.scratch / "foreign").issue("foreign", GATEWAY)
@@ -513,4 +517,55 @@ def certificates(plant, authority):
         equal(by_postgres(plant, "SELECT count(*) FROM samples WHERE tag = 'plant/u1/T'").rows, [(ROWS,)], "other doors ask for tokens alone")
 
 
+def new_certificate(plant):
+    """Of the server itself: whoever signed it, new connections see it at each door; a bad one is told, and the one in use stays.
+    Connections that are there go on."""
+    said, bad, other, before = plant.scratch / "said", plant.scratch / "bad.pem", plant.scratch / "other", (plant.ca, plant.cert, plant.key)
+    other.mkdir()
+    certify(other)
+    bad.write_text("no certificate")
+    plant.cert, plant.key = plant.scratch / "used.pem", plant.scratch / "used.key"
+
+    def put(cert, key):
+        for source, target in [(cert, plant.cert), (key, plant.key)]:
+            part = target.with_suffix(".part")
+            shutil.copyfile(source, part)
+            os.replace(part, target)
+
+    def until(holds, what):
+        deadline = time.monotonic() + NEW_FILES_S
+        while not holds():
+            check(time.monotonic() < deadline, f"{what}, within {NEW_FILES_S} s: {said.read_text()}")
+            time.sleep(1)
+
+    def seen_by(ca):
+        plant.ca = ca
+        return [door for door, found in at_each_door(plant, "SELECT 1", "reader").items() if found == [[1]]]
+
+    put(*before[1:])
+    with said.open("w") as file, plant.serve(stderr=file), psycopg.connect(**plant.words(), autocommit=True) as old, channel_of(plant) as channel:
+        stub = messages["QueryStub"](channel)
+
+        def old_ones_go_on():
+            equal(old.execute("SELECT 1").fetchone(), (1,), "a connection that was there")
+            list(stub.Execute(new("ExecuteRequest", sql="SELECT 1"), timeout=WAIT_S, metadata=header(plant, "reader")))
+
+        old_ones_go_on()
+        put(other / "server.pem", other / "server.key")
+        until(lambda: seen_by(other / "ca.pem") == list(DOORS), "a new certificate is seen at all doors")
+        equal(seen_by(before[0]), [], "doors that show the old one")
+        old_ones_go_on()
+        for cert, why in [(bad, "there is no certificate in it"), (before[1], "the key is not that of")]:
+            known = len(said.read_text())
+            put(cert, other / "server.key")
+            until(lambda: re.search(f"ERROR.* the old certificate stays in use: .*{why}", said.read_text()[known:]), f"a bad one is told: {why}")
+            equal(seen_by(other / "ca.pem"), list(DOORS), f"doors that show the one before: {why}")
+            old_ones_go_on()
+        put(*before[1:])
+        until(lambda: seen_by(before[0]) == list(DOORS), "a good one after bad ones is seen at all doors")
+        old_ones_go_on()
+    plant.ca, plant.cert, plant.key = before
+
+
+APART_CASES = [certificates, new_certificate]
 ACCESS_CASES = [scope_escapes, same_words, timing, others_statements, ended_tokens, readers_who_write, paths, new_tags]
