@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import statistics
+import subprocess
 import threading
 import time
 
@@ -362,8 +363,24 @@ OURS = re.compile(r"(LOCK|ballast|registry\.log|access\.toml(\.lock)?|audit(-[0-
                   r"|wal/[0-9a-f-]+\.wal|segments/[a-z0-9-]+\.seg)")
 
 
+IMPORT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def import_as(plant, name, *target):
+    """Imports a file under an id, which no command line takes with a NUL in it."""
+    file = plant.scratch / "one.csv"
+    file.write_text("tag,ts,value\npaths/imported,2026-03-01T00:00:00Z,1\n")
+    words = [plant.binary, "import", file, "--map", "tag=tag,time=ts,value=value", f"--id={name}", *target]
+    secrets = {"TAGMILL_TOKEN": plant.tokens["boss"], "TAGMILL_CA": str(plant.ca)}
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=WAIT_S, env={**os.environ, **secrets})
+    is_right = done.returncode == 0 if IMPORT_ID.fullmatch(name) else done.returncode == 2 and "an id has 1 to 64" in done.stderr
+    check(is_right, f"an import with the id {name!r} into {target}: {done.returncode} {done.stdout} {done.stderr}")
+
+
 def paths(plant):
-    """Names that are ways out of a folder: of tags, of backups, of idempotency keys, of gateways, of lines."""
+    """Names that are ways out of a folder: of tags, of backups, of idempotency keys, of gateways, of lines, of imports."""
+    imported = plant.scratch / "imported"
+    import_as(plant, "first", "--data", imported)
     before = listing(plant)
     with channel_of(plant) as channel:
         admin, ingest = messages["AdminStub"](channel), messages["IngestStub"](channel)
@@ -380,6 +397,9 @@ def paths(plant):
                 list(ingest.Stream(iter([hello, new("ClientMessage", flush=new("Flush", id=1))]), timeout=10, metadata=header(plant, "boss")))
             with contextlib.suppress(grpc.RpcError):
                 admin.SetStates(new("SetStatesRequest", set=name, labels={0: name[:100]}), timeout=WAIT_S, metadata=header(plant, "boss"))
+            if "\0" not in name:
+                import_as(plant, name, "--connect", f"https://localhost:{plant.grpc}")
+                import_as(plant, name, "--data", imported)
             is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", name)
             try:
                 answer = admin.Backup(new("BackupRequest", name=name), timeout=WAIT_S, metadata=header(plant, "boss"))
@@ -387,17 +407,21 @@ def paths(plant):
             except grpc.RpcError as error:
                 check(not is_plain and error.code() == grpc.StatusCode.INVALID_ARGUMENT, f"a backup of {name!r}: {error.code()} {error.details()}")
     after = [path for path in listing(plant) if path not in before]
-    outside = [path for path in after if not path.startswith(f"{plant.scratch / 'backups'}{os.sep}")]
+    outside = [path for path in after if not path.startswith((f"{plant.scratch / 'backups'}{os.sep}", f"{imported}{os.sep}"))]
     equal(outside, [], "files outside of the folders")
-    inside = [str(path.relative_to(plant.data)) for path in plant.data.rglob("*") if path.is_file()]
+    inside = [str(path.relative_to(data)) for data in [plant.data, imported] for path in data.rglob("*") if path.is_file()]
     equal([name for name in inside if not OURS.fullmatch(name)], [], "files of the database with names that are not its own")
     for path in ["/etc/tagmill-x", "/x", plant.scratch.parent / "x"]:
         check(not pathlib.Path(path).exists(), f"{path} is not there")
+    # What is an id of an import is text in the name of its gateway.
+    wanted = {f"import/{name}" for name in PATHS if IMPORT_ID.fullmatch(name)}
+    found = {name for (name,) in by_grpc(plant, "SELECT gateway FROM system.gateways WHERE gateway LIKE 'import/%'", "boss")}
+    equal(found, wanted, "ids of imports")
     # Names that are tags are told from each other, whatever they look like on the way.
     found = {name for (name,) in by_grpc(plant, "SELECT tag FROM tags", "boss")}
     for name in [".", "..", "../x", "a/../b", "a//b", "/a", "a/", " a", "a "]:
         check(name not in found, f"{name!r} is no tag")
-    return f"{len(PATHS)} names by five ways"
+    return f"{len(PATHS)} names by seven ways"
 
 
 # ---- quotas and logins -----------------------------------------------------------------------------------------------
