@@ -8,7 +8,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 
@@ -20,7 +22,7 @@ import pyarrow.ipc
 import flight_client
 from attack_sql import by_http, by_postgres, listing
 from grpc_client import generate, messages, new
-from plant import NEW, ROWS, START, Authority, check, equal, run
+from plant import NEW, ROWS, START, Authority, certify, check, equal, run
 from witness import ask_http, post_http
 
 WAIT_S = 60
@@ -361,8 +363,24 @@ OURS = re.compile(r"(LOCK|ballast|registry\.log|access\.toml(\.lock)?|audit(-[0-
                   r"|wal/[0-9a-f-]+\.wal|segments/[a-z0-9-]+\.seg)")
 
 
+IMPORT_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def import_as(plant, name, *target):
+    """Imports a file under an id, which no command line takes with a NUL in it."""
+    file = plant.scratch / "one.csv"
+    file.write_text("tag,ts,value\npaths/imported,2026-03-01T00:00:00Z,1\n")
+    words = [plant.binary, "import", file, "--map", "tag=tag,time=ts,value=value", f"--id={name}", *target]
+    secrets = {"TAGMILL_TOKEN": plant.tokens["boss"], "TAGMILL_CA": str(plant.ca)}
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=WAIT_S, env={**os.environ, **secrets})
+    is_right = done.returncode == 0 if IMPORT_ID.fullmatch(name) else done.returncode == 2 and "an id has 1 to 64" in done.stderr
+    check(is_right, f"an import with the id {name!r} into {target}: {done.returncode} {done.stdout} {done.stderr}")
+
+
 def paths(plant):
-    """Names that are ways out of a folder: of tags, of backups, of idempotency keys, of gateways, of lines."""
+    """Names that are ways out of a folder: of tags, of backups, of idempotency keys, of gateways, of lines, of imports."""
+    imported = plant.scratch / "imported"
+    import_as(plant, "first", "--data", imported)
     before = listing(plant)
     with channel_of(plant) as channel:
         admin, ingest = messages["AdminStub"](channel), messages["IngestStub"](channel)
@@ -379,6 +397,9 @@ def paths(plant):
                 list(ingest.Stream(iter([hello, new("ClientMessage", flush=new("Flush", id=1))]), timeout=10, metadata=header(plant, "boss")))
             with contextlib.suppress(grpc.RpcError):
                 admin.SetStates(new("SetStatesRequest", set=name, labels={0: name[:100]}), timeout=WAIT_S, metadata=header(plant, "boss"))
+            if "\0" not in name:
+                import_as(plant, name, "--connect", f"https://localhost:{plant.grpc}")
+                import_as(plant, name, "--data", imported)
             is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", name)
             try:
                 answer = admin.Backup(new("BackupRequest", name=name), timeout=WAIT_S, metadata=header(plant, "boss"))
@@ -386,17 +407,21 @@ def paths(plant):
             except grpc.RpcError as error:
                 check(not is_plain and error.code() == grpc.StatusCode.INVALID_ARGUMENT, f"a backup of {name!r}: {error.code()} {error.details()}")
     after = [path for path in listing(plant) if path not in before]
-    outside = [path for path in after if not path.startswith(f"{plant.scratch / 'backups'}{os.sep}")]
+    outside = [path for path in after if not path.startswith((f"{plant.scratch / 'backups'}{os.sep}", f"{imported}{os.sep}"))]
     equal(outside, [], "files outside of the folders")
-    inside = [str(path.relative_to(plant.data)) for path in plant.data.rglob("*") if path.is_file()]
+    inside = [str(path.relative_to(data)) for data in [plant.data, imported] for path in data.rglob("*") if path.is_file()]
     equal([name for name in inside if not OURS.fullmatch(name)], [], "files of the database with names that are not its own")
     for path in ["/etc/tagmill-x", "/x", plant.scratch.parent / "x"]:
         check(not pathlib.Path(path).exists(), f"{path} is not there")
+    # What is an id of an import is text in the name of its gateway.
+    wanted = {f"import/{name}" for name in PATHS if IMPORT_ID.fullmatch(name)}
+    found = {name for (name,) in by_grpc(plant, "SELECT gateway FROM system.gateways WHERE gateway LIKE 'import/%'", "boss")}
+    equal(found, wanted, "ids of imports")
     # Names that are tags are told from each other, whatever they look like on the way.
     found = {name for (name,) in by_grpc(plant, "SELECT tag FROM tags", "boss")}
     for name in [".", "..", "../x", "a/../b", "a//b", "/a", "a/", " a", "a "]:
         check(name not in found, f"{name!r} is no tag")
-    return f"{len(PATHS)} names by five ways"
+    return f"{len(PATHS)} names by seven ways"
 
 
 # ---- quotas and logins -----------------------------------------------------------------------------------------------
@@ -474,10 +499,13 @@ def failed_logins(plant):
 
 
 GATEWAY = "urn:tagmill:gateway:g1"
+# The server looks at its files every five seconds.
+NEW_FILES_S = 20
 
 
-def certificates(plant, authority):
+def certificates(plant):
     """Against a server that asks gateways for certificates. Names stand for tokens; what is revoked, foreign or missing is refused."""
+    authority = Authority(plant.scratch / "authority")
     good, revoked, late = [authority.issue(name, GATEWAY) for name in ["good", "revoked", "late"]]
     nameless = authority.issue("nameless", "urn:tagmill:gateway:nobody")
     foreign = Authority(plant.scratch / "foreign").issue("foreign", GATEWAY)
@@ -513,4 +541,55 @@ def certificates(plant, authority):
         equal(by_postgres(plant, "SELECT count(*) FROM samples WHERE tag = 'plant/u1/T'").rows, [(ROWS,)], "other doors ask for tokens alone")
 
 
+def new_certificate(plant):
+    """Of the server itself: whoever signed it, new connections see it at each door; a bad one is told, and the one in use stays.
+    Connections that are there go on."""
+    said, bad, other, before = plant.scratch / "said", plant.scratch / "bad.pem", plant.scratch / "other", (plant.ca, plant.cert, plant.key)
+    other.mkdir()
+    certify(other)
+    bad.write_text("no certificate")
+    plant.cert, plant.key = plant.scratch / "used.pem", plant.scratch / "used.key"
+
+    def put(cert, key):
+        for source, target in [(cert, plant.cert), (key, plant.key)]:
+            part = target.with_suffix(".part")
+            shutil.copyfile(source, part)
+            os.replace(part, target)
+
+    def until(holds, what):
+        deadline = time.monotonic() + NEW_FILES_S
+        while not holds():
+            check(time.monotonic() < deadline, f"{what}, within {NEW_FILES_S} s: {said.read_text()}")
+            time.sleep(1)
+
+    def seen_by(ca):
+        plant.ca = ca
+        return [door for door, found in at_each_door(plant, "SELECT 1", "reader").items() if found == [[1]]]
+
+    put(*before[1:])
+    with said.open("w") as file, plant.serve(stderr=file), psycopg.connect(**plant.words(), autocommit=True) as old, channel_of(plant) as channel:
+        stub = messages["QueryStub"](channel)
+
+        def old_ones_go_on():
+            equal(old.execute("SELECT 1").fetchone(), (1,), "a connection that was there")
+            list(stub.Execute(new("ExecuteRequest", sql="SELECT 1"), timeout=WAIT_S, metadata=header(plant, "reader")))
+
+        old_ones_go_on()
+        put(other / "server.pem", other / "server.key")
+        until(lambda: seen_by(other / "ca.pem") == list(DOORS), "a new certificate is seen at all doors")
+        equal(seen_by(before[0]), [], "doors that show the old one")
+        old_ones_go_on()
+        for cert, why in [(bad, "there is no certificate in it"), (before[1], "the key is not that of")]:
+            known = len(said.read_text())
+            put(cert, other / "server.key")
+            until(lambda: re.search(f"ERROR.* the old certificate stays in use: .*{why}", said.read_text()[known:]), f"a bad one is told: {why}")
+            equal(seen_by(other / "ca.pem"), list(DOORS), f"doors that show the one before: {why}")
+            old_ones_go_on()
+        put(*before[1:])
+        until(lambda: seen_by(before[0]) == list(DOORS), "a good one after bad ones is seen at all doors")
+        old_ones_go_on()
+    plant.ca, plant.cert, plant.key = before
+
+
+APART_CASES = [certificates, new_certificate]
 ACCESS_CASES = [scope_escapes, same_words, timing, others_statements, ended_tokens, readers_who_write, paths, new_tags]

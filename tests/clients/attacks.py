@@ -15,11 +15,11 @@ import shutil
 import sys
 import tempfile
 
-from attack_access import ACCESS_CASES, GATEWAY, certificates, failed_logins
+from attack_access import ACCESS_CASES, APART_CASES, GATEWAY, failed_logins
 from attack_network import NETWORK_CASES, PATIENT_CASES
 from attack_sql import SQL_CASES
 from grpc_client import generate
-from plant import Authority, Plant, run_cases
+from plant import Plant, run_cases
 from witness import beside_a_witness
 
 
@@ -30,7 +30,7 @@ def main():
         return
     # Failed logins make the address of all these cases wait: they come last.
     cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *PATIENT_CASES, failed_logins]
-    names = [case.__name__ for case in cases] + [certificates.__name__]
+    names = [case.__name__ for case in [*cases, *APART_CASES]]
     unknown = [name for name in wanted if name not in names]
     if unknown:
         sys.exit(f"attacks: there is no case {', '.join(unknown)}: there are {', '.join(names)}")
@@ -42,15 +42,9 @@ def main():
         patient = [case for case in chosen if case in PATIENT_CASES]
         patient = patient and beside.submit(besieged, plant_in(binary, scratch / "patient"), patient)
         plant = plant_in(binary, scratch / "plant")
-
-        # It has a server of its own, which asks for certificates.
-        def with_authority(plant):
-            return certificates(plant, Authority(plant.scratch / "authority"))
-
-        with_authority.__name__ = certificates.__name__
-        apart = [with_authority] if not wanted or certificates.__name__ in wanted else []
         failed = besieged(plant, [case for case in chosen if case not in PATIENT_CASES])
-        failed += run_cases("attacks", plant, apart, goes_on=True)
+        # Each of these has a server of its own.
+        failed += run_cases("attacks", plant, APART_CASES, goes_on=True)
         failed += patient.result() if patient else []
     if failed:
         sys.exit(f"attacks: failed: {', '.join(failed)}")

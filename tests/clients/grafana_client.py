@@ -21,7 +21,7 @@ import time
 import psycopg
 
 from grafana import Asked, expand, with_variables
-from plant import START, Plant, check, equal
+from plant import START, WAIT_S, Plant, check, equal
 
 GRAFANA = pathlib.Path(__file__).resolve().parents[2] / "docs" / "grafana"
 NAMES = ["overview", "tags", "ingest", "server"]
@@ -50,11 +50,13 @@ def main():
     with tempfile.TemporaryDirectory(prefix="tagmill-grafana-") as scratch:
         plant = Plant(binary, pathlib.Path(scratch))
         fill(plant)
-        with plant.serve():
-            for case in [macros, forms, provisioning, statements, other_ranges, answers, scopes, own_figures, catalog, breaks]:
-                began = time.monotonic()
-                said = case(plant)
-                print(f"grafana_client: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
+        cases = [macros, forms, provisioning, statements, other_ranges, answers, scopes, own_figures, catalog, breaks]
+        for every, cases in [("off", cases), ("1s", [figures_of_a_server])]:
+            with plant.serve(own_figures=every):
+                for case in cases:
+                    began = time.monotonic()
+                    said = case(plant)
+                    print(f"grafana_client: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
     print("grafana_client: everything as it should be")
 
 
@@ -73,8 +75,8 @@ def fill(plant):
             quality = "Bad" if number < 30 else "Uncertain" if number < 60 else "Good"
             rows.append(["mill/kiln/FI-2.PV", at, 120 if number == 299 else number % 7, quality])
         rows.append(["mill/pump/P-1.STATE", at, 2 if number // 60 % 2 else 0, "Good"])
-        rows.append(["tagmill/one/samples", at, number * 100, "Good"])
-        rows.append(["tagmill/one/memory_bytes", at, 2**30, "Good"])
+        rows.append(["tagmill/samples_total", at, number * 100, "Good"])
+        rows.append(["tagmill/resident_bytes", at, 2**30, "Good"])
     # It was never Good.
     rows.append(["mill/kiln/O'Brien_5%", START.isoformat(), 1, "Bad"])
     path = plant.scratch / "mill.csv"
@@ -88,8 +90,8 @@ def fill(plant):
         "mill/pump/P-1.STATE": {"type": "state", "states": {"0": "STOP", "2": "RUN"}, "labels": {"area": "pump"}},
         "mill/kiln/O'Brien_5%": {"type": "f64"},
         "mill/never": {"type": "f64"},
-        "tagmill/one/samples": {"type": "f64"},
-        "tagmill/one/memory_bytes": {"type": "f64"},
+        "tagmill/samples_total": {"type": "f64"},
+        "tagmill/resident_bytes": {"type": "f64"},
     }
     known = plant.scratch / "mill.json"
     known.write_text(json.dumps({"tags": attributes}))
@@ -372,9 +374,31 @@ def scopes(plant):
 
 def own_figures(plant):
     """The server's own tags: those that are there, and one name that stands for none."""
-    for user, wanted in [("reader", ["tagmill/one/samples"]), ("unit1", ["none yet"])]:
+    for user, wanted in [("reader", ["tagmill/samples_total"]), ("unit1", ["none yet"])]:
         with Session(plant, user) as session:
             equal(session.choose("ingest", dashboards()["ingest"], ASKED)["own"], wanted, f"own tags of {user}")
+
+
+def figures_of_a_server(plant):
+    """What a server itself writes below tagmill/: one dashboard chooses and draws each, and no word of a choice stands for nothing."""
+    recent = "SELECT DISTINCT tag FROM samples WHERE tag LIKE 'tagmill/%' AND ts > now() - INTERVAL '5 minutes' ORDER BY tag"
+    deadline, chosen = time.monotonic() + WAIT_S, []
+    with Session(plant) as session:
+        while not (written := [tag for (tag,) in session.ask(recent, "figures")[1]]):
+            check(time.monotonic() < deadline, "figures are written")
+            time.sleep(0.2)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        asked = Asked(now - datetime.timedelta(minutes=5), now + datetime.timedelta(minutes=1), 1)
+        for name in ["ingest", "server"]:
+            dashboard = dashboards()[name]
+            values = session.choose(name, dashboard, asked)
+            check(session.draw(name, dashboard, asked, values)[f"{name}: $own"] >= len(values["own"]), f"{name}: rows of {values['own']}")
+            chosen += values["own"]
+            [own] = [variable["query"] for variable in dashboard["templating"]["list"] if variable["name"] == "own"]
+            for word in re.search(r"tag ~ '\((.+)\)'", own)[1].split("|"):
+                check(any(word in tag for tag in written), f"{name}: {word!r} is in a name of {written}")
+    equal(sorted(chosen), written, "tags in the dashboards, of those that a server writes,")
+    return f"{len(chosen)} tags"
 
 
 def catalog(plant):

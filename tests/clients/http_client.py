@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import warnings
 
 import pyarrow.ipc
 
-from plant import ODD, ROWS, Plant, check, equal, run
+from plant import ODD, ROWS, WAIT_S, Plant, check, equal, run
 
 warnings.filterwarnings("ignore")
 import influxdb_client  # noqa: E402
@@ -35,11 +36,13 @@ def main():
         return
     with tempfile.TemporaryDirectory(prefix="tagmill-http-") as scratch:
         plant = Plant(binary, pathlib.Path(scratch))
-        with plant.serve():
-            for case in [anybody, statements, forms, latest, lines, packed, refusals, scopes, figures, library, strangers]:
-                began = time.monotonic()
-                said = case(plant)
-                print(f"http_client: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
+        cases = [anybody, statements, forms, latest, lines, packed, refusals, scopes, figures, library, strangers]
+        for every, cases in [("off", cases), ("1s", [own_figures])]:
+            with plant.serve(own_figures=every):
+                for case in cases:
+                    began = time.monotonic()
+                    said = case(plant)
+                    print(f"http_client: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
     print("http_client: everything as it should be")
 
 
@@ -188,6 +191,32 @@ def figures(plant):
     check("text/plain; version=0.0.4" in head, f"its type: {head}")
     values = dict(line.split(" ") for line in body.decode().splitlines() if not line.startswith("#"))
     check(float(values["tagmill_samples_total"]) > 10_000 and float(values["tagmill_tags"]) > 5, f"figures: {values}")
+
+
+def own_figures(plant):
+    """The figures of /metrics as tags: what is written here counts in them, and so do their own samples."""
+    written = 100
+    data = b"".join(b"own v=1 %d\n" % number for number in range(written))
+    status, _, body = curl(plant, "/api/v1/write", user="gateway", data=data)
+    equal((status, body), (204, b""), "lines")
+    text = "SELECT extract(epoch FROM ts) AS at, value FROM samples WHERE tag = 'tagmill/samples_total' ORDER BY ts"
+    deadline = time.monotonic() + WAIT_S
+    while len(found := rows(plant, text)) < 4 or found[-1]["value"] < written:
+        check(time.monotonic() < deadline, f"figures are written: {found}")
+        time.sleep(0.5)
+    names = {row["tag"] for row in rows(plant, "SELECT tag FROM tags WHERE tag LIKE 'tagmill/%'")}
+    _, _, body = curl(plant, "/metrics")
+    equal({name.replace("/", "_") for name in names}, set(re.findall(r"^tagmill_\w+", body.decode(), re.M)), "names of tags and figures")
+    beside = [row["value"] - number * len(names) for number, row in enumerate(found)]
+    is_right = beside == sorted(beside) and set(beside) <= {0, written} and beside[-1] == written
+    check(is_right, f"counts without the server's own samples: {beside}")
+    since, until = found[0]["at"], found[-1]["at"]
+    check(abs(time.time() - until) < 10 and until - since > (len(found) - 1) / 2, f"no more than one a second, until now: {found}")
+    [tags] = rows(plant, "SELECT value, (SELECT count(*) FROM tags) AS wanted FROM latest WHERE tag = 'tagmill/tags'")
+    equal(tags["value"], tags["wanted"], "tagmill/tags")
+    for relation in ["tags", "latest", "samples"]:
+        equal(rows(plant, f"SELECT tag FROM {relation} WHERE tag LIKE 'tagmill/%'", user="unit1"), [], f"{relation} of a scope elsewhere")
+    return f"{len(names)} tags"
 
 
 def library(plant):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What lies in packaging/, against the real binary: the example configuration, the systemd unit, the Dockerfile.
+"""What lies in packaging/, against the real binary: the example configuration, the systemd unit, the Dockerfile; and the log.
 
     python packaging_check.py PATH_TO_TAGMILL
 
@@ -9,6 +9,7 @@ It ends only processes it started.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -23,7 +24,9 @@ import tempfile
 import time
 import tomllib
 
-from plant import WAIT_S, Authority, certify, check, equal, run
+import psycopg
+
+from plant import UTC, WAIT_S, Authority, certify, check, equal, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -35,6 +38,8 @@ CLOSED = {
     "CapabilityBoundingSet": "", "RestrictNamespaces": "yes", "MemoryDenyWriteExecute": "yes", "UMask": "0077",
     "SystemCallArchitectures": "native",
 }
+# What a server says to people at its start and its end, which is text whatever form its log has.
+TO_PEOPLE = re.compile(r"serving |  ask:  |        (psql|curl) |  send: |stopping$|stopped: ")
 
 
 def main():
@@ -44,7 +49,7 @@ def main():
         return
     with tempfile.TemporaryDirectory(prefix="tagmill-packaging-") as scratch:
         site = Site(binary, pathlib.Path(scratch))
-        for case in [configuration, words, pages, unit, readiness, systemd, system_calls, image, build, healthy]:
+        for case in [configuration, words, pages, unit, readiness, json_log, systemd, system_calls, image, build, healthy]:
             began = time.monotonic()
             said = case(site)
             print(f"packaging_check: {case.__name__}: {said or 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
@@ -84,9 +89,9 @@ class Site:
         return text
 
     @contextlib.contextmanager
-    def running(self, command, port, stop_s=WAIT_S, **environment):
+    def running(self, command, port, stop_s=WAIT_S, stderr=subprocess.DEVNULL, **environment):
         """A server until it accepts at the last of its ports, then until SIGTERM: the end of its work."""
-        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stderr=stderr,
                                    env={**without_tagmill(os.environ), "TAGMILL_LOG": "warn", **environment})
         try:
             for _ in range(WAIT_S * 10):
@@ -228,6 +233,32 @@ def readiness(site):
     wanted = "notify" if b"READY=1" in heard else "exec"
     equal(service("Type"), wanted, f"Type= of packaging/tagmill.service, for a server that tells systemd {heard!r},")
     return f"Type={wanted}"
+
+
+def json_log(site):
+    """--log-format json: every event is one object a line, whatever strangers put into it."""
+    path, file, port, user = site.scratch / "log", site.scratch / "one.csv", free_ports(3), 'eve"}\n{"level":"ERROR'
+    file.write_text("tag,ts,value\nlog/T,2026-03-01T00:00:00Z,1\n")
+    command = [site.binary, "serve", "--data", site.data, "--listen", f"127.0.0.1:{port}", "--log-format", "json"]
+    began = datetime.datetime.now(UTC)
+    with path.open("w") as log, site.running(command, port, stderr=log, TAGMILL_LOG="info"):
+        ask = ["--connect", f"127.0.0.1:{port}"]
+        site.tagmill("import", file, "--map", "tag=tag,time=ts,value=value", "--id", "one", *ask, TAGMILL_TOKEN=site.token)
+        with contextlib.suppress(psycopg.Error):
+            psycopg.connect(host="127.0.0.1", port=port + 1, user=user, password=site.token, dbname="tagmill").close()
+            raise AssertionError("does not hold: a stranger is refused")
+    text = path.read_text()
+    events = [json.loads(line) for line in text.splitlines() if not TO_PEOPLE.match(line)]
+    for event in events:
+        check(began < datetime.datetime.fromisoformat(event["timestamp"]) < datetime.datetime.now(UTC), f"when: {event}")
+    for wanted in [
+        {"level": "INFO", "target": "tagmill_server::ingest::stream", "message": "connected", "gateway": "import/one", "epoch": 1},
+        {"level": "WARN", "target": "tagmill_server::access", "message": "a login was refused", "door": "postgres", "user": user},
+    ]:
+        found = [event for event in events if wanted.items() <= event.items()]
+        equal(len(found), 1, f"events {wanted} of {events}")
+    check("127.0.0.1:" in found[0]["peer"] and site.token not in text, f"from where, and no token: {text}")
+    return f"{len(events)} events"
 
 
 def systemd(site):

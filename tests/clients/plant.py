@@ -151,7 +151,7 @@ class Plant:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
     @contextlib.contextmanager
-    def serve(self, *words):
+    def serve(self, *words, own_figures="off", stderr=None):
         ports = []
         for _ in range(3):
             with socket.socket() as probe:
@@ -161,8 +161,9 @@ class Plant:
         process = self.process = subprocess.Popen(
             [self.binary, "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.grpc}",
              "--postgres", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--tls-cert", self.cert, "--tls-key", self.key,
-             "--own-figures", "off", *[str(word) for word in words]],
+             "--own-figures", own_figures, *[str(word) for word in words]],
             stdin=subprocess.DEVNULL,
+            stderr=stderr,
             env={**os.environ, "TAGMILL_LOG": self.log},
         )
         try:
