@@ -79,6 +79,8 @@ def anybody(plant):
     status, _, body = curl(plant, "/api/v1/openapi.json", user=None)
     described = json.loads(body)
     equal((status, described["openapi"]), (200, "3.1.0"), "the OpenAPI document")
+    routes = {"/api/v1/sql", "/api/v1/latest", "/api/v1/write", "/api/v2/write", "/metrics", "/health", "/ready"}
+    equal(set(described["paths"]), routes, "its routes")
     for path in described["paths"]:
         status, _, _ = curl(plant, path, user=None)
         check(status != 404, f"{path} of the document is there")

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tagmill_storage::TagScope;
+use tracing::field::display;
 
 use self::attempts::Attempts;
 use self::file::{Entry, Tokens, Unusable};
@@ -350,7 +351,7 @@ impl Access {
             self.attempts.failed(address);
         }
         let user = token::without_secret(user);
-        tracing::warn!(?peer, door, user, "a login was refused");
+        tracing::warn!(peer = peer.map(display), door, user, "a login was refused");
         self.note(|| Event::new("login").result("refused").from(door, peer).on(user));
         Denied::Unknown
     }

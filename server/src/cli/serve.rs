@@ -77,19 +77,22 @@ pub fn run(args: Args) -> Result<()> {
     let mut server = starting.map_err(|error| Failure::new(error.to_string()))?;
     let address = server.address();
     let connect = if is_tls { format!("https://{address}") } else { address.to_string() };
-    eprintln!("serving {} on {address}", data.display());
-    eprintln!("  ask:  tagmill sql --connect {connect}");
+    let say = |text: &str| say(log, text);
+    say(&format!("serving {} on {address}", data.display()));
+    say(&format!("  ask:  tagmill sql --connect {connect}"));
     if let Some(postgres) = server.postgres_address() {
         let (host, port) = (postgres.ip(), postgres.port());
-        eprintln!("        psql -h {host} -p {port} -d tagmill");
+        say(&format!("        psql -h {host} -p {port} -d tagmill"));
     }
     if let Some(http) = server.http_address() {
         let scheme = if is_tls { "https" } else { "http" };
-        eprintln!("        curl {scheme}://{http}/api/v1/sql -d 'SELECT count(*) FROM samples'");
+        say(&format!(
+            "        curl {scheme}://{http}/api/v1/sql -d 'SELECT count(*) FROM samples'"
+        ));
     }
-    eprintln!("  send: gRPC tagmill.v1.Ingest, or tagmill import FILE --connect {connect}");
+    say(&format!("  send: gRPC tagmill.v1.Ingest, or tagmill import FILE --connect {connect}"));
     if insecure_no_auth && !address.ip().is_loopback() {
-        eprintln!("  warning: whoever reaches {address} may read, write and delete");
+        say(&format!("  warning: whoever reaches {address} may read, write and delete"));
     }
     tell_system(NotifyState::Ready);
     runtime.block_on(async {
@@ -99,11 +102,19 @@ pub fn run(args: Args) -> Result<()> {
         }
         .map_err(|error| Failure::new(error.to_string()))?;
         tell_system(NotifyState::Stopping);
-        eprintln!("stopping");
+        say("stopping");
         server.shutdown().await.map_err(|error| Failure::new(error.to_string()))
     })?;
-    eprintln!("stopped: everything acknowledged is on disk");
+    say("stopped: everything acknowledged is on disk");
     Ok(())
+}
+
+/// Says something to people; to programs, where the log is for them, as an event like others.
+fn say(log: LogForm, text: &str) {
+    match log {
+        LogForm::Text => eprintln!("{text}"),
+        LogForm::Json => tracing::info!("{}", text.trim_start()),
+    }
 }
 
 /// Reads a retention class: `NAME=TIME`, or `TIME` for the default class, and after commas `TIER=TIME`.

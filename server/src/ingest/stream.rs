@@ -131,7 +131,13 @@ pub(super) async fn run(
 
     service.sessions.leave(&stream.gateway, stream.generation);
     service.gateways.left(&stream.gateway, stream.generation);
-    tracing::info!(gateway = hello.gateway, ?read, "disconnected");
+    let why = match &read {
+        Ok(End::Left) => "it left",
+        Ok(End::Fenced) => "a newer stream of it came",
+        Ok(End::Stopping) => "the server stops",
+        Err(status) => status.message(),
+    };
+    tracing::info!(gateway = hello.gateway, why, "disconnected");
     let is_fenced = service.engine.is_fenced(&stream.gateway, stream.generation);
     // Whose token was revoked writes nothing any more.
     let may_write = !is_fenced && service.access.still(&stream.caller).is_ok();
