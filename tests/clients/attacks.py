@@ -82,6 +82,7 @@ def besieged(plant, cases):
 
 def admit(plant):
     plant.token("witness")
+    plant.token("honest", "--scope", "honest", role="writer")
     plant.token("line", "--scope", "plant/u1", role="writer")
     plant.token("operator_of_u1", "--role", "reader", "--scope", "plant/u1", role="operator")
     plant.token("few", "--new-tags", "5", role="writer")
