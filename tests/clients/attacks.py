@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 from attack_access import ACCESS_CASES, GATEWAY, certificates, failed_logins
+from attack_gateways import GATEWAY_CASES, PATIENT_GATEWAYS
 from attack_network import NETWORK_CASES, PATIENT_CASES
 from attack_sql import SQL_CASES
 from grpc_client import generate
@@ -29,7 +30,8 @@ def main():
         print("attacks: SKIPPED, there is no openssl to make a certificate with")
         return
     # Failed logins make the address of all these cases wait: they come last.
-    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *PATIENT_CASES, failed_logins]
+    waiting = [*PATIENT_CASES, *PATIENT_GATEWAYS]
+    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *GATEWAY_CASES, *waiting, failed_logins]
     names = [case.__name__ for case in cases] + [certificates.__name__]
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -39,7 +41,7 @@ def main():
         generate(scratch / "stubs")
         chosen = [case for case in cases if not wanted or case.__name__ in wanted]
         # These wait for minutes and do little: they have a server of their own, beside the others.
-        patient = [case for case in chosen if case in PATIENT_CASES]
+        patient = [case for case in chosen if case in waiting]
         patient = patient and beside.submit(besieged, plant_in(binary, scratch / "patient"), patient)
         plant = plant_in(binary, scratch / "plant")
 
@@ -49,7 +51,7 @@ def main():
 
         with_authority.__name__ = certificates.__name__
         apart = [with_authority] if not wanted or certificates.__name__ in wanted else []
-        failed = besieged(plant, [case for case in chosen if case not in PATIENT_CASES])
+        failed = besieged(plant, [case for case in chosen if case not in waiting])
         failed += run_cases("attacks", plant, apart, goes_on=True)
         failed += patient.result() if patient else []
     if failed:

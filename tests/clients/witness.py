@@ -232,7 +232,7 @@ class Witness:
         waited = time.monotonic() - began
         self.slowest_s = max(self.slowest_s, waited)
         self.answers[way] += 1
-        if found != ROWS:
+        if found != ROWS or waited > ANSWER_S:
             self.wrong.append(f"{way}, after {waited:.1f} s: {found}")
 
 
