@@ -6,9 +6,7 @@ answered rightly, by a connection that it had before, and by new ones; each batc
 there once. How long they waited at most is told; only what took longer than ANSWER_S is wrong.
 """
 
-import collections
 import http.client
-import itertools
 import json
 import os
 import pathlib
@@ -54,18 +52,20 @@ def post_http(plant, path, body, user="reader", timeout=ANSWER_S, headers=None):
 
 
 class HonestGateway:
-    """A stream over TLS that sends a small batch each 100 ms, whatever it hears, until it is told to stop. A wait runs from
-    the instant that the batch was due to the acknowledgement that it is on disk."""
+    """A stream over TLS that makes a small batch each 100 ms, whatever it hears, until it is told to stop. What the server
+    is too busy for it sends again. A wait runs from the instant that the batch was due to the acknowledgement that it is on
+    disk."""
 
-    TAG, SAMPLES, EVERY_S = "honest/T", 10, 0.1
+    TAG, SAMPLES, EVERY_S, PAUSE_S = "honest/T", 10, 0.1, 0.5
 
     def __init__(self, plant, stop, wrong):
         self.plant, self.stop, self.wrong = plant, stop, wrong
-        # When each batch that is not acknowledged was due.
-        self.due, self.acknowledged, self.accepted, self.slowest_s = collections.deque(), 0, 0, 0.0
+        # Batches that were made, the first of them that is to be sent, and when; batches on disk.
+        self.made, self.next, self.resumes, self.acknowledged = 0, 0, 0.0, 0
+        self.accepted, self.refused, self.slowest_s, self.ended = 0, 0, 0.0, False
+        self.mark, self.knows_mark, self.lock = None, threading.Event(), threading.Lock()
         self.channel = channel_over_tls(plant, plant.tokens["honest"])
         self.answers = messages["IngestStub"](self.channel).Stream(self.sends())
-        self.mark, self.knows_mark = None, threading.Event()
         self.thread = threading.Thread(target=self.hear)
         self.thread.start()
 
@@ -73,52 +73,72 @@ class HonestGateway:
         yield new("ClientMessage", hello=new("Hello", gateway="honest", epoch=1))
         tag = new("TagDefinition", alias=1, name=self.TAG, type=messages["ValueType"].Value("VALUE_TYPE_F64"))
         yield new("ClientMessage", define_tags=new("DefineTags", id=1, tags=[tag]))
-        self.knows_mark.wait(ANSWER_S)
-        first = time.monotonic()
-        for number in itertools.count():
-            due = first + number * self.EVERY_S
-            if self.mark is None or self.stop.wait(max(0, due - time.monotonic())):
+        self.knows_mark.wait()
+        while not self.ended:
+            now = time.monotonic()
+            with self.lock:
+                if not self.stop.is_set() and now >= self.due(self.made):
+                    self.made += 1
+                number = self.next if self.next < self.made and now >= self.resumes else None
+                self.next += number is not None
+            if number is not None:
+                yield self.batch(self.mark + 1 + number)
+            elif self.stop.is_set() and self.acknowledged == self.made:
                 return
-            self.due.append(due)
-            seq = self.mark + 1 + number
-            # Samples are numbered, and their times follow from their numbers.
-            values = range(seq * self.SAMPLES, (seq + 1) * self.SAMPLES)
-            times = dict(base_ns=START_NS + values[0] * 10**6, step_ns=10**6)
-            column = new("TagColumn", alias=1, count=self.SAMPLES, f64=values, **times)
-            yield new("ClientMessage", batch=new("Batch", seq=seq, columns=[column]))
+            else:
+                time.sleep(0.01)
+
+    def due(self, number):
+        return self.began + number * self.EVERY_S
+
+    def batch(self, seq):
+        """Samples are numbered, and their times follow from their numbers."""
+        values = range(seq * self.SAMPLES, (seq + 1) * self.SAMPLES)
+        times = dict(base_ns=START_NS + values[0] * 10**6, step_ns=10**6)
+        column = new("TagColumn", alias=1, count=self.SAMPLES, f64=values, **times)
+        return new("ClientMessage", batch=new("Batch", seq=seq, columns=[column]))
 
     def hear(self):
         try:
             for answer in self.answers:
                 kind = answer.WhichOneof("message")
                 if kind == "welcome":
-                    self.mark = answer.welcome.mark
+                    self.mark, self.began = answer.welcome.mark, time.monotonic()
                     self.knows_mark.set()
                 elif kind == "ack":
                     self.take(answer.ack)
+                elif kind == "nack" and answer.nack.retriable:
+                    with self.lock:
+                        self.next, self.resumes = answer.nack.seq - self.mark - 1, time.monotonic() + self.PAUSE_S
+                    self.refused += 1
                 elif kind not in ("defined", "credit"):
                     self.wrong.append(f"to a gateway: {answer}")
         except grpc.RpcError as error:
             self.wrong.append(f"to a gateway: {error.code().name} {error.details()}")
+        self.ended = True
+        self.knows_mark.set()
 
     def take(self, ack):
         self.accepted += ack.accepted_samples
         while self.mark + self.acknowledged < ack.durable_seq:
-            waited = time.monotonic() - self.due.popleft()
+            waited = time.monotonic() - self.due(self.acknowledged)
             self.acknowledged += 1
             self.slowest_s = max(self.slowest_s, waited)
             if waited > ANSWER_S:
-                self.wrong.append(f"batch {self.acknowledged} was acknowledged after {waited:.1f} s")
+                self.wrong.append(f"batch {self.acknowledged} of a gateway was acknowledged after {waited:.1f} s")
 
     def end(self):
-        """Once it was told to stop: the last acknowledgements, and what is there."""
+        """Once it was told to stop: the last acknowledgements."""
         self.thread.join(ANSWER_S)
-        if self.thread.is_alive():
-            self.wrong.append(f"{len(self.due)} batches are not acknowledged within {ANSWER_S} s")
         self.channel.close()
         self.thread.join()
-        if self.due or not self.acknowledged:
-            self.wrong.append(f"{self.acknowledged} batches are acknowledged, {len(self.due)} are not")
+        left = self.made - self.acknowledged
+        if left or not self.made:
+            self.wrong.append(f"of {self.made} batches of a gateway {left} are not acknowledged within {ANSWER_S} s")
+
+    def said(self):
+        again = f", {self.refused} times told to wait" if self.refused else ""
+        return f"{self.acknowledged} batches of a gateway on disk, the slowest after {self.slowest_s:.1f} s{again}"
 
     def judge(self):
         samples = self.acknowledged * self.SAMPLES
@@ -186,8 +206,7 @@ class Witness:
     def said(self):
         asked = sum(self.answers.values())
         told = f"{asked} answers to others, the slowest after {self.slowest_s:.1f} s"
-        batches = f"{self.gateway.acknowledged} batches of a gateway on disk, the slowest after {self.gateway.slowest_s:.1f} s"
-        return f"{told}; {batches}; at most {self.most_mib:.0f} MiB"
+        return f"{told}; {self.gateway.said()}; at most {self.most_mib:.0f} MiB"
 
     def watch(self):
         while not self.stop.is_set():
