@@ -105,6 +105,17 @@ def deaf(plant):
         return gone(plant, "deaf", made, 20, 60)
 
 
+def deaf_to_rejects(plant):
+    """As deaf, with batches of as many parts as may be, all of them empty: what is to be told of each takes much memory of
+    all, 25 MiB for 200 KB."""
+    with gateways(plant, "rejected", MANY) as made:
+        for gateway in made:
+            for seq in range(1, 4):
+                gateway.say(batch=new("Batch", seq=seq, columns=[new("TagColumn")] * 99_999))
+        check(connected(plant, "rejected") > 0, "gateways that read nothing are connected, at first")
+        return gone(plant, "rejected", made, 20, 60)
+
+
 def half_a_batch(plant):
     """They stop in the middle of a batch: what is beyond the 64 MiB of a token is refused, the rest ends after a minute."""
     with gateways(plant, "half", MANY) as made:
@@ -116,4 +127,4 @@ def half_a_batch(plant):
 
 
 GATEWAY_CASES = [beyond_credit]
-PATIENT_GATEWAYS = [deaf, half_a_batch]
+PATIENT_GATEWAYS = [deaf, deaf_to_rejects, half_a_batch]
