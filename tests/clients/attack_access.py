@@ -21,7 +21,7 @@ import pyarrow.ipc
 
 import flight_client
 from attack_sql import by_http, by_postgres, listing
-from grpc_client import generate, messages, new
+from grpc_client import channel_over_tls, generate, messages, new
 from plant import NEW, ROWS, START, Authority, certify, check, equal, run
 from witness import ask_http, post_http
 
@@ -34,14 +34,9 @@ START_NS = round(START.timestamp()) * 10**9
 
 @contextlib.contextmanager
 def channel_of(plant, certificate=None):
-    """A channel over TLS; a certificate is a pair of files, of the certificate and of its key."""
     if not messages:
         generate(plant.scratch / "stubs")
-    pair = [path.read_bytes() for path in certificate] if certificate else [None, None]
-    credentials = grpc.ssl_channel_credentials(plant.ca.read_bytes(), pair[1], pair[0])
-    # Every channel has connections of its own.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    with grpc.secure_channel(f"localhost:{plant.grpc}", credentials, options) as channel:
+    with channel_over_tls(plant, certificate=certificate) as channel:
         yield channel
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 from attack_access import ACCESS_CASES, APART_CASES, GATEWAY, failed_logins
+from attack_gateways import GATEWAY_CASES, PATIENT_GATEWAYS
 from attack_network import NETWORK_CASES, PATIENT_CASES
 from attack_sql import SQL_CASES
 from grpc_client import generate
@@ -29,7 +30,8 @@ def main():
         print("attacks: SKIPPED, there is no openssl to make a certificate with")
         return
     # Failed logins make the address of all these cases wait: they come last.
-    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *PATIENT_CASES, failed_logins]
+    waiting = [*PATIENT_CASES, *PATIENT_GATEWAYS]
+    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *GATEWAY_CASES, *waiting, failed_logins]
     names = [case.__name__ for case in [*cases, *APART_CASES]]
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -39,12 +41,13 @@ def main():
         generate(scratch / "stubs")
         chosen = [case for case in cases if not wanted or case.__name__ in wanted]
         # These wait for minutes and do little: they have a server of their own, beside the others.
-        patient = [case for case in chosen if case in PATIENT_CASES]
+        patient = [case for case in chosen if case in waiting]
         patient = patient and beside.submit(besieged, plant_in(binary, scratch / "patient"), patient)
         plant = plant_in(binary, scratch / "plant")
-        failed = besieged(plant, [case for case in chosen if case not in PATIENT_CASES])
+        failed = besieged(plant, [case for case in chosen if case not in waiting])
         # Each of these has a server of its own.
-        failed += run_cases("attacks", plant, APART_CASES, goes_on=True)
+        apart = [case for case in APART_CASES if not wanted or case.__name__ in wanted]
+        failed += run_cases("attacks", plant, apart, goes_on=True)
         failed += patient.result() if patient else []
     if failed:
         sys.exit(f"attacks: failed: {', '.join(failed)}")
@@ -76,6 +79,7 @@ def besieged(plant, cases):
 
 def admit(plant):
     plant.token("witness")
+    plant.token("honest", "--scope", "honest", role="writer")
     plant.token("line", "--scope", "plant/u1", role="writer")
     plant.token("operator_of_u1", "--role", "reader", "--scope", "plant/u1", role="operator")
     plant.token("few", "--new-tags", "5", role="writer")

@@ -5,8 +5,8 @@
 
 It generates its stubs from proto/tagmill/v1, starts `tagmill serve` on a free loopback port with a fresh directory,
 streams batches in every form the wire has, repeats some, leaves gaps, kills the server and starts it again, and
-compares what SQL says with what it sent. It writes once more knowing nothing but what the server tells of itself. It
-ends only processes it started. Exit code 0: everything held.
+compares what SQL says with what it sent. It writes once more knowing nothing but what the server tells of itself, and
+does both over TLS with tokens. It ends only processes it started. Exit code 0: everything held.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import io
 import math
 import pathlib
 import queue
+import shutil
 import socket
 import struct
 import subprocess
@@ -28,6 +29,8 @@ import pyarrow
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
+
+import plant as guarded
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_NS = 1_767_225_600 * 10**9  # 2026-01-01
@@ -62,7 +65,11 @@ def main():
             ask_wrongly(server)
             seal_and_compare(server, plant)
             server.stop()
-    print(f"grpc_client: {plant.count()} samples of {len(plant.samples)} tags, as sent")
+        print(f"grpc_client: {plant.count()} samples of {len(plant.samples)} tags, as sent")
+        if not shutil.which("openssl"):
+            print("grpc_client: over_tls: SKIPPED, there is no openssl to make a certificate with")
+            return
+        print(f"grpc_client: over_tls: {over_tls(binary, scratch / 'guarded')}")
 
 
 def generate(folder):
@@ -91,50 +98,24 @@ def equal(found, wanted, what):
     check(found == wanted, f"{what} is {wanted!r}; found {found!r}")
 
 
-class Server:
-    """`tagmill serve`, one process at a time."""
+def channel_over_tls(plant, token=None, certificate=None, ca=None):
+    """A channel to a server of plant.py, whose calls carry a token; a certificate is a pair of files, of the certificate
+    and of its key."""
+    cert, key = [path.read_bytes() for path in certificate] if certificate else [None, None]
+    credentials = grpc.ssl_channel_credentials((ca or plant.ca).read_bytes(), key, cert)
+    if token:
+        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+    # Every channel has connections of its own.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    return grpc.secure_channel(f"localhost:{plant.grpc}", credentials, options)
 
-    def __init__(self, binary, data):
-        self.binary, self.data, self.process = binary, data, None
 
-    def __enter__(self):
-        self.start()
-        return self
+class Caller:
+    """Who calls by a channel."""
 
-    def __exit__(self, *_):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def start(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        command = [self.binary, "serve", "--data", self.data, "--listen", self.address, "--postgres", "off", "--http", "off",
-                   "--own-figures", "off"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self.channel = grpc.insecure_channel(self.address)
-        ready = grpc.channel_ready_future(self.channel)
-        deadline = time.monotonic() + WAIT_S
-        while not ready.done():
-            check(self.process.poll() is None, f"{command} keeps running (exit code {self.process.returncode})")
-            check(time.monotonic() < deadline, f"{self.address} answers within {WAIT_S} s")
-            with contextlib.suppress(grpc.FutureTimeoutError):
-                ready.result(timeout=0.2)
-        self.ingest = new("IngestStub", channel=self.channel)
-        self.query = new("QueryStub", channel=self.channel)
-        self.admin = new("AdminStub", channel=self.channel)
-
-    def kill(self):
-        """As a power cut looks to a client: no farewell."""
-        self.process.kill()
-        self.process.wait()
-        self.channel.close()
-
-    def stop(self):
-        self.channel.close()
-        self.process.terminate()
-        equal(self.process.wait(timeout=WAIT_S), 0, "exit code after SIGTERM")
+    def __init__(self, channel):
+        self.channel = channel
+        self.ingest, self.query, self.admin = [new(f"{name}Stub", channel=channel) for name in ("Ingest", "Query", "Admin")]
 
     def sql(self, statement):
         """Rows of the answer, as lists."""
@@ -155,6 +136,49 @@ class Server:
             for column in table.columns
         ]
         return [list(row) for row in zip(*(column.to_pylist() for column in columns))]
+
+
+class Server(Caller):
+    """`tagmill serve`, one process at a time, and who calls it."""
+
+    def __init__(self, binary, data):
+        self.binary, self.data, self.process = binary, data, None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def start(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [self.binary, "serve", "--data", self.data, "--listen", self.address, "--postgres", "off", "--http", "off",
+                   "--own-figures", "off"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        super().__init__(grpc.insecure_channel(self.address))
+        ready = grpc.channel_ready_future(self.channel)
+        deadline = time.monotonic() + WAIT_S
+        while not ready.done():
+            check(self.process.poll() is None, f"{command} keeps running (exit code {self.process.returncode})")
+            check(time.monotonic() < deadline, f"{self.address} answers within {WAIT_S} s")
+            with contextlib.suppress(grpc.FutureTimeoutError):
+                ready.result(timeout=0.2)
+
+    def kill(self):
+        """As a power cut looks to a client: no farewell."""
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+
+    def stop(self):
+        self.channel.close()
+        self.process.terminate()
+        equal(self.process.wait(timeout=WAIT_S), 0, "exit code after SIGTERM")
 
 
 class Gateway:
@@ -346,14 +370,17 @@ def write_by_name(server, plant):
         plant.put("PY/WRITTEN", START_NS + index * SECOND_NS, index + 1.0)
 
 
+def services(caller):
+    """Names of services, by reflection."""
+    return set(ProtoReflectionDescriptorDatabase(caller.channel).get_services())
+
+
 def write_by_reflection(server, plant):
     """Whoever knows nothing but the address: which services there are, what their messages are made of, and a write with
     messages that are made of that alone."""
-    database = ProtoReflectionDescriptorDatabase(server.channel)
-    services = set(database.get_services())
     ours = {f"tagmill.v1.{name}" for name in ("Ingest", "Query", "Admin")}
-    check(ours <= services, f"services by reflection: {services}")
-    pool = descriptor_pool.DescriptorPool(database)
+    check(ours <= services(server), f"services by reflection: {services(server)}")
+    pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(server.channel))
     for name in sorted(ours):
         check(pool.FindServiceByName(name).methods, f"{name} has methods")
     method = pool.FindServiceByName("tagmill.v1.Ingest").FindMethodByName("Write")
@@ -438,6 +465,51 @@ def seal_and_compare(server, plant):
     server.admin.Seal(new("SealRequest"), timeout=WAIT_S)
     check(server.sql("SELECT count(*) FROM system.segments")[0][0] > 0, "a seal makes segments")
     compare(server, plant)
+
+
+def over_tls(binary, scratch):
+    """A stream and a write by reflection with a writer's token, compared with a reader's. Whoever has no token, a wrong one
+    or a reader's is refused; so is who speaks in clear, and by us a server that another authority vouches for."""
+    scratch.mkdir()
+    house, plant = guarded.Plant(binary, scratch), Plant()
+    foreign = guarded.Authority(scratch / "foreign")
+    with house.serve(), contextlib.ExitStack() as held:
+        def caller(channel):
+            return Caller(held.enter_context(channel))
+
+        writer, reader = [caller(channel_over_tls(house, house.tokens[name])) for name in ("gateway", "reader")]
+        stream_everything(writer, plant)
+        write_by_reflection(writer, plant)
+        compare(reader, plant)
+        for who, token in {"nobody": None, "a wrong token": "tgm_00000000_x"}.items():
+            stranger = caller(channel_over_tls(house, token))
+            for what in (Gateway, by_name, services):
+                refused(grpc.StatusCode.UNAUTHENTICATED, f"{what.__name__} of {who}", lambda: what(stranger))
+        # What the services are is told to every token.
+        equal(services(reader), services(writer), "services by reflection to a reader")
+        for what in (Gateway, by_name, lambda reader: write_by_reflection(reader, plant)):
+            refused(grpc.StatusCode.PERMISSION_DENIED, f"{what.__name__} of a reader", lambda: what(reader))
+        clear = grpc.insecure_channel(f"localhost:{house.grpc}")
+        mistaken = channel_over_tls(house, house.tokens["gateway"], ca=foreign.ca)
+        for who, channel in {"in clear": clear, "of who trusts another authority": mistaken}.items():
+            refused(grpc.StatusCode.UNAVAILABLE, f"a stream {who}", lambda: Gateway(caller(channel)))
+        compare(reader, plant)
+    return f"{plant.count()} samples, as sent by who may"
+
+
+def by_name(caller):
+    column = new("TagColumn", count=1, base_ns=START_NS, f64=[666.0])
+    batch = new("NamedBatch", columns=[new("NamedColumn", name="PY/REFUSED", column=column)])
+    caller.ingest.Write(new("WriteRequest", batch=batch), timeout=WAIT_S)
+
+
+def refused(code, what, call):
+    try:
+        call()
+    except grpc.RpcError as error:
+        equal(error.code(), code, f"status of {what} ({error.details()})")
+        return
+    raise AssertionError(f"does not hold: {what} is refused")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tagmill_storage::TagScope;
-use tracing::field::display;
 
 use self::attempts::Attempts;
 use self::file::{Entry, Tokens, Unusable};

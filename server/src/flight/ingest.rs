@@ -59,7 +59,7 @@ pub(super) async fn ingest(
             let count = SAMPLES_MAX.min(batch.num_rows() - start);
             let rows = Rows::of(&batch.slice(start, count));
             let rows = rows.map_err(|why| after(loaded, &Status::invalid_argument(why)))?;
-            let grant = door.ingest.admit(rows.piece_bytes_max(), count as u64).await;
+            let grant = door.ingest.admit(principal, rows.piece_bytes_max(), count as u64).await;
             let grant = grant.map_err(|status| after(loaded, &status))?;
             let (door, principal) = (Arc::clone(door), principal.clone());
             let written = tokio::task::spawn_blocking(move || {

@@ -43,7 +43,7 @@ pub(super) async fn write(
         .ok_or_else(|| wrong("precision is ns, us, ms, s, m or h"))?;
     let headers = request.headers().clone();
     let body = body_of(request).await?;
-    let grant = door.ingest.admit(memory_of(&headers, &body), 0).await;
+    let grant = door.ingest.admit(&principal, memory_of(&headers, &body), 0).await;
     let grant =
         grant.map_err(|status| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, status.message()))?;
     let writing = tokio::task::spawn_blocking(move || {

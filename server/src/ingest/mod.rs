@@ -110,10 +110,11 @@ impl Ingest {
     /// Waits for the memory of samples that come another way, as long as a call may.
     pub(crate) async fn admit(
         &self,
+        principal: &Principal,
         bytes: usize,
         samples: u64,
     ) -> Result<admission::Grant, Status> {
-        self.admission.acquire_within(admission::CALL, bytes, samples, 0).await
+        self.admission.of(principal).acquire_within(admission::CALL, bytes, samples, 0).await
     }
 }
 

@@ -19,14 +19,14 @@ use tagmill_storage::{Aliases, Appended, Batch, Durability, Engine, Error, Origi
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
-use super::admission::{CREDIT_BYTES, Grant, PARTS_PER_TAG, shrink};
+use super::admission::{Account, CREDIT_BYTES, Grant, PARTS_PER_TAG};
 use super::answers::{Answers, Unheard};
 use super::convert::{Converted, Known, Outline, Places, convert, outline};
 use super::definitions::{check_gateway, define_set, take_gateway};
 use super::disconnect::mark_disconnect;
 use super::messages::{Definitions, malformed};
 use super::progress::{Outcome, Progress, Refusal};
-use super::rejects::{Rejects, shown};
+use super::rejects::{REJECTS_MAX, Rejects, shown};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
 use crate::access::{Access, Principal};
@@ -63,6 +63,7 @@ struct Stream<'a> {
     epoch: u64,
     generation: u64,
     durability: Durability,
+    memory: Account,
     progress: Mutex<Progress>,
     /// The teller has found that reading on is of no use.
     halt: Notify,
@@ -200,6 +201,7 @@ async fn open<'a>(
     answers.send(Ok(message(Answer::Welcome(welcome)))).await.map_err(gone)?;
     Ok(Stream {
         service,
+        memory: service.admission.of_stream(&caller),
         caller: Arc::new(caller),
         gateway: hello.gateway.as_str().into(),
         epoch,
@@ -268,9 +270,26 @@ impl Stream<'_> {
         if is_fenced { End::Fenced } else { End::Left }
     }
 
+    /// Waits for memory. None if reading on has become of no use.
+    async fn acquire(
+        &self,
+        encoded: usize,
+        samples: u64,
+        parts: u64,
+    ) -> Result<Option<Grant>, Status> {
+        tokio::select! {
+            grant = self.memory.acquire(encoded, samples, parts) => grant.map(Some),
+            () = self.halt.notified() => {
+                // The reader is to hear of it too.
+                self.halt.notify_one();
+                Ok(None)
+            }
+        }
+    }
+
     async fn define_tags(&self, bytes: Bytes, place: Place) -> Result<(), Status> {
         let parts = Definitions::count(&bytes)? * PARTS_PER_TAG;
-        let grant = self.service.admission.acquire(bytes.len(), 0, parts).await?;
+        let Some(grant) = self.acquire(bytes.len(), 0, parts).await? else { return Ok(()) };
         let definitions = Definitions::read(&bytes)?;
         let id = definitions.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
@@ -283,7 +302,9 @@ impl Stream<'_> {
     }
 
     async fn define_tag_set(&self, bytes: &[u8], place: Place) -> Result<(), Status> {
-        let grant = self.service.admission.acquire(bytes.len() * SET_BYTES, 0, 0).await?;
+        let Some(grant) = self.acquire(bytes.len() * SET_BYTES, 0, 0).await? else {
+            return Ok(());
+        };
         let set = v1::DefineTagSet::decode(bytes).map_err(malformed)?;
         let id = set.id;
         let (engine, gateway) = (Arc::clone(&self.service.engine), Arc::clone(&self.gateway));
@@ -319,7 +340,7 @@ impl Stream<'_> {
             Some(_) => (0, 0),
             None => (outline.announced, outline.parts),
         };
-        let grant = self.service.admission.acquire(bytes.len(), samples, parts).await?;
+        let Some(grant) = self.acquire(bytes.len(), samples, parts).await? else { return Ok(()) };
         let job = Job {
             engine: Arc::clone(&self.service.engine),
             access: Arc::clone(&self.service.access),
@@ -401,9 +422,8 @@ impl Stream<'_> {
     fn hear(&self, event: Event, due: &mut Due) {
         let refusal = match event {
             Event::Answered(answered) => {
-                let Answered { seq, round, bytes, result, places, mut rejects, aliases, grant } =
+                let Answered { seq, round, bytes, result, places, mut rejects, aliases, mut grant } =
                     *answered;
-                due.held.push(grant);
                 let outcome = match result {
                     Ok(appended) => {
                         places.reject(&appended, &aliases, &mut rejects);
@@ -411,6 +431,9 @@ impl Stream<'_> {
                     }
                     Err(error) => Outcome::Refused(error),
                 };
+                // Where its parts went is told. Of rejects there are so many at most.
+                grant.shrink(REJECTS_MAX as u64, 0);
+                due.held.push(grant);
                 let mut progress = self.progress();
                 progress.release(bytes);
                 progress.settle(seq, round, outcome)
@@ -482,7 +505,7 @@ impl Job {
         let batch = Batch { columns, scans, origin: Some(origin), durability };
         let done = move |result: Result<Appended, Error>| {
             let ranges = result.as_ref().map_or(0, |appended: &Appended| appended.rejects.len());
-            shrink(&mut grant, outline.parts, ranges);
+            grant.shrink(outline.parts, ranges);
             let answered = Answered { seq, round, bytes, result, places, rejects, aliases, grant };
             tell(place, Event::Answered(Box::new(answered)));
         };

@@ -57,7 +57,8 @@ impl Ingest {
             let why = format!("a batch has at most {BATCH_SAMPLES_MAX} samples: send several");
             return Err(Status::invalid_argument(why));
         }
-        let grant = self.admission.acquire_within(CALL, batch.len(), samples, parts).await?;
+        let grant =
+            self.admission.of(&caller).acquire_within(CALL, batch.len(), samples, parts).await?;
         let (engine, access) = (Arc::clone(&self.engine), Arc::clone(&self.access));
         let now_ns = self.now_ns();
         let written = tokio::task::spawn_blocking(move || {
@@ -73,7 +74,8 @@ impl Ingest {
         request: view::DefineTagsRequest,
     ) -> Result<v1::DefineTagsResponse, Status> {
         let tags = Definitions::count(&request.define)? * PARTS_PER_TAG;
-        let _held = self.admission.acquire_within(CALL, request.define.len(), 0, tags).await?;
+        let _held =
+            self.admission.of(&caller).acquire_within(CALL, request.define.len(), 0, tags).await?;
         let definitions = Definitions::read(&request.define)?;
         let gateway = request.gateway;
         if gateway.starts_with(KEY_PREFIX) {
