@@ -106,8 +106,8 @@ def deaf(plant):
 
 
 def deaf_to_rejects(plant):
-    """As deaf, with batches of as many parts as may be, all of them empty: what is to be told of each takes much memory of
-    all, 25 MiB for 200 KB."""
+    """As deaf, with batches of as many parts as may be, all of them empty: to be read each takes 25 MiB for 200 KB, and of what
+    is to be told of it the token has a share."""
     with gateways(plant, "rejected", MANY) as made:
         for gateway in made:
             for seq in range(1, 4):

@@ -22,7 +22,7 @@ pub(super) const CREDIT_BYTES: u64 = 8 << 20;
 const SAMPLE_BYTES: u64 = 40;
 /// Memory of a batch besides its samples.
 const BATCH_BYTES: u64 = 1 << 10;
-/// Memory of a part besides its samples, taken or rejected: on the wire it may have two bytes.
+/// Memory of a part besides its samples while it is converted: on the wire it may have two bytes.
 const PART_BYTES: u64 = 256;
 /// A definition takes the memory of so many parts: two copies of its attributes, and an answer.
 pub(super) const PARTS_PER_TAG: u64 = 4;
@@ -133,11 +133,9 @@ impl Account {
 }
 
 impl Grant {
-    /// Gives back all but the memory of so many parts and so many refused ranges of samples: what is still to be told of a
-    /// batch that the engine has answered.
-    pub(super) fn shrink(&mut self, parts: u64, ranges: usize) {
-        let kept = parts.saturating_mul(PART_BYTES).saturating_add(ranges as u64 * SAMPLE_BYTES);
-        let kept = units(kept).max(1) as usize;
+    /// Gives back all but so many bytes: what is still to be told of a batch that the engine has answered.
+    pub(super) fn shrink(&mut self, kept: usize) {
+        let kept = units(kept as u64).max(1) as usize;
         for permit in &mut self.0 {
             drop(permit.split(permit.num_permits().saturating_sub(kept)));
         }
@@ -220,9 +218,9 @@ mod tests {
         let stream = admission.of_stream(&named("one"));
         let mut grant = stream.acquire(0, 1_000, 40).await.unwrap();
         assert_eq!(units_of(&grant), [(40_000 + 40 * 256 + 1_024) / 1_024; 3]);
-        grant.shrink(40, 0);
+        grant.shrink(10 << 10);
         assert_eq!(units_of(&grant), [10; 3]);
-        grant.shrink(u64::MAX, 0);
+        grant.shrink(usize::MAX);
         assert_eq!((units_of(&grant), admission.taken_bytes()), (vec![10; 3], 10 << 10));
     }
 }

@@ -13,12 +13,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
+use super::rejects;
+
 /// Answers handed to the transport ahead of the network.
 const AHEAD: usize = 16;
 /// Bytes of them. One that is longer goes when there is no other.
 const AHEAD_BYTES: u32 = 1 << 20;
-/// Memory of one reject besides its texts.
-const REJECT_BYTES: usize = 100;
+/// Memory of one refused definition besides its texts.
+const DEFINE_REJECT_BYTES: usize = 100;
 /// How long the network may take to make room for one answer.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -67,12 +69,10 @@ impl Answers {
 /// About what memory an answer takes.
 fn bytes_of(answer: &Item) -> usize {
     match answer.as_ref().ok().and_then(|answer| answer.message.as_ref()) {
-        Some(Message::Ack(ack)) => {
-            ack.rejects.iter().map(|reject| REJECT_BYTES + reject.detail.len()).sum()
-        }
+        Some(Message::Ack(ack)) => rejects::bytes_of(&ack.rejects),
         Some(Message::Defined(defined)) => {
             let texts = |reject: &tagmill_proto::v1::DefineReject| {
-                REJECT_BYTES + reject.name.len() + reject.detail.len()
+                DEFINE_REJECT_BYTES + reject.name.len() + reject.detail.len()
             };
             defined.rejects.iter().map(texts).sum()
         }

@@ -99,6 +99,13 @@ pub(super) struct Places {
     scans: Vec<u32>,
 }
 
+impl Places {
+    /// The memory they take.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.columns.as_slice()) + size_of_val(self.scans.as_slice())
+    }
+}
+
 /// What a gateway's numbers stand for.
 #[derive(Clone, Debug)]
 pub(super) struct Known<'a> {

@@ -23,7 +23,20 @@ pub(super) struct Rejects {
     pub(super) left_out: u64,
 }
 
+/// Memory of one reject besides its text.
+const REJECT_BYTES: usize = 100;
+
+/// About what memory rejects take.
+pub(super) fn bytes_of(rejects: &[Reject]) -> usize {
+    rejects.iter().map(|reject| REJECT_BYTES + reject.detail.len()).sum()
+}
+
 impl Rejects {
+    /// The memory that those take which are told one by one.
+    pub(super) fn bytes(&self) -> usize {
+        bytes_of(&self.list)
+    }
+
     pub(super) fn push(&mut self, mut reject: Reject) {
         if self.list.len() >= REJECTS_MAX {
             self.left_out += 1;

@@ -26,7 +26,7 @@ use super::definitions::{check_gateway, define_set, take_gateway};
 use super::disconnect::mark_disconnect;
 use super::messages::{Definitions, malformed};
 use super::progress::{Outcome, Progress, Refusal};
-use super::rejects::{REJECTS_MAX, Rejects, shown};
+use super::rejects::{Rejects, shown};
 use super::write::KEY_PREFIX;
 use super::{Ingest, grow};
 use crate::access::{Access, Principal};
@@ -54,6 +54,9 @@ enum End {
     Fenced,
     Stopping,
 }
+
+/// Memory of a range of samples that the engine has refused.
+const RANGE_BYTES: usize = 40;
 
 /// What reader and teller share.
 struct Stream<'a> {
@@ -431,8 +434,9 @@ impl Stream<'_> {
                     }
                     Err(error) => Outcome::Refused(error),
                 };
-                // Where its parts went is told. Of rejects there are so many at most.
-                grant.shrink(REJECTS_MAX as u64, 0);
+                if let Outcome::Appended(_, rejects) = &outcome {
+                    grant.shrink(rejects.bytes());
+                }
                 due.held.push(grant);
                 let mut progress = self.progress();
                 progress.release(bytes);
@@ -495,7 +499,7 @@ impl Job {
         if grow(&self.engine, (&self.access, &self.caller), &converted.missing_labels) {
             converted = self.convert(&aliases)?;
         }
-        let Self { engine, origin, durability, now_ns, place, outline, round, bytes, .. } = self;
+        let Self { engine, origin, durability, now_ns, place, round, bytes, .. } = self;
         let (seq, bytes) = (origin.seq, bytes.len());
         if converted.is_mostly_future(now_ns) {
             tell(place, Event::Clock { seq, round, bytes });
@@ -505,7 +509,7 @@ impl Job {
         let batch = Batch { columns, scans, origin: Some(origin), durability };
         let done = move |result: Result<Appended, Error>| {
             let ranges = result.as_ref().map_or(0, |appended: &Appended| appended.rejects.len());
-            grant.shrink(outline.parts, ranges);
+            grant.shrink(rejects.bytes() + places.bytes() + ranges * RANGE_BYTES);
             let answered = Answered { seq, round, bytes, result, places, rejects, aliases, grant };
             tell(place, Event::Answered(Box::new(answered)));
         };
