@@ -294,10 +294,7 @@ mod tests {
             ("SELECT 1 WHERE a = ANY (E'{1}')", "SELECT 1 WHERE a IN ('1')"),
             ("SELECT 1 WHERE a = ANY ('{}')", "SELECT 1 WHERE false"),
             ("SELECT 1 WHERE a > ALL ('{1,2}')", "SELECT 1 WHERE a > ALL(ARRAY['1', '2'])"),
-            (
-                "SELECT 1 WHERE a = ANY (SELECT b FROM t)",
-                "SELECT 1 WHERE a = ANY((SELECT b FROM t))",
-            ),
+            ("SELECT 1 WHERE a = ANY (SELECT b FROM t)", "SELECT 1 WHERE a = ANY(SELECT b FROM t)"),
             ("SELECT 1 WHERE a = ANY ($1)", "SELECT 1 WHERE a = ANY($1)"),
             ("SELECT '{\"a\\\"b\", c}'::text[]", "SELECT ARRAY['a\"b', 'c']::TEXT[]"),
             (
