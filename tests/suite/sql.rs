@@ -299,25 +299,28 @@ fn a_query_beyond_its_memory_ends_with_an_error() {
 fn a_sort_beyond_its_memory_spills_and_is_right() {
     let directory = tempfile::tempdir().unwrap();
     fixture::build("many_rows", directory.path(), true).close().unwrap();
-    let memory_bytes = 8 << 20;
+    let memory_bytes = 48 << 20;
     let options = tagmill::Options { memory_bytes, ..tagmill::Options::default() };
     let database = Database::open(directory.path(), options).unwrap();
+    // Each thread that sorts sets room aside for its merge.
+    let mut session = database.session();
+    session.settings_mut().set("tagmill.partitions", "1").unwrap();
     on_runtime(async {
-        let sorted = "SELECT value FROM samples, (VALUES (1), (2), (3), (4)) AS times(n) ORDER BY value, tag, ts, n";
-        let plan = database.sql(&format!("EXPLAIN ANALYZE {sorted}")).await.unwrap();
-        let plan = pretty_format_batches(&plan).unwrap().to_string();
+        let sorted = "SELECT value FROM samples, generate_series(1, 24) AS times(n) ORDER BY value, tag, ts, n";
+        let explained = session.execute(&format!("EXPLAIN ANALYZE {sorted}")).await.unwrap();
+        let plan = pretty_format_batches(&explained.collect().await.unwrap()).unwrap().to_string();
         let spilled = plan.split("spill_count=").skip(1).any(|rest| !rest.starts_with('0'));
         assert!(spilled, "{plan}");
-        let mut rows = 0;
-        let mut last = f64::NEG_INFINITY;
-        for batch in database.sql(sorted).await.unwrap() {
+        let mut answer = session.execute(sorted).await.unwrap();
+        let (mut rows, mut last) = (0, f64::NEG_INFINITY);
+        while let Some(batch) = answer.next().await.unwrap() {
             for value in batch.column(0).as_primitive::<Float64Type>().iter().flatten() {
                 assert!(last <= value);
                 last = value;
             }
             rows += batch.num_rows();
         }
-        assert_eq!(rows, 320_000);
+        assert_eq!(rows, 24 * 80_000);
     });
 }
 
