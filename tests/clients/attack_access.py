@@ -302,7 +302,7 @@ def ended_tokens(plant):
 
 
 def write_by_grpc(plant, tag, user, key="", count=1, certificate=None):
-    column = new("TagColumn", count=count, base_ns=START_NS, step_ns=10**9, f64=[666.0] * count)
+    column = new("TagColumn", count=count, base_ns=START_NS, step_ns=10**9, f64=[666.5] * count)
     request = new("WriteRequest", key=key, batch=new("NamedBatch", columns=[new("NamedColumn", name=tag, column=column)]))
     with channel_of(plant, certificate) as channel:
         try:
@@ -338,14 +338,14 @@ def readers_who_write(plant):
                 else:
                     raise AssertionError(f"does not hold: {user} may not {what}: {found}")
         for path in ["/api/v1/write", "/api/v2/write"]:
-            equal(post_http(plant, path, b"plant/u1,x=T v=666", user)[0], 403, f"{user} writes by {path}")
+            equal(post_http(plant, path, b"plant/u1,x=T v=666.5", user)[0], 403, f"{user} writes by {path}")
         with flight_client.connect(plant, user) as connection, connection.cursor() as cursor, flight_client.fails("lacks the role writer"):
-            cursor.adbc_ingest("samples", flight_client.samples([tag], [START_NS], [666.0]), mode="append")
-        for sql in [f"INSERT INTO samples (tag, ts, value) VALUES ('{tag}', now(), 666)", "DELETE FROM samples", "COPY samples FROM STDIN"]:
+            cursor.adbc_ingest("samples", flight_client.samples([tag], [START_NS], [666.5]), mode="append")
+        for sql in [f"INSERT INTO samples (tag, ts, value) VALUES ('{tag}', now(), 666.5)", "DELETE FROM samples", "COPY samples FROM STDIN"]:
             check(by_postgres(plant, sql, user).error, f"{user} may not {sql}")
         status, _ = ask_http(plant, "SELECT count(*) FROM system.audit", user)
         equal(status, 400, f"{user} reads the audit log")
-    equal(by_grpc(plant, "SELECT count(*) FROM samples WHERE value = 666", "boss"), [[0]], "what they have written")
+    equal(by_grpc(plant, "SELECT count(*) FROM samples WHERE value = 666.5", "boss"), [[0]], "what they have written: the honest gateway writes whole numbers")
 
 
 # ---- out of a folder -------------------------------------------------------------------------------------------------

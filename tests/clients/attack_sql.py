@@ -292,7 +292,6 @@ def patterns(plant):
         ("LIKE", f"SELECT '{'a' * 5_000}' LIKE '{'%a' * 500}%b'"),
         ("ILIKE", f"SELECT '{'a' * 5_000}' ILIKE '{'%a' * 500}%b'"),
         ("LIKE on rows", f"SELECT count(*) FROM samples WHERE tag LIKE '{'%a' * 300}%b'"),
-        ("SIMILAR TO", f"SELECT '{'a' * 5_000}' SIMILAR TO '(a|aa)+b'"),
     ]
     bounded(plant, answered, timeout="10s")
     return refused(plant, [
