@@ -8,6 +8,9 @@ mod fields;
 #[path = "../../server/src/ingest/parts.rs"]
 mod parts;
 
+#[path = "../../server/src/ingest/rejects.rs"]
+mod rejects;
+
 #[path = "../../server/src/ingest/convert.rs"]
 mod convert;
 
