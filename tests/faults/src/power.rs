@@ -2,7 +2,8 @@
 //! back to many moments of that.
 //!
 //! # Contract
-//! * A cut keeps what was flushed before it, and of the later writes any subset of their sectors of 512 bytes.
+//! * A cut keeps what was flushed before it, and of the later writes any subset of their sectors of 512 bytes; of the
+//!   [`SUPERBLOCK`] both or none.
 //! * The file system mounts that image, replays its own journal, and the database must hold what was acknowledged up to the
 //!   cut. Some cuts are gone on from: the next victim opens that disk and is cut too, also amid its recovery.
 //! * A victim whose syncs do nothing must be seen to lose data. Otherwise this harness is blind and fails.
@@ -13,6 +14,7 @@
 pub(crate) mod device;
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,9 @@ const STEPS: usize = 40;
 const CUTS_PER_LIFE: usize = 20;
 const SECTOR: usize = 512;
 const BLOCK: usize = 4096;
+/// Where ext4 has its superblock. Its checksum is over both sectors, and it takes them for written as one: torn, the disk
+/// wants `e2fsck` before anybody mounts it, and nothing of ours is to be seen.
+const SUPERBLOCK: Range<usize> = 1024..2048;
 
 /// What to do.
 #[derive(Clone, Copy, Debug)]
@@ -325,14 +330,20 @@ fn tear(unflushed: &[Entry], random: &mut Random) -> Vec<(usize, Vec<u8>)> {
     let mut kept = Vec::new();
     for entry in unflushed {
         let Entry::Write { offset, bytes } = entry else { continue };
+        let mut is_kept = false;
         for (number, sector) in bytes.chunks(SECTOR).enumerate() {
-            let is_kept = match odds {
-                0 => false,
-                1 => true,
-                odds => random.once_in(odds),
-            };
+            let at = offset + number * SECTOR;
+            let goes_with_the_last =
+                number > 0 && SUPERBLOCK.contains(&at) && at > SUPERBLOCK.start;
+            if !goes_with_the_last {
+                is_kept = match odds {
+                    0 => false,
+                    1 => true,
+                    odds => random.once_in(odds),
+                };
+            }
             if is_kept {
-                kept.push((offset + number * SECTOR, sector.to_vec()));
+                kept.push((at, sector.to_vec()));
             }
         }
     }
