@@ -18,7 +18,7 @@ import tempfile
 from attack_access import ACCESS_CASES, APART_CASES, GATEWAY, failed_logins
 from attack_gateways import GATEWAY_CASES, PATIENT_GATEWAYS
 from attack_network import NETWORK_CASES, PATIENT_CASES
-from attack_sql import SQL_CASES
+from attack_sql import HUNGRY_CASES, SQL_CASES
 from grpc_client import generate
 from plant import Plant, run_cases
 from witness import beside_a_witness
@@ -31,7 +31,7 @@ def main():
         return
     # Failed logins make the address of all these cases wait: they come last.
     waiting = [*PATIENT_CASES, *PATIENT_GATEWAYS]
-    cases = [*ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *GATEWAY_CASES, *waiting, failed_logins]
+    cases = [*HUNGRY_CASES, *ACCESS_CASES, *SQL_CASES, *NETWORK_CASES, *GATEWAY_CASES, *waiting, failed_logins]
     names = [case.__name__ for case in [*cases, *APART_CASES]]
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -44,7 +44,8 @@ def main():
         patient = [case for case in chosen if case in waiting]
         patient = patient and beside.submit(besieged, plant_in(binary, scratch / "patient"), patient)
         plant = plant_in(binary, scratch / "plant")
-        failed = besieged(plant, [case for case in chosen if case not in waiting])
+        failed = besieged(plant, [case for case in chosen if case in HUNGRY_CASES])
+        failed += besieged(plant, [case for case in chosen if case not in [*HUNGRY_CASES, *waiting]])
         # Each of these has a server of its own.
         apart = [case for case in APART_CASES if not wanted or case.__name__ in wanted]
         failed += run_cases("attacks", plant, apart, goes_on=True)
